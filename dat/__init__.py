@@ -1,0 +1,1 @@
+"""Discrete Adversarial Training: the adversary changes visual words, not pixels."""

@@ -1,0 +1,101 @@
+"""A result is a row with provenance; rows live in JSON lines.
+
+`Row.ci` is a 95 % interval. `wilson` gives it for a proportion, `mean_interval` for the mean over repeats (seeds).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+
+from scipy import stats
+
+from dat.errors import DataError
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measured number.
+
+    `suite` is the test set (`clean`, `fgsm`, `c/fog/3`, `c`), `metric` what was computed on it (`accuracy`, in percent),
+    `n` how many images it rests on, `protocol` how (resize, epsilon, counts), `source` who measured it (`ours`, `paper`).
+    """
+
+    suite: str
+    metric: str
+    value: float
+    n: int
+    ci: tuple[float, float] | None
+    seed: int | None
+    method: str
+    recipe_hash: str
+    protocol: dict[str, object] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    source: str = "ours"
+
+
+def wilson(correct: int, n: int) -> tuple[float, float]:
+    """95 % Wilson interval of a proportion, in percent. Source: Wilson (1927), as SciPy computes it."""
+    interval = stats.binomtest(correct, n).proportion_ci(0.95, method="wilson")
+    return 100 * float(interval.low), 100 * float(interval.high)
+
+
+def mean_interval(values: Sequence[float]) -> tuple[float, tuple[float, float] | None]:
+    """Mean over repeats with its 95 % Student-t interval; no interval for a single repeat."""
+    mean = sum(values) / len(values)
+    if len(values) < 2:
+        return mean, None
+    variance = sum((value - mean) ** 2 for value in values) / (len(values) - 1)
+    half = float(stats.t.ppf(0.975, len(values) - 1)) * math.sqrt(variance / len(values))
+    return mean, (mean - half, mean + half)
+
+
+def write_rows(path: Path, rows: Iterable[Row]) -> None:
+    """Replace the file at once: readers see the old rows or the new ones, never half of them."""
+    write_text(path, "".join(json.dumps(asdict(row), sort_keys=True) + "\n" for row in rows))
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Rows of a `results.jsonl`.
+
+    Raises:
+        DataError: the file is missing, or a line of it is not a row (which line is said).
+    """
+    if not path.is_file():
+        raise DataError(f"There are no results at {path}; run `dat eval` on the run first.")
+    names = {entry.name for entry in fields(Row)}
+    rows = []
+    for number, line in enumerate(path.read_text().splitlines(), start=1):
+        try:
+            values = json.loads(line)
+            if unknown := sorted(set(values) - names):
+                raise ValueError(f"unknown field {unknown[0]!r}")
+            if values["ci"] is not None:
+                values["ci"] = tuple(values["ci"])
+            rows.append(Row(**values))
+        except (ValueError, TypeError, KeyError) as error:
+            raise DataError(f"Line {number} of {path} is not a result row ({error}); remove that line.") from error
+    return rows
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically (temporary file beside it, flushed to disk, renamed)."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file atomically; a full disk leaves the old file and no temporary one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,85 @@
+"""The words of the whole package: tensors by shape, and the four protocols of the method.
+
+Images are RGB in [0, 1] everywhere: classifiers normalise inside, discretizers map to their own range inside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+Images = Float[Tensor, "batch 3 height width"]
+PerImage = Float[Tensor, " batch"]
+Codes = Int[Tensor, "batch rows columns"]
+Latents = Float[Tensor, "batch depth rows columns"]
+Vectors = Float[Tensor, "count depth"]
+Indices = Int[Tensor, " count"]
+Targets = Int[Tensor, " batch"] | Float[Tensor, "batch classes"]
+
+LossFn = Callable[[Tensor], Tensor]
+"""How bad are these images? `(batch, 3, height, width) -> (batch,)`. All that an attack may see."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images of one step with their targets and their share of the step's randomness.
+
+    `generator` is the same on every process; each draws for the `total` images of the step and keeps its rows from
+    `first` on, so a step on several processes uses the numbers of the step on one. None: torch's global stream.
+    """
+
+    images: Images
+    targets: Targets
+    generator: torch.Generator | None = None
+    first: int = 0
+    total: int | None = None
+
+    def draw(self, sampler: Callable[..., Tensor], *shape: int) -> Tensor:
+        """Random numbers `(batch, *shape)` from `sampler`, which is `torch.rand` or `torch.randn`."""
+        total = self.total or len(self.images)
+        device = self.generator.device if self.generator is not None else self.images.device
+        numbers = sampler((total, *shape), generator=self.generator, device=device)
+        return numbers[self.first : self.first + len(self.images)].to(self.images.device)
+
+
+@runtime_checkable
+class Discretizer(Protocol):
+    """`Q` of the method, frozen: images to visual words and back. No call leaves a gradient."""
+
+    codebook_size: int
+    stride: int
+
+    def encode(self, images: Images) -> Codes:
+        """Codes of each patch; the grid is the image size over `stride`, rounded up."""
+        ...
+
+    def decode(self, codes: Codes) -> Images:
+        """Images in [0, 1], `stride` times as large as the grid of codes."""
+        ...
+
+    def __call__(self, images: Images) -> Images:
+        """`Q(x)`: the reconstruction in [0, 1], of the size of the input."""
+        ...
+
+
+@runtime_checkable
+class Task(Protocol):
+    """What the loss of a model is. Knows nothing of attacks."""
+
+    def losses(self, model: nn.Module, images: Images, targets: Targets) -> PerImage:
+        """One loss per image."""
+        ...
+
+
+@runtime_checkable
+class Method(Protocol):
+    """What is done with one batch: yields the losses of one step; the loop back-propagates each as it comes."""
+
+    def __call__(self, model: nn.Module, batch: Batch, task: Task) -> Iterator[Tensor]:
+        """Scalar losses, each with its own graph."""
+        ...
