@@ -21,8 +21,8 @@ from dat.errors import DataError
 class Row:
     """One measured number.
 
-    `suite` is the test set (`clean`, `fgsm`, `c/fog/3`, `c`), `metric` what was computed on it (`accuracy`, in percent),
-    `n` how many images it rests on, `protocol` how (resize, epsilon, counts), `source` who measured it (`ours`, `paper`).
+    `suite`: the test set (`clean`, `fgsm`, `c/fog/3`, `c`), `metric`: what was computed (`accuracy`, in percent),
+    `n`: on how many images, `protocol`: how (resize, epsilon, counts), `source`: who measured it (`ours`, `paper`).
     """
 
     suite: str
