@@ -1,0 +1,34 @@
+"""Shared by all tests: shape checks at every call, and where the development data lie."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from jaxtyping import install_import_hook
+
+# Every function of the package checks the shapes and types of its annotations while tests run.
+if os.environ.get("DAT_SHAPE_CHECKS", "1") == "1":
+    install_import_hook("dat", "beartype.beartype")
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The development data, beside the checkout; users do not have them."""
+    if not (SHARED / "data").is_dir():
+        pytest.skip("the development data (../shared/data) are not beside this checkout")
+    return SHARED / "data"
+
+
+@pytest.fixture(scope="session")
+def golden(shared_data: Path) -> Callable[[str], Path]:
+    """Folder of one item of the golden data: what original implementations gave for stored inputs."""
+
+    def folder(item: str) -> Path:
+        path = shared_data / "golden" / item
+        assert path.is_dir(), f"no golden item {item}"
+        return path
+
+    return folder
