@@ -47,6 +47,20 @@ class Batch:
         return numbers[self.first : self.first + len(self.images)].to(self.images.device)
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a process stands among its like."""
+
+    device: torch.device
+    process: int = 0
+    processes: int = 1
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes."""
+        return self.process == 0
+
+
 @runtime_checkable
 class Discretizer(Protocol):
     """`Q` of the method, frozen: images to visual words and back. No call leaves a gradient."""

@@ -1,0 +1,1 @@
+"""What the method does to images and codes, measured."""

@@ -1,0 +1,1 @@
+"""Images from disk, benchmark layouts and corruptions."""

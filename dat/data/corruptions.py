@@ -1,0 +1,254 @@
+"""ImageNet-C and CIFAR-10-C made on the fly: 15 corruptions in five severities, and the four extra ones.
+
+Images made here are not the published sets: those drew their noise unseeded and (ImageNet-C) went through JPEG of quality
+85. Mark results on them as generated; `corruption_protocol` says with what.
+
+Source: hendrycks/robustness:ImageNet-C/create_c/make_imagenet_c.py and make_cifar_c.py.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dat.data import corruptions_blur as blur
+from dat.data import corruptions_digital as digital
+from dat.data import corruptions_noise as noise
+from dat.data import corruptions_spatter as splash
+from dat.data import corruptions_weather as weather
+from dat.data.corruptions_draws import Draws
+from dat.errors import UsageError
+from dat.types import Images, Indices
+
+FrostTextures = Sequence[np.ndarray | Tensor]
+Parameters = tuple[float | int, ...]
+Severities = tuple[Parameters, ...]
+
+CORRUPTIONS = (
+    "gaussian_noise",
+    "shot_noise",
+    "impulse_noise",
+    "defocus_blur",
+    "glass_blur",
+    "motion_blur",
+    "zoom_blur",
+    "snow",
+    "frost",
+    "fog",
+    "brightness",
+    "contrast",
+    "elastic_transform",
+    "pixelate",
+    "jpeg_compression",
+)
+EXTRA_CORRUPTIONS = ("speckle_noise", "gaussian_blur", "spatter", "saturate")
+
+IMAGENET_SHORTEST = 64
+"""From this shorter side on, the parameters of ImageNet-C; below, those of CIFAR-10-C."""
+
+# Parameters of severities 1 to 5, in the order of the function's arguments after the images and the random numbers.
+# Elastic: lengths in shares of the side, of 224 where the original writes 244. Frost: the last entry reduces the texture.
+IMAGENET: dict[str, Severities] = {
+    "gaussian_noise": ((0.08,), (0.12,), (0.18,), (0.26,), (0.38,)),
+    "shot_noise": ((60.0,), (25.0,), (12.0,), (5.0,), (3.0,)),
+    "impulse_noise": ((0.03,), (0.06,), (0.09,), (0.17,), (0.27,)),
+    "defocus_blur": ((3.0, 0.1), (4.0, 0.5), (6.0, 0.5), (8.0, 0.5), (10.0, 0.5)),
+    "glass_blur": ((0.7, 1, 2), (0.9, 2, 1), (1.0, 2, 3), (1.1, 3, 2), (1.5, 4, 2)),
+    "motion_blur": ((10.0, 3.0), (15.0, 5.0), (15.0, 8.0), (15.0, 12.0), (20.0, 15.0)),
+    "zoom_blur": ((1.11, 0.01), (1.16, 0.01), (1.21, 0.02), (1.26, 0.02), (1.31, 0.03)),
+    "snow": (
+        (0.1, 0.3, 3.0, 0.5, 10.0, 4.0, 0.8),
+        (0.2, 0.3, 2.0, 0.5, 12.0, 4.0, 0.7),
+        (0.55, 0.3, 4.0, 0.9, 12.0, 8.0, 0.7),
+        (0.55, 0.3, 4.5, 0.85, 12.0, 8.0, 0.65),
+        (0.55, 0.3, 2.5, 0.85, 12.0, 12.0, 0.55),
+    ),
+    "frost": ((1.0, 0.4, 1), (0.8, 0.6, 1), (0.7, 0.7, 1), (0.65, 0.7, 1), (0.6, 0.75, 1)),
+    "fog": ((1.5, 2.0), (2.0, 2.0), (2.5, 1.7), (2.5, 1.5), (3.0, 1.4)),
+    "brightness": ((0.1,), (0.2,), (0.3,), (0.4,), (0.5,)),
+    "contrast": ((0.4,), (0.3,), (0.2,), (0.1,), (0.05,)),
+    "elastic_transform": (
+        (488 / 224, 170.8 / 224, 24.4 / 224),
+        (488 / 224, 19.52 / 224, 48.8 / 224),
+        (12.2 / 224, 2.44 / 224, 4.88 / 224),
+        (17.08 / 224, 2.44 / 224, 4.88 / 224),
+        (29.28 / 224, 2.44 / 224, 4.88 / 224),
+    ),
+    "pixelate": ((0.6,), (0.5,), (0.4,), (0.3,), (0.25,)),
+    "jpeg_compression": ((25,), (18,), (15,), (10,), (7,)),
+    "speckle_noise": ((0.15,), (0.2,), (0.35,), (0.45,), (0.6,)),
+    "gaussian_blur": ((1.0,), (2.0,), (3.0,), (4.0,), (6.0,)),
+    "spatter": (
+        (0.65, 0.3, 4.0, 0.69, 0.6, 0),
+        (0.65, 0.3, 3.0, 0.68, 0.6, 0),
+        (0.65, 0.3, 2.0, 0.68, 0.5, 0),
+        (0.65, 0.3, 1.0, 0.65, 1.5, 1),
+        (0.67, 0.4, 1.0, 0.65, 1.5, 1),
+    ),
+    "saturate": ((0.3, 0.0), (0.1, 0.0), (2.0, 0.0), (5.0, 0.1), (20.0, 0.2)),
+}
+CIFAR: dict[str, Severities] = {
+    "gaussian_noise": ((0.04,), (0.06,), (0.08,), (0.09,), (0.10,)),
+    "shot_noise": ((500.0,), (250.0,), (100.0,), (75.0,), (50.0,)),
+    "impulse_noise": ((0.01,), (0.02,), (0.03,), (0.05,), (0.07,)),
+    "defocus_blur": ((0.3, 0.4), (0.4, 0.5), (0.5, 0.6), (1.0, 0.2), (1.5, 0.1)),
+    "glass_blur": ((0.05, 1, 1), (0.25, 1, 1), (0.4, 1, 1), (0.25, 1, 2), (0.4, 1, 2)),
+    "motion_blur": ((6.0, 1.0), (6.0, 1.5), (6.0, 2.0), (8.0, 2.0), (9.0, 2.5)),
+    "zoom_blur": ((1.06, 0.01), (1.11, 0.01), (1.16, 0.01), (1.21, 0.01), (1.26, 0.01)),
+    "snow": (
+        (0.1, 0.2, 1.0, 0.6, 8.0, 3.0, 0.95),
+        (0.1, 0.2, 1.0, 0.5, 10.0, 4.0, 0.9),
+        (0.15, 0.3, 1.75, 0.55, 10.0, 4.0, 0.9),
+        (0.25, 0.3, 2.25, 0.6, 12.0, 6.0, 0.85),
+        (0.3, 0.3, 1.25, 0.65, 14.0, 12.0, 0.8),
+    ),
+    "frost": ((1.0, 0.2, 5), (1.0, 0.3, 5), (0.9, 0.4, 5), (0.85, 0.4, 5), (0.75, 0.45, 5)),
+    "fog": ((0.2, 3.0), (0.5, 3.0), (0.75, 2.5), (1.0, 2.0), (1.5, 1.75)),
+    "brightness": ((0.05,), (0.1,), (0.15,), (0.2,), (0.3,)),
+    "contrast": ((0.75,), (0.5,), (0.4,), (0.3,), (0.15,)),
+    "elastic_transform": ((0.0, 0.0, 0.08), (0.05, 0.2, 0.07), (0.08, 0.06, 0.06), (0.1, 0.04, 0.05), (0.1, 0.03, 0.03)),
+    "pixelate": ((0.95,), (0.9,), (0.85,), (0.75,), (0.65,)),
+    "jpeg_compression": ((80,), (65,), (58,), (50,), (40,)),
+    "speckle_noise": ((0.06,), (0.1,), (0.12,), (0.16,), (0.2,)),
+    "gaussian_blur": ((0.4,), (0.6,), (0.7,), (0.8,), (1.0,)),
+    "spatter": (
+        (0.62, 0.1, 0.7, 0.7, 0.5, 0),
+        (0.65, 0.1, 0.8, 0.7, 0.5, 0),
+        (0.65, 0.3, 1.0, 0.69, 0.5, 0),
+        (0.65, 0.1, 0.7, 0.69, 0.6, 1),
+        (0.65, 0.1, 0.5, 0.68, 0.6, 1),
+    ),
+    "saturate": ((0.3, 0.0), (0.1, 0.0), (1.5, 0.0), (2.0, 0.1), (2.5, 0.2)),
+}
+
+FIXED: dict[str, Callable[..., Tensor]] = {
+    "defocus_blur": blur.defocus_blur,
+    "zoom_blur": blur.zoom_blur,
+    "brightness": digital.brightness,
+    "contrast": digital.contrast,
+    "pixelate": digital.pixelate,
+    "jpeg_compression": digital.jpeg_compression,
+    "gaussian_blur": blur.gaussian_blur,
+    "saturate": digital.saturate,
+}
+RANDOM: dict[str, Callable[..., Tensor]] = {
+    "gaussian_noise": noise.gaussian_noise,
+    "shot_noise": noise.shot_noise,
+    "impulse_noise": noise.impulse_noise,
+    "glass_blur": blur.glass_blur,
+    "motion_blur": blur.motion_blur,
+    "snow": weather.snow,
+    "frost": weather.frost,
+    "fog": weather.fog,
+    "elastic_transform": digital.elastic_transform,
+    "speckle_noise": noise.speckle_noise,
+    "spatter": splash.spatter,
+}
+
+
+def corrupt(
+    images: Images,
+    name: str,
+    severity: int,
+    *,
+    ids: Indices,
+    seed: int = 0,
+    frost_textures: FrostTextures | None = None,
+) -> Images:
+    """One corruption of every image: values k/255, of the type and on the device of `images`.
+
+    Any size from 8 pixels up. Shorter side below 64: parameters of CIFAR-10-C (native 32); from 64 on: of ImageNet-C
+    (native 224). Lengths stay in pixels except those of `elastic_transform`, which scale with the shorter side.
+    `images` are rounded to 8 bits first, as the originals read files. The numbers drawn for an image depend on `seed`,
+    its id, the name and the severity only, and the work is done on the CPU in float64: same bits in any batch, on any
+    device. `frost_textures`: the six pictures of the original in order, uint8 RGB (height, width, 3); without them
+    `frost` uses textures made here.
+
+    Raises: UsageError for an unknown name, a severity outside 1 to 5, images that are not RGB floats in [0, 1] of at
+    least 8 pixels a side, ids that do not match the images, a negative id or seed, or textures of another form.
+
+    Source: hendrycks/robustness:ImageNet-C/create_c/make_imagenet_c.py, make_cifar_c.py.
+    """
+    _check_request(name, severity, seed)
+    _check_images(images, ids)
+    textures = _textures(frost_textures) if frost_textures is not None else None
+    height, width = images.shape[-2:]
+    apply = _bound(name, _parameters(height, width)[name][severity - 1], textures)
+    index = (*CORRUPTIONS, *EXTRA_CORRUPTIONS).index(name)
+    keys = [(seed, identity, index, severity) for identity in ids.tolist()]
+    levels = (images.detach().cpu().double() * 255).round()
+    # Pieces that stay in the processor's cache.
+    size = max(1, 2**18 // (3 * height * width))
+    pieces = [apply(levels[start : start + size] / 255, keys[start : start + size]) for start in range(0, len(keys), size)]
+    return (torch.cat(pieces).double() / 255).to(images) if pieces else images.clone()
+
+
+def corruption_protocol(height: int, width: int, frost_textures: FrostTextures | None) -> dict[str, str]:
+    """What generated corruptions of this size are made with, for the protocol of a result."""
+    return {
+        "corruption_images": "generated",
+        "corruption_parameters": "imagenet-c" if min(height, width) >= IMAGENET_SHORTEST else "cifar-10-c",
+        "frost_textures": "procedural" if frost_textures is None else "given",
+    }
+
+
+def _parameters(height: int, width: int) -> dict[str, Severities]:
+    return IMAGENET if min(height, width) >= IMAGENET_SHORTEST else CIFAR
+
+
+def _bound(
+    name: str, parameters: Parameters, textures: Sequence[Tensor] | None
+) -> Callable[[Images, Sequence[tuple[int, ...]]], Tensor]:
+    """The corruption as a function of images and keys, giving uint8 levels."""
+    function = partial(RANDOM[name], textures=textures) if name == "frost" else {**FIXED, **RANDOM}[name]
+
+    def levels(images: Images, keys: Sequence[tuple[int, ...]]) -> Tensor:
+        draws = (Draws(keys),) if name in RANDOM else ()
+        result = function(images, *draws, *parameters)
+        return result if result.dtype == torch.uint8 else blur.to_levels(result)
+
+    return levels
+
+
+def _check_request(name: str, severity: int, seed: int) -> None:
+    names = (*CORRUPTIONS, *EXTRA_CORRUPTIONS)
+    if name not in names:
+        nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.0)[0]
+        raise UsageError(f"There is no corruption {name!r}; did you mean {nearest!r}? There are: {', '.join(names)}.")
+    if severity not in (1, 2, 3, 4, 5):
+        raise UsageError(f"Severity is {severity!r}; write 1, 2, 3, 4 or 5.")
+    if seed < 0:
+        raise UsageError(f"The seed is {seed}; write 0 or a positive number.")
+
+
+def _check_images(images: Tensor, ids: Tensor) -> None:
+    if not images.is_floating_point():
+        raise UsageError(f"Images are {images.dtype}; hand in floats in [0, 1], for example images / 255.")
+    if images.ndim != 4 or images.shape[1] != 3:
+        raise UsageError(f"Images have shape {tuple(images.shape)}; hand in RGB as (batch, 3, height, width).")
+    if len(ids) != len(images):
+        raise UsageError(f"There are {len(ids)} ids for {len(images)} images; hand in one id per image.")
+    if ids.is_floating_point() or (len(ids) and int(ids.min()) < 0):
+        raise UsageError("Ids must be whole numbers from 0 on; hand in, for example, each image's position in its set.")
+    if min(images.shape[-2:]) < 8:
+        raise UsageError(f"Images are {images.shape[-2]}x{images.shape[-1]}; corruptions need at least 8 pixels a side.")
+    if len(images) and not (float(images.min()) >= 0 and float(images.max()) <= 1):
+        low, high = float(images.min()), float(images.max())
+        raise UsageError(f"Images range from {low:g} to {high:g}; hand in values in [0, 1], before any normalisation.")
+
+
+def _textures(frost_textures: FrostTextures) -> list[Tensor]:
+    """The textures as uint8 `(3, rows, columns)`."""
+    textures = [texture.cpu() if isinstance(texture, Tensor) else torch.tensor(texture) for texture in frost_textures]
+    if not textures:
+        raise UsageError("No frost texture was given; hand in at least one, or None for procedural ones.")
+    for texture in textures:
+        if texture.dtype != torch.uint8 or texture.ndim != 3 or texture.shape[2] != 3:
+            shape = tuple(texture.shape)
+            raise UsageError(f"A frost texture is {texture.dtype} {shape}; hand in uint8 RGB (height, width, 3).")
+    return [texture.permute(2, 0, 1) for texture in textures]

@@ -1,0 +1,172 @@
+"""Pictures on disk, one subfolder per class. Nothing is ever written into the data folder.
+
+Knows no transforms. `ImageSource` is what the pipeline asks of any set of labelled pictures.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Int64
+from PIL import Image
+
+from dat.data.images import decode
+from dat.errors import DataError, UsageError
+
+Labels = Int64[np.ndarray, " pictures"]
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif")
+"""torchvision's list and `.gif`. timm's three would leave out the others without a word."""
+
+
+@runtime_checkable
+class ImageSource(Protocol):
+    """Labelled pictures, each read on demand."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes; a target is a position in them."""
+        ...
+
+    @property
+    def targets(self) -> Labels:
+        """Class of each picture."""
+        ...
+
+    def __len__(self) -> int:
+        """How many pictures."""
+        ...
+
+    def read(self, index: int) -> Image.Image:
+        """The picture as RGB, 8 bits.
+
+        Raises:
+            DataError: it cannot be read.
+        """
+        ...
+
+    def name(self, index: int) -> str:
+        """What to call the picture in messages and result files."""
+        ...
+
+
+class ImageFolder:
+    """Pictures in class folders: `root/class/**/picture`.
+
+    Classes are the subfolders in alphabetical order; in numerical order where every name is a number (unlike
+    torchvision), so that class i of ImageNet-V2 (folders 0 ... 999) is folder i. Pictures are in the order of their names
+    and may lie deeper than one folder. Names that begin with a dot and files of other kinds are left out. Links are
+    followed. `limit_per_class` keeps the first pictures of each class.
+
+    Raises:
+        DataError: no such folder, no class folders, a class without pictures, or classes other than `classes`
+            (those of a checkpoint, in its order).
+    """
+
+    classes: tuple[str, ...]
+    targets: Labels
+
+    def __init__(self, root: str | Path, *, classes: Sequence[str] | None = None, limit_per_class: int | None = None) -> None:
+        if limit_per_class is not None and limit_per_class < 1:
+            raise UsageError(f"limit_per_class is {limit_per_class}; give 1 or more, or leave it out for all pictures.")
+        self.root = Path(root)
+        self.classes = _class_folders(self.root)
+        if classes is not None:
+            _require_same_classes(self.root, self.classes, tuple(classes))
+        pictures = [_pictures_of_class(self.root, name)[:limit_per_class] for name in self.classes]
+        self._names = [name for names in pictures for name in names]
+        self.targets = np.repeat(np.arange(len(self.classes), dtype=np.int64), [len(names) for names in pictures])
+
+    def __len__(self) -> int:
+        """How many pictures."""
+        return len(self._names)
+
+    def read(self, index: int) -> Image.Image:
+        """The picture as RGB, 8 bits.
+
+        Raises:
+            DataError: the file cannot be read (which, its size, and what to do).
+        """
+        return decode(self.root / self._names[index])
+
+    def name(self, index: int) -> str:
+        """Path relative to the root, with forward slashes."""
+        return self._names[index]
+
+    def fingerprint(self) -> str:
+        """SHA-256 over the relative names and sizes in bytes of all pictures; asks the disk once per file.
+
+        Raises:
+            DataError: a file is gone, or a link leads nowhere.
+        """
+        digest = hashlib.sha256()
+        for name in self._names:
+            try:
+                size = (self.root / name).stat().st_size
+            except OSError as error:
+                raise DataError(f"{self.root / name} is gone or a broken link; restore it or remove it.") from error
+            digest.update(os.fsencode(name) + b"\0" + str(size).encode() + b"\0")
+        return digest.hexdigest()
+
+
+def _class_folders(root: Path) -> tuple[str, ...]:
+    try:
+        with os.scandir(root) as entries:
+            names = [entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
+    except OSError as error:
+        raise DataError(f"Cannot open the data folder {root} ({error.strerror}); check the path.") from error
+    if not names:
+        raise DataError(f"There are no class folders in {root}; one subfolder per class with its pictures is expected.")
+    numbers = all(name.isascii() and name.isdigit() for name in names)
+    return tuple(sorted(names, key=(lambda name: (int(name), name)) if numbers else None))
+
+
+def _pictures_of_class(root: Path, name: str) -> list[str]:
+    files = sorted(_files(root, name, above=frozenset()))
+    pictures = [file for file in files if file.lower().endswith(EXTENSIONS)]
+    if not pictures:
+        found = f"{len(files)} files, none of a known kind" if files else "no files"
+        advice = "add pictures or remove the folder"
+        raise DataError(f"Class folder {root / name} holds {found} ({' '.join(EXTENSIONS)}); {advice}.")
+    return pictures
+
+
+def _files(root: Path, folder: str, *, above: frozenset[tuple[int, int]]) -> Iterator[str]:
+    """Visible files below `folder`, relative to `root`; a link back to a folder above is not entered again."""
+    status = (root / folder).stat()
+    here = (status.st_dev, status.st_ino)
+    if here in above:
+        return
+    try:
+        with os.scandir(root / folder) as entries:
+            visible = [(f"{folder}/{entry.name}", entry.is_dir()) for entry in entries if entry.name[0] != "."]
+    except OSError as error:
+        raise DataError(f"Cannot open the folder {root / folder} ({error.strerror}); check its permissions.") from error
+    for name, is_folder in visible:
+        if is_folder:
+            yield from _files(root, name, above=above | {here})
+        else:
+            yield name
+
+
+def _require_same_classes(root: Path, found: tuple[str, ...], expected: tuple[str, ...]) -> None:
+    if found == expected:
+        return
+    differences = {"missing": sorted(set(expected) - set(found)), "extra": sorted(set(found) - set(expected))}
+    said = ", ".join(f"{len(names)} {kind} ({_shortened(names)})" for kind, names in differences.items() if names)
+    said = said or _first_difference(found, expected)
+    raise DataError(f"The classes of {root} are not those of the checkpoint: {said}; use the data it was trained for.")
+
+
+def _first_difference(found: tuple[str, ...], expected: tuple[str, ...]) -> str:
+    index = next(index for index, (here, there) in enumerate(zip(found, expected, strict=False)) if here != there)
+    return f"permuted: class {index} is {found[index]!r} in the folder and {expected[index]!r} in the checkpoint"
+
+
+def _shortened(names: list[str]) -> str:
+    return ", ".join(repr(name) for name in names[:5]) + (", ..." if len(names) > 5 else "")

@@ -1,0 +1,84 @@
+"""One picture file becomes one RGB picture, or an error that names the file.
+
+Knows no folders and no transforms. What the file says is kept: alpha is dropped and EXIF orientation is not applied,
+as torchvision and timm do, so that accuracies are comparable; 16-bit values are scaled, where PIL would clip them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from dat.errors import DataError
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+"""Read by content, whatever the extension says. Closed, because PIL's full list starts Ghostscript for EPS."""
+
+WHITE_16_BIT = 65535
+
+
+def decode(path: str | Path) -> Image.Image:
+    """The picture in `path` as RGB, 8 bits; the first frame where there are several.
+
+    Grey is repeated, alpha dropped (not blended on a background), CMYK and YCbCr converted as PIL does, EXIF orientation
+    not applied. 16-bit grey is scaled by 255/65535. Floating point has no agreed white: it is 1, 255 or 65535, the
+    smallest that no value exceeds.
+
+    Raises:
+        DataError: the file is missing, empty, truncated, not an image, too large (PIL's limit of 179 million pixels),
+            or holds values that no 16-bit picture has. No other picture is put in its place.
+    """
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            image.load()
+            return to_rgb(image)
+    except DataError as error:
+        raise DataError(f"{error} in {_described(path)}; convert the file to 8-bit RGB.") from error
+    except Exception as error:  # PIL's parsers raise nearly every built-in error on damaged files
+        reason = "not an image" if isinstance(error, UnidentifiedImageError) else _first_line(error)
+        advice = "fetch it again, or take it out of the data set"
+        raise DataError(f"Cannot read the picture {_described(path)}: {reason}; {advice}.") from error
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """RGB, 8 bits, from any mode that PIL reads.
+
+    Raises:
+        DataError: values outside [0, 65535], or not finite.
+    """
+    if image.mode.startswith("I"):
+        return _grey_to_rgb(np.asarray(image).astype(np.float64), white=WHITE_16_BIT)
+    if image.mode == "F":
+        values = np.asarray(image).astype(np.float64)
+        return _grey_to_rgb(values, white=_float_white(values))
+    if image.mode in ("La", "RGBa"):  # premultiplied alpha: PIL goes to RGB only through the plain form
+        image = image.convert(image.mode[:-1] + "A")
+    if image.mode == "P" and "transparency" in image.info:  # PIL warns on the direct way; the colours are the same
+        image = image.convert("RGBA")
+    return image.convert("RGB")
+
+
+def _grey_to_rgb(values: np.ndarray, *, white: int) -> Image.Image:
+    if not (values.min() >= 0 and values.max() <= white):
+        raise DataError(f"Values from {values.min():g} to {values.max():g} (8- or 16-bit expected)")
+    grey = np.rint(values * (255 / white)).astype(np.uint8)
+    return Image.fromarray(grey).convert("RGB")
+
+
+def _float_white(values: np.ndarray) -> int:
+    return next((white for white in (1, 255) if values.max() <= white), WHITE_16_BIT)
+
+
+def _described(path: str | Path) -> str:
+    try:
+        size = Path(path).stat().st_size
+    except OSError:
+        return f"{path} (no such file)"
+    return f"{path} (0 bytes, empty)" if size == 0 else f"{path} ({size} bytes)"
+
+
+def _first_line(error: Exception) -> str:
+    said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return (said.splitlines() or [""])[0].rstrip(".") or type(error).__name__

@@ -1,0 +1,50 @@
+"""A part of a labelled set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from dat.data.folders import ImageSource, Labels
+
+
+@dataclass(frozen=True, eq=False)
+class Subset:
+    """The pictures of `source` at `positions`, in that order."""
+
+    source: ImageSource
+    positions: Labels
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Those of the whole set."""
+        return self.source.classes
+
+    @property
+    def targets(self) -> Labels:
+        """Of the chosen pictures."""
+        return self.source.targets[self.positions]
+
+    def __len__(self) -> int:
+        """How many pictures."""
+        return len(self.positions)
+
+    def read(self, index: int) -> Image.Image:
+        """The picture as RGB, 8 bits."""
+        return self.source.read(int(self.positions[index]))
+
+    def name(self, index: int) -> str:
+        """As the whole set names it."""
+        return self.source.name(int(self.positions[index]))
+
+    def fingerprint(self) -> str:
+        """That of the whole set, and how many were chosen."""
+        return f"{self.source.fingerprint()}/{len(self)}"
+
+
+def first_per_class(source: ImageSource, count: int) -> Subset:
+    """The first `count` pictures of each class."""
+    positions = [np.flatnonzero(source.targets == label)[:count] for label in range(len(source.classes))]
+    return Subset(source, np.sort(np.concatenate(positions)))

@@ -1,0 +1,1 @@
+"""Images to visual words and back: networks, quantizers, public weights, and what is done with codes."""

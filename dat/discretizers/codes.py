@@ -1,0 +1,67 @@
+"""What is done with codes: comparing, replacing at random, and counting which are used."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from dat.errors import UsageError
+from dat.types import Codes, PerImage
+
+Changed = Bool[Tensor, "batch rows columns"]
+Numbers = Float[Tensor, "batch rows columns"]
+
+
+@dataclass(frozen=True)
+class Usage:
+    """How a codebook is used: `fraction` of codes that occur, `perplexity` (their effective number), `dead` codes."""
+
+    fraction: float
+    perplexity: float
+    dead: tuple[int, ...]
+
+
+def changed(before: Codes, after: Codes) -> Changed:
+    """Where the codes differ."""
+    return before != after
+
+
+def modified_code_rate(before: Codes, after: Codes) -> PerImage:
+    """Fraction of positions whose code differs, per image: the "Modified Codes" of the paper's Table 8."""
+    return changed(before, after).flatten(1).float().mean(dim=1)
+
+
+def resample(codes: Codes, codebook_size: int, rate: float, chance: Numbers, choice: Numbers) -> Codes:
+    """Each code replaced with probability `rate` by one of the other codes, all equally likely.
+
+    `chance` (whether) and `choice` (by which) are uniform in [0, 1). As a code is never replaced by itself, the expected
+    `modified_code_rate` is `rate`. Source: the "Random" row of the paper's Table 8, which has no reference program.
+
+    Raises:
+        UsageError: `rate` is outside [0, 1], or there is no other code.
+    """
+    if not 0 <= rate <= 1:
+        raise UsageError(f"The rate of random codes is {rate}; give a fraction between 0 and 1.")
+    if codebook_size < 2:
+        raise UsageError(f"A codebook of {codebook_size} has no other code; random codes need 2 or more.")
+    # float64, as float32 numbers reach only 2**24 codes; clamped, as 1 - 2**-24 times the size may round up to it.
+    shift = 1 + (choice.double() * (codebook_size - 1)).long().clamp_(max=codebook_size - 2)
+    return torch.where(chance < rate, (codes + shift) % codebook_size, codes)
+
+
+def usage(codes: Codes, codebook_size: int) -> Usage:
+    """Which codes occur how often.
+
+    `perplexity` is `exp` of the entropy of the codes: `codebook_size` where all are equally frequent, 1 for a single one.
+    """
+    counts = torch.bincount(codes.flatten(), minlength=codebook_size).double()
+    shares = counts / counts.sum()
+    dead = (counts == 0).nonzero().flatten().tolist()
+    return Usage(
+        fraction=1 - len(dead) / codebook_size,
+        perplexity=torch.special.entr(shares).sum().exp().item(),
+        dead=tuple(dead),
+    )

@@ -1,0 +1,237 @@
+"""The one supervised loop: any method, task and model, on one process or many, in any precision.
+
+Optimizers, schedules, mixup and the weight average are timm's; devices, processes and precision are Accelerate's. The loop
+knows nothing of recipes and of what a method does: it back-propagates each loss as the method yields it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from timm.data.mixup import Mixup
+from timm.optim import create_optimizer_v2  # pyright: ignore[reportPrivateImportUsage]  # documented, but timm has no __all__
+from timm.scheduler.scheduler import Scheduler
+from timm.scheduler.scheduler_factory import create_scheduler_v2
+from timm.utils.model_ema import ModelEmaV3
+from torch import Tensor, nn
+
+from dat.data.pipeline import ImageDataset, TrainingOrder
+from dat.engine import optimizer_state
+from dat.engine.checkpoint import State
+from dat.engine.steps import Pace, run_steps, stream_seed
+from dat.errors import UsageError
+from dat.nn.norm import Normalized
+from dat.types import Batch, Method, Place, Task
+
+Precision = Literal["fp32", "bf16", "fp16"]
+
+
+@dataclass(frozen=True)
+class Training:
+    """Settings of the supervised loop; the names of optimizers and schedules are timm's.
+
+    `batch_size` is per optimizer step, over all processes and micro-batches: the result does not depend on how it is split.
+    `ema_decay` 0 keeps no average; otherwise the average is what is evaluated.
+    """
+
+    epochs: int
+    batch_size: int
+    lr: float
+    optimizer: str = "sgd"
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    layer_decay: float | None = None
+    schedule: str = "cosine"
+    warmup_epochs: int = 0
+    warmup_lr: float = 1e-6
+    min_lr: float = 0.0
+    clip_grad: float | None = None
+    ema_decay: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    smoothing: float = 0.0
+    precision: Precision = "fp32"
+    accumulate: int = 1
+    workers: int = 0
+    log_every: int = 20
+    save_minutes: float = 10.0
+
+
+def train(
+    model: Normalized,
+    method: Method,
+    task: Task,
+    dataset: ImageDataset,
+    settings: Training,
+    *,
+    seed: int,
+    folder: Path,
+    title: str = "train",
+    num_classes: int,
+    cpu: bool = False,
+) -> nn.Module:
+    """Train, or go on training, in `folder`; gives the trained model (its average, where one is kept), unwrapped, in eval mode.
+
+    Raises:
+        What `dat.engine.steps.run_steps` raises.
+    """
+    with accelerator(settings.precision, cpu=cpu) as here:
+        place = Place(here.device, here.process_index, here.num_processes)
+        order = TrainingOrder(
+            len(dataset),
+            batch_size=settings.batch_size,
+            accumulate=settings.accumulate,
+            processes=place.processes,
+            process=place.process,
+            seed=seed,
+        )
+        learner = SupervisedLearner(model, method, task, settings, here, order.steps_per_epoch, seed, num_classes)
+        pace = Pace(settings.epochs, seed, settings.workers, settings.log_every, settings.save_minutes)
+        run_steps(learner, dataset, order, pace=pace, place=place, folder=folder, title=title)
+        return learner.result()
+
+
+@contextmanager
+def accelerator(precision: Precision, *, cpu: bool = False) -> Iterator[Accelerator]:
+    """An Accelerator for one run; its process-wide state is cleared afterwards, so that the next run may differ."""
+    here = Accelerator(mixed_precision="no" if precision == "fp32" else precision, cpu=cpu)
+    try:
+        yield here
+    finally:
+        here.free_memory()
+        AcceleratorState._reset_state()  # Accelerate offers no public way to change the precision within a process
+
+
+class SupervisedLearner:
+    """Model, optimizer, schedule, weight average and mixup, one optimizer step at a time."""
+
+    def __init__(
+        self,
+        model: Normalized,
+        method: Method,
+        task: Task,
+        settings: Training,
+        here: Accelerator,
+        steps_per_epoch: int,
+        seed: int,
+        num_classes: int,
+    ) -> None:
+        self.method, self.task, self.settings, self.here, self.seed = method, task, settings, here, seed
+        self.bare = model.to(here.device)
+        self.ema = ModelEmaV3(self.bare, decay=settings.ema_decay) if settings.ema_decay else None
+        optimizer = _optimizer(self.bare.network, settings)
+        self.schedule = _schedule(optimizer, settings, steps_per_epoch)
+        self.model, self.optimizer = here.prepare(self.bare, optimizer)
+        self.mixup = _mixup(settings, num_classes)
+
+    def step(self, batches: Sequence[Batch], step: int) -> Mapping[str, Tensor]:
+        """One optimizer step; the log gets the mean of all losses the method yielded."""
+        self.schedule.step_update(step)
+        self.model.train()
+        losses = []
+        for number, batch in enumerate(batches):
+            is_last = number == len(batches) - 1
+            with nullcontext() if is_last else self.here.no_sync(self.model):
+                for loss in self.method(self.model, self._mixed(batch, step), self.task):
+                    self.here.backward(loss / len(batches))
+                    losses.append(loss.detach())
+        if self.settings.clip_grad is not None:
+            self.here.clip_grad_norm_(self.model.parameters(), self.settings.clip_grad)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        if self.ema is not None:
+            self.ema.update(self.bare, step=step)
+        return {"loss": torch.stack(losses).mean(), "lr": torch.tensor(self.optimizer.param_groups[0]["lr"])}
+
+    def _mixed(self, batch: Batch, step: int) -> Batch:
+        if self.mixup is None:
+            return batch
+        with numpy_seeded(stream_seed(self.seed, 3, step, batch.first)):
+            images, targets = self.mixup(batch.images, batch.targets)
+        return replace(batch, images=images, targets=targets)
+
+    def state(self) -> State:
+        """Weights, statistics, optimizer, average, and the loss scale of fp16."""
+        moments, groups = optimizer_state.flatten(self.optimizer.state_dict())
+        tensors: dict[str, Mapping[str, Tensor]] = {"model": self.bare.state_dict(), "optimizer": moments}
+        if self.ema is not None:
+            tensors["ema"] = self.ema.module.state_dict()
+        scaler = self.here.scaler.state_dict() if self.here.scaler is not None else {}
+        return State(tensors, {"optimizer": groups, "scaler": scaler})
+
+    def load(self, state: State) -> None:
+        """Continue from a saved state."""
+        self.bare.load_state_dict(dict(state.tensors["model"]))
+        self.optimizer.load_state_dict(optimizer_state.restore(state.tensors["optimizer"], state.numbers["optimizer"]))
+        if self.ema is not None:
+            self.ema.module.load_state_dict(dict(state.tensors["ema"]))
+        if self.here.scaler is not None:
+            self.here.scaler.load_state_dict(state.numbers["scaler"])
+
+    def epoch_end(self, epoch: int) -> Mapping[str, float]:
+        """Nothing to measure: evaluation is a job of its own."""
+        return {}
+
+    def result(self) -> nn.Module:
+        """The trained model, or its average, in eval mode, computing in float32."""
+        return (self.ema.module if self.ema is not None else self.here.unwrap_model(self.model, keep_fp32_wrapper=False)).eval()
+
+
+def cosine_factor(step: int, steps: int) -> float:
+    """From 1 at the first step down to 0 after the last one."""
+    return 0.5 * (1 + math.cos(math.pi * step / steps))
+
+
+@contextmanager
+def numpy_seeded(seed: int) -> Iterator[None]:
+    """Run with NumPy's global stream at `seed`, then put it back: timm's mixup draws from it."""
+    before = np.random.get_state()
+    np.random.seed(seed % 2**32)
+    try:
+        yield
+    finally:
+        np.random.set_state(before)
+
+
+def _optimizer(network: nn.Module, settings: Training) -> torch.optim.Optimizer:
+    return create_optimizer_v2(
+        network,
+        opt=settings.optimizer,
+        lr=settings.lr,
+        weight_decay=settings.weight_decay,
+        momentum=settings.momentum,
+        layer_decay=settings.layer_decay,
+    )
+
+
+def _schedule(optimizer: torch.optim.Optimizer, settings: Training, steps_per_epoch: int) -> Scheduler:
+    schedule, _ = create_scheduler_v2(
+        optimizer,
+        sched=settings.schedule,
+        num_epochs=settings.epochs,
+        warmup_epochs=settings.warmup_epochs,
+        warmup_lr=settings.warmup_lr,
+        min_lr=settings.min_lr,
+        step_on_epochs=False,
+        updates_per_epoch=steps_per_epoch,
+    )
+    if schedule is None:
+        raise UsageError(f"schedule is {settings.schedule!r}; write one of cosine, step, multistep, poly, plateau or tanh.")
+    return schedule
+
+
+def _mixup(settings: Training, num_classes: int) -> Mixup | None:
+    if not (settings.mixup or settings.cutmix):
+        return None
+    return Mixup(
+        mixup_alpha=settings.mixup, cutmix_alpha=settings.cutmix, label_smoothing=settings.smoothing, num_classes=num_classes
+    )

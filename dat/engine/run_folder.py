@@ -1,0 +1,67 @@
+"""A run folder belongs to one process at a time and to one recipe."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from dat.errors import RunFolderError
+from dat.results import write_text
+
+RUN = "run.json"
+
+
+@contextmanager
+def claimed(folder: Path, *, recipe_hash: str, resume: bool) -> Iterator[None]:
+    """Hold the folder for this process; a lock of a killed process falls by itself.
+
+    Raises:
+        RunFolderError: another process works in it, it already holds a run and `resume` is off, its run has another recipe,
+            or it cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".lock", timeout=0)
+        lock.acquire()
+    except Timeout:
+        raise RunFolderError(f"{folder} is in use by {_owner(folder)}; wait for it, or write out=ANOTHER_FOLDER.") from None
+    except OSError as error:
+        raise RunFolderError(f"{folder} cannot be written ({error.strerror}); write out=ANOTHER_FOLDER.") from error
+    try:
+        _check_recipe(folder, recipe_hash, resume)
+        write_text(folder / ".owner.json", json.dumps(_myself()))
+        yield
+    finally:
+        lock.release()
+
+
+def _check_recipe(folder: Path, recipe_hash: str, resume: bool) -> None:
+    if not (folder / RUN).is_file():
+        return
+    run = json.loads((folder / RUN).read_text())
+    if not resume:
+        raise RunFolderError(f"{folder} already holds a run; add --resume to continue it, or write out=ANOTHER_FOLDER.")
+    if run["recipe_hash"] != recipe_hash:
+        raise RunFolderError(
+            f"{folder} holds a run of recipe {run['recipe_hash']}, not of {recipe_hash}; resume it with the recipe it was "
+            f"started with ({folder / 'recipe.yaml'}), or write out=ANOTHER_FOLDER."
+        )
+
+
+def _myself() -> dict[str, object]:
+    return {"pid": os.getpid(), "host": platform.node(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
+
+
+def _owner(folder: Path) -> str:
+    try:
+        owner = json.loads((folder / ".owner.json").read_text())
+        return f"process {owner['pid']} on {owner['host']} since {owner['since']}"
+    except (OSError, ValueError, KeyError):
+        return "another process"

@@ -1,0 +1,215 @@
+"""The part that every training loop shares: order of the data, randomness, log, checkpoints, stop and resume.
+
+What is learned in a step is behind `Learner`. Every random number of a run is a function of (seed, epoch, step, process), never
+of what was drawn before: a resumed run equals one that was left alone, to the bit, without saving the state of any generator.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dat.data.pipeline import ImageDataset, TrainingOrder, training_batches
+from dat.engine import checkpoint
+from dat.errors import DatError, DivergenceError
+from dat.progress import Bar
+from dat.types import Batch, Place
+
+
+class InterruptedRunError(DatError):
+    """A signal stopped the run after a step; everything up to it is saved."""
+
+    def __init__(self, message: str, signal_number: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signal_number
+
+
+class Learner(Protocol):
+    """What a loop trains: one optimizer step at a time, its whole state in tensors and numbers."""
+
+    def step(self, batches: Sequence[Batch], step: int) -> Mapping[str, Tensor]:
+        """One optimizer step on the micro-batches of this process; gives what belongs in the log (0-dim tensors)."""
+        ...
+
+    def state(self) -> checkpoint.State:
+        """All that the next step depends on."""
+        ...
+
+    def load(self, state: checkpoint.State) -> None:
+        """Become what `state` was taken from."""
+        ...
+
+    def epoch_end(self, epoch: int) -> Mapping[str, float]:
+        """Measurements for the log, after each epoch."""
+        ...
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How long a run is, and how often it logs and saves."""
+
+    epochs: int
+    seed: int
+    workers: int = 0
+    log_every: int = 20
+    save_minutes: float = 10.0
+
+
+def stream_seed(*path: int) -> int:
+    """A seed for the random stream named by these numbers, e.g. (seed, purpose, step)."""
+    return int(np.random.SeedSequence(path).generate_state(1, np.uint64)[0] >> 1)
+
+
+def run_steps(
+    learner: Learner, dataset: ImageDataset, order: TrainingOrder, *, pace: Pace, place: Place, folder: Path, title: str
+) -> None:
+    """Train to the end of the last epoch, from the newest whole checkpoint in `folder` if there is one.
+
+    Raises:
+        InterruptedRunError: SIGINT or SIGTERM came; the step was finished and saved.
+        DivergenceError: a loss is not finite; the last checkpoint is from before.
+        CheckpointError: a state cannot be written, or none of those on disk is whole.
+    """
+    total = pace.epochs * order.steps_per_epoch
+    done = _resume(learner, folder)
+    log = _Log(folder / "log.jsonl", done, place)
+    saver = _Saver(learner, folder / "checkpoints", place, pace.save_minutes)
+    with _signals() as caught, Bar(title, total, done=done, shown=place.is_main) as bar:
+        while done < total:
+            epoch = done // order.steps_per_epoch
+            for batches in _steps_of_epoch(dataset, order, epoch, done % order.steps_per_epoch, pace, place):
+                torch.manual_seed(stream_seed(pace.seed, 1, done, place.process))
+                log.add(learner.step(batches, done), images=order.batch_size)
+                done += 1
+                at_end = done % order.steps_per_epoch == 0
+                signal_number = _stop_requested(caught, place)
+                saves = done == total or signal_number or saver.is_due()
+                if at_end or saves or done % pace.log_every == 0:  # a state is saved only after its losses were seen finite
+                    bar.advance(done, log.write(done, epoch, learner.epoch_end(epoch) if at_end else {}))
+                if saves:
+                    saver.save(done)
+                if signal_number and done < total:
+                    raise InterruptedRunError(
+                        f"Stopped after step {done} of {total} and saved; continue with --resume.", signal_number
+                    )
+
+
+def _steps_of_epoch(
+    dataset: ImageDataset, order: TrainingOrder, epoch: int, start: int, pace: Pace, place: Place
+) -> Iterator[list[Batch]]:
+    """Micro-batches of each optimizer step from `start` on, with the step's own generator."""
+    micro: list[Batch] = []
+    loader = training_batches(dataset, order, epoch=epoch, start_step=start, workers=pace.workers)
+    step = epoch * order.steps_per_epoch + start
+    for fetched in loader:
+        images, targets, _ = (tensor.to(place.device, non_blocking=True) for tensor in fetched)
+        generator = torch.Generator(place.device).manual_seed(stream_seed(pace.seed, 2, step))
+        micro.append(Batch(images, targets, generator, order.first_row(len(micro)), order.batch_size))
+        if len(micro) == order.accumulate:
+            yield micro
+            micro, step = [], step + 1
+
+
+def _resume(learner: Learner, folder: Path) -> int:
+    found = checkpoint.newest_valid(folder / "checkpoints")
+    if found is None:
+        return 0
+    path, state, damaged = found
+    for sentence in damaged:
+        print(f"{sentence} Continuing from {path.name}.", flush=True)
+    learner.load(state)
+    return int(state.numbers["step"])
+
+
+class _Saver:
+    """Writes the learner's state now and then, and when told to; only in the main process."""
+
+    def __init__(self, learner: Learner, folder: Path, place: Place, minutes: float) -> None:
+        self.learner, self.folder, self.place, self.minutes = learner, folder, place, minutes
+        self.saved_at = time.monotonic()
+
+    def is_due(self) -> bool:
+        return self.place.is_main and time.monotonic() - self.saved_at > 60 * self.minutes
+
+    def save(self, step: int) -> None:
+        if self.place.is_main:
+            state = self.learner.state()
+            checkpoint.save(self.folder, step, checkpoint.State(state.tensors, {**state.numbers, "step": step}))
+        self.saved_at = time.monotonic()
+
+
+class _Log:
+    """`log.jsonl`: one line now and then, means since the last; lines from after the resumed step are dropped."""
+
+    def __init__(self, path: Path, done: int, place: Place) -> None:
+        self.path, self.place = path, place
+        if place.is_main:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lines = path.read_text().splitlines(keepends=True) if path.is_file() else []
+            path.write_text("".join(line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= done))
+        self._start()
+
+    def _start(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.count, self.images, self.since = 0, 0, time.monotonic()
+
+    def add(self, values: Mapping[str, Tensor], *, images: int) -> None:
+        for name, value in values.items():
+            self.sums[name] = self.sums.get(name, torch.zeros((), device=value.device)) + value.detach()
+        self.count, self.images = self.count + 1, self.images + images
+
+    def write(self, step: int, epoch: int, more: Mapping[str, float]) -> str:
+        """Write the means of the steps since the last line; gives the note for the progress bar."""
+        means = {name: float(total) / self.count for name, total in self.sums.items()}
+        if bad := [name for name, value in means.items() if not math.isfinite(value)]:
+            raise DivergenceError(
+                f"{bad[0]} became {means[bad[0]]} by step {step}; lower the learning rate or use precision: fp32 or bf16. "
+                "The last checkpoint is from before."
+            )
+        speed = self.images / max(time.monotonic() - self.since, 1e-9)
+        line = {"step": step, "epoch": epoch, **means, "images_per_s": round(speed, 1), **more}
+        if self.place.is_main:
+            with self.path.open("a") as file:
+                file.write(json.dumps(line) + "\n")
+        self._start()
+        return f"loss {means['loss']:.3f}  {speed:,.0f} images/s"
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Signals that came, as numbers; a second one of the same kind acts as if nobody listened."""
+    caught: list[int] = []
+    previous = {}
+
+    def catch(number: int, _: object) -> None:
+        caught.append(number)
+        signal.signal(number, previous[number])
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        previous[number] = signal.signal(number, catch)
+    try:
+        yield caught
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _stop_requested(caught: list[int], place: Place) -> int:
+    """The signal to act on, the same on all processes; 0 for none."""
+    mine = caught[0] if caught else 0
+    if place.processes == 1:
+        return mine
+    flag = torch.tensor(mine, device=place.device)
+    torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
+    return int(flag)

@@ -1,0 +1,100 @@
+"""Test sets made from a clean one: what happens to a batch before the model sees it, and how that is recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from dat import attacks
+from dat.data.corruptions import CORRUPTIONS, corrupt, corruption_protocol
+from dat.types import Images, Indices, LossFn
+
+SEVERITIES = (1, 2, 3, 4, 5)
+
+
+class Suite(Protocol):
+    """One test set. `depends_on_model`: whether its images are made against the model that is tested."""
+
+    @property
+    def name(self) -> str:
+        """As in result rows."""
+        ...
+
+    @property
+    def depends_on_model(self) -> bool:
+        """Whether each model needs images of its own."""
+        ...
+
+    def images(self, images: Images, ids: Indices, loss_fn: LossFn | None) -> Images:
+        """What the model is shown instead of the clean images."""
+        ...
+
+    def protocol(self, height: int, width: int) -> dict[str, object]:
+        """How the images were made: goes into every row."""
+        ...
+
+
+@dataclass(frozen=True)
+class Clean:
+    """The images as they are."""
+
+    name: str = "clean"
+    depends_on_model: bool = False
+
+    def images(self, images: Images, ids: Indices, loss_fn: LossFn | None) -> Images:
+        """The images themselves."""
+        return images
+
+    def protocol(self, height: int, width: int) -> dict[str, object]:
+        """Nothing was done."""
+        return {}
+
+
+@dataclass(frozen=True)
+class FGSM:
+    """One signed step against the true label, no random start, model in eval mode.
+
+    The paper does not state its epsilon; the same group's RVT code uses 1/255.
+    """
+
+    epsilon: float = 1 / 255
+    name: str = "fgsm"
+    depends_on_model: bool = True
+
+    def images(self, images: Images, ids: Indices, loss_fn: LossFn | None) -> Images:
+        """The attacked images."""
+        assert loss_fn is not None
+        return attacks.fgsm(images, loss_fn, epsilon=self.epsilon)
+
+    def protocol(self, height: int, width: int) -> dict[str, object]:
+        """The radius, in units of 1/255."""
+        return {"epsilon_255": round(255 * self.epsilon, 4), "norm": "linf", "steps": 1}
+
+
+@dataclass(frozen=True)
+class Corruption:
+    """One of the 15 corruptions of ImageNet-C at one severity, generated here: not the published files."""
+
+    corruption: str
+    severity: int
+    seed: int = 0
+    depends_on_model: bool = False
+
+    @property
+    def name(self) -> str:
+        """`c/<corruption>/<severity>`."""
+        return f"c/{self.corruption}/{self.severity}"
+
+    def images(self, images: Images, ids: Indices, loss_fn: LossFn | None) -> Images:
+        """The corrupted images: a function of (seed, id) per image."""
+        return corrupt(images, self.corruption, self.severity, ids=ids, seed=self.seed)
+
+    def protocol(self, height: int, width: int) -> dict[str, object]:
+        """That it was generated, with which parameters."""
+        return {"generated": True, "seed": self.seed, **corruption_protocol(height, width, None)}
+
+
+def corruption_suites(*, seed: int = 0) -> Sequence[Corruption]:
+    """All 75 cells: 15 corruptions at 5 severities."""
+    return [Corruption(name, severity, seed) for name in CORRUPTIONS for severity in SEVERITIES]

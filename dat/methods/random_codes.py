@@ -1,0 +1,32 @@
+"""Random codes: visual words changed blindly."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from dat.discretizers import codes
+from dat.types import Batch, Discretizer, Task
+
+
+@dataclass(frozen=True)
+class RandomCodes:
+    """Train on reconstructions in which a share of the codes is drawn at random: DAT without the adversary.
+
+    Source: Mao et al., NeurIPS 2022, Table 8, row "Random" (3.8 % of the codes, the rate that DAT modifies at alpha 0.1).
+    Cost per step: one pass of the discretizer, one forward and backward pass. Needs of the model: nothing.
+    """
+
+    discretizer: Discretizer
+    rate: float = 0.038
+
+    def __call__(self, model: nn.Module, batch: Batch, task: Task) -> Iterator[Tensor]:
+        """Yield the mean loss of the decoded random codes."""
+        words = self.discretizer.encode(batch.images)
+        chance, choice = (batch.draw(torch.rand, *words.shape[1:]) for _ in range(2))
+        words = codes.resample(words, self.discretizer.codebook_size, self.rate, chance, choice)
+        height, width = batch.images.shape[-2:]
+        yield task.losses(model, self.discretizer.decode(words)[..., :height, :width], batch.targets).mean()

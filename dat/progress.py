@@ -1,0 +1,63 @@
+"""Progress of long work on stderr: a bar with time left on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+SECONDS_BETWEEN_LINES = 10.0
+
+
+class Bar:
+    """One job of `total` steps; use as a context manager.
+
+    `advance(done, note)` may be called at every step: a terminal is redrawn a few times a second, another stream gets a line
+    every ten seconds.
+    """
+
+    def __init__(self, title: str, total: int, *, done: int = 0, shown: bool = True) -> None:
+        self.title, self.total, self.first = title, total, done
+        self.started = self.last_line = time.monotonic()
+        self.shown = shown
+        self.bar = self._terminal_bar() if shown and sys.stderr.isatty() else None
+        self.task = self.bar.add_task(title, total=total, completed=done, note="") if self.bar else None
+
+    def _terminal_bar(self) -> Progress:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+        )
+        return Progress(*columns, console=Console(stderr=True))
+
+    def __enter__(self) -> Bar:
+        if self.bar:
+            self.bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self.bar:
+            self.bar.stop()
+        elif self.shown and kind is None:
+            self._line(self.total, "")
+
+    def advance(self, done: int, note: str) -> None:
+        """Say that `done` steps are finished; `note` holds loss and speed."""
+        if self.bar is not None and self.task is not None:
+            self.bar.update(self.task, completed=done, note=note)
+        elif self.shown and time.monotonic() - self.last_line >= SECONDS_BETWEEN_LINES:
+            self._line(done, note)
+
+    def _line(self, done: int, note: str) -> None:
+        self.last_line = time.monotonic()
+        elapsed = self.last_line - self.started
+        left = elapsed / max(done - self.first, 1) * (self.total - done)
+        print(f"{self.title}: {done}/{self.total}, {elapsed:.0f} s, {left:.0f} s left  {note}".rstrip(), file=sys.stderr)

@@ -1,0 +1,547 @@
+"""Recipes: what to train on what, how, and where to put it, in YAML. The only place where a name becomes an object.
+
+A recipe is read strictly: an unknown key, a wrong type or a missing value is an error, all of them are reported together, and a
+near miss is suggested. What is stored with a run is the resolved recipe, all defaults written out, and its hash.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from functools import reduce
+from operator import or_
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
+
+import torch
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model, model_validator
+from pydantic.dataclasses import dataclass as validated_dataclass
+
+from dat.data.embedded import digits, in_memory
+from dat.data.folders import ImageFolder, ImageSource
+from dat.data.pipeline import CenterCrop, CropFlip, ImageDataset, ImageNet, Transform
+from dat.discretizers.objective import Perceptual, VQGANObjective
+from dat.discretizers.vqgan import VQGAN, VQGANConfig
+from dat.engine.discretizer_loop import DiscretizerTraining
+from dat.engine.loop import Training
+from dat.engine.steps import stream_seed
+from dat.errors import DataError, UsageError
+from dat.evaluation.suites import FGSM, Clean, Suite, corruption_suites
+from dat.methods import METHODS
+from dat.nn.norm import Normalized
+from dat.nn.perceptual import load_lpips, multiscale_gradient_distance
+from dat.nn.zoo import create_network
+from dat.types import Discretizer, Method
+
+STRICT = ConfigDict(extra="forbid", strict=True)
+
+
+class Strict(BaseModel):
+    """A section of a recipe: unknown keys and wrong types are errors."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+# ---- settings that live beside the code they steer, read strictly here
+
+
+@validated_dataclass(config=STRICT, frozen=True)
+class TrainingSection(Training):
+    """`dat.engine.loop.Training`, read strictly."""
+
+
+@validated_dataclass(config=STRICT, frozen=True)
+class DiscretizerTrainingSection(DiscretizerTraining):
+    """`dat.engine.discretizer_loop.DiscretizerTraining`, read strictly."""
+
+
+@validated_dataclass(config=STRICT, frozen=True)
+class NetworkSection(VQGANConfig):
+    """`dat.discretizers.vqgan.VQGANConfig`, read strictly."""
+
+
+@validated_dataclass(config=STRICT, frozen=True)
+class ObjectiveSection(VQGANObjective):
+    """`dat.discretizers.objective.VQGANObjective`, read strictly."""
+
+
+def _method_section(name: str, method: type) -> type[BaseModel]:
+    """The settings of a method, taken from its dataclass, so that a new method needs no line here."""
+    hints = get_type_hints(method)
+    fields: dict[str, Any] = {
+        entry.name: (hints[entry.name], ... if entry.default is dataclasses.MISSING else entry.default)
+        for entry in dataclasses.fields(method)
+        if entry.name != "discretizer"
+    }
+    return create_model(method.__name__, __base__=Strict, method=(Literal[name], name), **fields)
+
+
+if TYPE_CHECKING:
+    MethodSection = BaseModel
+else:
+    MethodSection = Annotated[
+        reduce(or_, (_method_section(name, method) for name, method in METHODS.items())), Field(discriminator="method")
+    ]
+
+
+# ---- data
+
+
+class NoAugment(Strict):
+    """Training pictures as they are."""
+
+    kind: Literal["none"] = "none"
+
+
+class CropFlipAugment(Strict):
+    """Pad, crop at random, flip: the usual augmentation of small pictures."""
+
+    kind: Literal["crop-flip"] = "crop-flip"
+    padding: int = 4
+    fill: Literal["zeros", "reflect"] = "zeros"
+    flip: bool = True
+
+
+class ImageNetAugment(Strict):
+    """Random resized crop, flip, colour; timm's words."""
+
+    kind: Literal["imagenet"] = "imagenet"
+    scale: tuple[float, float] = (0.08, 1.0)
+    color_jitter: float = 0.4
+    auto_augment: str | None = None
+    interpolation: Literal["random", "bicubic", "bilinear"] = "random"
+
+
+Augment = Annotated[NoAugment | CropFlipAugment | ImageNetAugment, Field(discriminator="kind")]
+
+
+class DigitsData(Strict):
+    """Scikit-learn's 1,797 handwritten digits, which come with that package."""
+
+    source: Literal["digits"]
+    size: int = 8
+    augment: Augment = NoAugment()
+
+
+class FolderData(Strict):
+    """Image folders with one subfolder per class. `size` None keeps the pictures at their own size."""
+
+    source: Literal["folder"]
+    train: str
+    test: str
+    size: int | None = None
+    crop_pct: float = 0.875
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    train_per_class: int | None = None
+    test_per_class: int | None = None
+    classes: int | None = None
+    in_memory: bool = False
+    augment: Augment = ImageNetAugment()
+
+
+DataSection = Annotated[DigitsData | FolderData, Field(discriminator="source")]
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """Training and test pictures of one recipe."""
+
+    train: ImageDataset
+    test: ImageDataset
+    classes: tuple[str, ...]
+    size: tuple[int, int]
+    fingerprint: str
+
+
+def build_data(section: DigitsData | FolderData, *, seed: int) -> Data:
+    """Open the data of a recipe; nothing is written into their folder.
+
+    Raises:
+        DataError: a folder is missing, a class is empty, training and test classes differ, or their number is not `classes`.
+    """
+    train, test = _sources(section)
+    size = None if isinstance(section, DigitsData) else section.size
+    view = CenterCrop() if size is None else _view(section, size)
+    data = Data(
+        ImageDataset(train, _augmentation(section.augment, view), seed=seed),
+        ImageDataset(test, view, seed=seed),
+        train.classes,
+        size=(size, size) if size is not None else test.read(0).size[::-1],
+        fingerprint=test.fingerprint()[:12],
+    )
+    expected = section.classes if isinstance(section, FolderData) else None
+    if expected is not None and expected != len(data.classes):
+        raise DataError(f"data.classes is {expected}, but {section.train} has {len(data.classes)} class folders; correct one.")
+    return data
+
+
+def _sources(section: DigitsData | FolderData) -> tuple[ImageSource, ImageSource]:
+    if isinstance(section, DigitsData):
+        return digits("train", size=section.size), digits("test", size=section.size)
+    train = ImageFolder(section.train, limit_per_class=section.train_per_class)
+    test = ImageFolder(section.test, classes=train.classes, limit_per_class=section.test_per_class)
+    return (in_memory(train), in_memory(test)) if section.in_memory else (train, test)
+
+
+def _view(section: DigitsData | FolderData, size: int) -> CenterCrop:
+    assert isinstance(section, FolderData)
+    return CenterCrop(size, crop_pct=section.crop_pct, interpolation=section.interpolation)
+
+
+def _augmentation(section: NoAugment | CropFlipAugment | ImageNetAugment, view: CenterCrop) -> Transform:
+    if isinstance(section, CropFlipAugment):
+        return CropFlip(section.padding, section.fill, section.flip, view)
+    if isinstance(section, ImageNetAugment):
+        if view.size is None:
+            raise UsageError(
+                "data.augment.kind imagenet needs data.size, the side of the crops in pixels; write e.g. size: 224."
+            )
+        settings = section.model_dump(exclude={"kind"})
+        return ImageNet(view.size, **settings)
+    return view
+
+
+# ---- model, discretizer, evaluation
+
+
+class ModelSection(Strict):
+    """A classifier by its timm name, or `small_resnet`; normalised inside by `mean` and `std`."""
+
+    name: str
+    options: dict[str, Any] = {}
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+
+
+class LPIPSSection(Strict):
+    """LPIPS on a torchvision backbone that is on disk already; `linear_layers` is its published file of linear layers."""
+
+    kind: Literal["lpips"]
+    backbone: str
+    linear_layers: str
+    cache: str | None = None
+
+
+class MultiscaleGradientSection(Strict):
+    """Differences of image gradients over a pyramid: needs no trained network."""
+
+    kind: Literal["multiscale-gradient"] = "multiscale-gradient"
+
+
+class NoPerceptual(Strict):
+    """No perceptual term; `objective.perceptual_weight` is 0 then."""
+
+    kind: Literal["none"]
+
+
+class DiscretizerSpec(Strict):
+    """A discretizer to train: its network, its objective, its training."""
+
+    network: NetworkSection
+    objective: ObjectiveSection
+    training: DiscretizerTrainingSection
+    perceptual: Annotated[LPIPSSection | MultiscaleGradientSection | NoPerceptual, Field(discriminator="kind")]
+    seed: int = 0
+
+
+class DiscretizerSection(Strict):
+    """The discretizer of the methods: `load` weights from a file, or `train` one first, on the same training pictures.
+
+    `precision` is that of its networks while methods use it; the search for the nearest code stays in float32.
+    """
+
+    load: str | None = None
+    train: DiscretizerSpec | None = None
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> DiscretizerSection:
+        if (self.load is None) == (self.train is None):
+            raise ValueError("give either load (a file of weights) or train (a discretizer to train first)")
+        return self
+
+
+class EvaluationSection(Strict):
+    """Test sets: `clean`, `fgsm` (one step of `fgsm_epsilon_255` / 255), `c` (15 corruptions at 5 severities)."""
+
+    suites: list[Literal["clean", "fgsm", "c"]] = ["clean", "fgsm", "c"]
+    fgsm_epsilon_255: float = 1.0
+    c_per_class: int | None = None
+    batch_size: int = 256
+
+    def build(self) -> list[Suite]:
+        """The test sets, in the order of the recipe; corruption cells last."""
+        single: dict[str, Suite] = {"clean": Clean(), "fgsm": FGSM(self.fgsm_epsilon_255 / 255)}
+        return [single[name] for name in self.suites if name in single]
+
+    def build_corruptions(self) -> Sequence[Suite]:
+        """The 75 corruption cells, if asked for."""
+        return corruption_suites() if "c" in self.suites else []
+
+
+class ClassificationRecipe(Strict):
+    """Train one model per method and seed under one budget, evaluate all of them, write one report."""
+
+    kind: Literal["classification"]
+    title: str
+    data: DataSection
+    model: ModelSection
+    training: TrainingSection
+    methods: dict[str, MethodSection]
+    seeds: list[int] = [0]
+    discretizer: DiscretizerSection | None = None
+    evaluation: EvaluationSection = EvaluationSection()
+    out: str = ""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ClassificationRecipe:
+        needing = [label for label, section in self.methods.items() if needs_discretizer(section)]
+        if needing and self.discretizer is None:
+            raise ValueError(f"method {needing[0]} needs a discretizer; add a section `discretizer:` with load or train")
+        if not self.methods or not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise ValueError("give at least one method, and seeds that differ")
+        return self
+
+
+class DiscretizerRecipe(DiscretizerSpec):
+    """Train a discretizer."""
+
+    kind: Literal["discretizer"]
+    title: str
+    data: DataSection
+    out: str = ""
+
+
+Recipe = ClassificationRecipe | DiscretizerRecipe
+_ADAPTER: TypeAdapter[Recipe] = TypeAdapter(Annotated[Recipe, Field(discriminator="kind")])
+
+
+def build_model(section: ModelSection, *, num_classes: int, seed: int) -> Normalized:
+    """The model with random weights: the same for every method of a seed."""
+    torch.manual_seed(stream_seed(seed, 0))
+    network = create_network(section.name, num_classes=num_classes, options=section.options)
+    return Normalized(network, mean=section.mean, std=section.std)
+
+
+def build_vqgan(spec: DiscretizerSpec) -> VQGAN:
+    """The untrained VQGAN of a recipe."""
+    torch.manual_seed(stream_seed(spec.seed, 0))
+    return VQGAN(spec.network)
+
+
+def build_perceptual(section: LPIPSSection | MultiscaleGradientSection | NoPerceptual) -> Perceptual | None:
+    """The perceptual distance of a recipe.
+
+    Raises:
+        CheckpointError: LPIPS's weights are not on disk.
+    """
+    if isinstance(section, LPIPSSection):
+        cache = Path(section.cache) if section.cache is not None else None
+        return load_lpips(section.backbone, Path(section.linear_layers), cache=cache)
+    return multiscale_gradient_distance if isinstance(section, MultiscaleGradientSection) else None
+
+
+def needs_discretizer(section: BaseModel) -> bool:
+    """Whether a method of a recipe uses `Q`."""
+    method = METHODS[getattr(section, "method")]  # noqa: B009  # the field is made from the table of methods
+    return "discretizer" in {entry.name for entry in dataclasses.fields(method)}
+
+
+def build_method(section: BaseModel, discretizer: Discretizer | None) -> Method:
+    """The method with the settings of the recipe."""
+    settings = section.model_dump()
+    method = METHODS[settings.pop("method")]
+    return method(discretizer, **settings) if needs_discretizer(section) else method(**settings)
+
+
+# ---- reading
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML that reads 1e-3 as a number, as everybody expects; YAML 1.1 takes it for text."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+SHIPPED = next(
+    folder for folder in (Path(__file__).parent / "recipes", Path(__file__).parent.parent / "recipes") if folder.is_dir()
+)
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """Recipes that come with the package, by name (`cifar10/small`)."""
+    return {str(path.relative_to(SHIPPED).with_suffix("")): path for path in sorted(SHIPPED.rglob("*.yaml"))}
+
+
+def find(name: str) -> Path:
+    """A recipe by its file or by the name of a shipped one.
+
+    Raises:
+        UsageError: there is neither; near names are suggested.
+    """
+    shipped = shipped_recipes()
+    if Path(name).is_file():
+        return Path(name)
+    if name in shipped:
+        return shipped[name]
+    near = difflib.get_close_matches(name, shipped, n=1, cutoff=0.3)
+    raise UsageError(f"There is no recipe {name!r}; {_did_you_mean(near)}`dat recipes list` shows all of them.")
+
+
+def load(name: str, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe, with `key.sub=value` replaced, and check all of it.
+
+    Raises:
+        UsageError: listing every fault of the recipe.
+    """
+    path = find(name)
+    try:
+        values = yaml.load(path.read_text(), Loader=_Loader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is not YAML: {' '.join(str(error).split())}.") from error
+    if not isinstance(values, dict):
+        raise UsageError(f"{path} holds {type(values).__name__}, not the keys of a recipe; begin with `kind:`.")
+    for override in overrides:
+        _override(values, override)
+    values.setdefault("out", f"runs/{path.stem}" if path.parent == SHIPPED else f"runs/{path.parent.name}-{path.stem}")
+    return parse(values, where=str(path))
+
+
+def parse(values: Mapping[str, Any], *, where: str = "the recipe") -> Recipe:
+    """Check the values of a recipe.
+
+    Raises:
+        UsageError: listing every fault.
+    """
+    values = _with_method_names(values)
+    try:
+        return _ADAPTER.validate_json(json.dumps(values))
+    except TypeError as error:
+        raise UsageError(f"{where} holds a value that is not text, number, list or mapping ({error}).") from error
+    except ValidationError as error:
+        faults = [_sentence(fault, values) for fault in error.errors()]
+        lines = "".join(f"\n  {fault}" for fault in faults)
+        raise UsageError(f"{where} has {len(faults)} fault{'s' * (len(faults) > 1)}:{lines}") from error
+
+
+def resolved(recipe: Recipe) -> str:
+    """The recipe as YAML with every default written out."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def recipe_hash(recipe: Recipe) -> str:
+    """Twelve hexadecimal digits over all settings but the output folder and the title."""
+    settings = recipe.model_dump(mode="json", exclude={"out", "title"})
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _with_method_names(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A method whose label is its name need not repeat it: `dat: {alpha: 0.1}`."""
+    methods = values.get("methods")
+    if not isinstance(methods, dict):
+        return dict(values)
+    named = {
+        label: {"method": label, **(section or {})} if isinstance(section, dict | None) else section
+        for label, section in methods.items()
+    }
+    return {**values, "methods": named}
+
+
+def _override(values: dict[str, Any], text: str) -> None:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise UsageError(f"{text!r} is not of the form key.sub=value; write e.g. training.epochs=3.")
+    *parents, last = key.split(".")
+    section: Any = values
+    for parent in parents:
+        if section.get(parent) is None:
+            section[parent] = {}
+        section = section[parent]
+        if not isinstance(section, dict):
+            raise UsageError(f"{key} cannot be set: {parent} is a single value, not a section.")
+    try:
+        section[last] = yaml.load(value, Loader=_Loader)
+    except yaml.YAMLError as error:
+        raise UsageError(f"The value of {key} is not YAML: {value!r}.") from error
+
+
+def _sentence(fault: Any, values: Mapping[str, Any]) -> str:
+    """One fault of pydantic in our words."""
+    path = _path(fault["loc"], values)
+    key = ".".join(map(str, path)) or "the recipe"
+    match fault["type"]:
+        case "extra_forbidden" | "unexpected_keyword_argument":
+            near = difflib.get_close_matches(str(path[-1]), _known_keys(values, path[:-1]), n=1, cutoff=0.5)
+            return f"{key}: unknown key; {_did_you_mean(near) or 'remove it.'}".rstrip()
+        case "missing" | "missing_argument":
+            return f"{key}: missing; add it."
+        case "union_tag_not_found" | "union_tag_invalid":
+            tag = str(fault["ctx"]["discriminator"]).strip("'")
+            known = fault["ctx"].get("expected_tags") or ", ".join(map(repr, _tags(values, path)))
+            near = difflib.get_close_matches(str(fault["ctx"].get("tag")), re.findall(r"'([^']+)'", known), n=1)
+            met = f"is {fault['ctx']['tag']!r}" if "tag" in fault["ctx"] else "missing"
+            return f"{key + '.' if path else ''}{tag}: {met}; {_did_you_mean(near)}write one of {known}."
+        case "value_error":
+            return f"{key}: {fault['ctx']['error']}."
+        case _:
+            return f"{key}: {fault['msg'].replace('Input should be', 'must be')}, not {fault['input']!r}."
+
+
+def _did_you_mean(near: Sequence[str]) -> str:
+    return f"did you mean {near[0]!r}? " if near else ""
+
+
+def _path(location: Sequence[str | int], values: Mapping[str, Any]) -> list[str | int]:
+    """Keys of the YAML file that lead to a fault; pydantic's location also names the chosen member of each union."""
+    path: list[str | int] = []
+    node: Any = values
+    for part in location:
+        if isinstance(node, dict) and part not in node and part in list(node.values()):
+            continue
+        path.append(part)
+        node = node.get(part) if isinstance(node, dict) else None
+    return path
+
+
+def _known_keys(values: Mapping[str, Any], path: Sequence[str | int]) -> list[str]:
+    """Keys that the section at `path` may have."""
+    schema, node, value = _schema_at(values, path)
+    return list(_member(schema, node, value).get("properties", {}))
+
+
+def _tags(values: Mapping[str, Any], path: Sequence[str | int]) -> list[str]:
+    """Words that may stand in the tag of the union at `path`."""
+    _, node, _ = _schema_at(values, path)
+    return list(node.get("discriminator", {}).get("mapping", {}))
+
+
+def _schema_at(values: Mapping[str, Any], path: Sequence[str | int]) -> tuple[dict[str, Any], Any, Any]:
+    """The whole JSON schema, its part for the key at `path`, and the value there."""
+    schema = _ADAPTER.json_schema()
+    node, value = schema, values
+    for part in path:
+        section = _member(schema, node, value)
+        node = section.get("properties", {}).get(part) or section.get("additionalProperties") or {}
+        value = value.get(part) if isinstance(value, dict) else None
+    return schema, node, value
+
+
+def _member(schema: Mapping[str, Any], node: Any, value: Any) -> dict[str, Any]:
+    """The schema of a section: references followed, unions decided by the value's own tag."""
+    if not isinstance(node, dict):
+        return {}
+    if reference := node.get("$ref"):
+        return _member(schema, schema["$defs"][reference.rsplit("/", 1)[1]], value)
+    if union := node.get("discriminator"):
+        tag = value.get(union["propertyName"]) if isinstance(value, dict) else None
+        return _member(schema, {"$ref": union["mapping"][tag]}, value) if tag in union["mapping"] else {}
+    if choices := node.get("anyOf"):
+        return next((found for choice in choices if (found := _member(schema, choice, value)).get("properties")), {})
+    return node

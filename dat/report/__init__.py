@@ -1,0 +1,1 @@
+"""Rows to tables and figures, and from these to one page: `page.write_report`."""

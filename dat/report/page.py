@@ -1,0 +1,391 @@
+"""One run folder to one page: `report.html`, which needs nothing outside itself, and `report.md`.
+
+Reads files only. What a run does not hold is left out, and the page says so.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from importlib import resources
+from pathlib import Path
+from typing import TypeVar
+
+import jinja2
+from matplotlib.figure import Figure
+
+from dat.errors import DataError, UsageError
+from dat.report import figures
+from dat.report.reading import sentences
+from dat.report.tables import (
+    BASELINE,
+    TIMES,
+    Cell,
+    Comparison,
+    Line,
+    Table,
+    all_tables,
+    comparison_table,
+    seeds_text,
+    suite_title,
+)
+from dat.results import Row, read_rows, write_text
+from dat.version import __version__
+
+Part = TypeVar("Part")
+Facts = dict[str, object]
+
+DISCRETIZER_WORDS = {
+    "codebook_size": "codes in the codebook",
+    "stride": "pixels along a code",
+    "codes_used": "share of codes used",
+    "perplexity": "perplexity of the codes",
+    "psnr_db": "PSNR in dB",
+    "perceptual": "perceptual distance",
+}
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A figure of the page: SVG text and caption."""
+
+    name: str
+    svg: str
+    caption: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """All that a page shows. `left_out` says what the run did not hold."""
+
+    title: str
+    subtitle: str
+    methods: tuple[str, ...]
+    reading: tuple[str, ...]
+    tables: dict[str, Table]
+    plots: dict[str, Plot]
+    pictures: figures.Pictures | None
+    provenance: dict[str, str]
+    protocols: dict[str, str]
+    recipe: str
+    left_out: tuple[str, ...]
+
+
+def write_report(run: Path, *, mixed: bool = False) -> Path:
+    """Write `report.md` and `report.html` into the folder of a comparison; the path of the page.
+
+    `mixed` allows rows of one suite that were measured in different ways.
+
+    Raises:
+        DataError: there are no results, or a line of them is damaged.
+        UsageError: the folder is no comparison, or its rows cannot be compared.
+    """
+    report = gather(run, mixed=mixed)
+    write_text(run / "report.md", markdown_page(report))
+    write_text(run / "report.html", html_page(report))
+    return run / "report.html"
+
+
+def gather(run: Path, *, mixed: bool = False) -> Report:
+    """Everything that the page of a run will show.
+
+    Raises:
+        DataError, UsageError: as `write_report`.
+    """
+    rows = read_rows(run / "results.jsonl")
+    left_out: list[str] = []
+    facts = attempt("The facts of the run", partial(read_facts, run / "run.json"), left_out) or {}
+    if facts.get("kind", "comparison") != "comparison":
+        raise UsageError(f"{run} is a run of kind {facts['kind']!r}; give the folder of a comparison.")
+    comparison = comparison_table(in_order(rows, facts), mixed=mixed)
+    recipe = attempt("The recipe", partial(read_file, run / "recipe.yaml"), left_out) or ""
+    drawn = [attempt(what, partial(draw, run, comparison), left_out) for what, draw in PLOTS.items()]
+    return Report(
+        title=str(facts.get("title") or facts.get("name") or run.name),
+        subtitle=subtitle(facts, comparison),
+        methods=comparison.methods,
+        reading=tuple(sentences(comparison)),
+        tables={table.name: table for table in all_tables(comparison)},
+        plots={plot.name: plot for plot in drawn if plot},
+        pictures=attempt("The pictures", partial(read_pictures, run, facts), left_out),
+        provenance=provenance(facts, rows),
+        protocols=protocols(rows, comparison),
+        recipe=recipe,
+        left_out=tuple(left_out),
+    )
+
+
+def attempt(what: str, build: Callable[[], Part], left_out: list[str]) -> Part | None:
+    """A part of the page; where the run does not hold it, None, and one more line in `left_out`."""
+    try:
+        return build()
+    except DataError as error:
+        left_out.append(f"{what}: left out. {error}")
+        return None
+
+
+# Files of a run.
+
+
+def read_file(path: Path) -> str:
+    """Text of a file; raises DataError where it is missing."""
+    if not path.is_file():
+        raise DataError(f"The run holds no {path.parent.name}/{path.name}.")
+    return path.read_text()
+
+
+def read_facts(path: Path) -> Facts:
+    """What `run.json` says of the run; raises DataError where it is missing or no JSON object."""
+    try:
+        facts = json.loads(read_file(path))
+    except ValueError as error:
+        raise DataError(f"{path.name} is not JSON ({error}).") from error
+    if not isinstance(facts, dict):
+        raise DataError(f"{path.name} holds no JSON object.")
+    return facts
+
+
+def read_log(path: Path) -> figures.Log:
+    """Lines of a training log; raises DataError where it is missing or a line is no JSON object."""
+    try:
+        lines = [json.loads(line) for line in read_file(path).splitlines()]
+    except ValueError as error:
+        raise DataError(f"{path.parent.name}/{path.name} is not JSON lines ({error}).") from error
+    if not all(isinstance(line, dict) for line in lines):
+        raise DataError(f"A line of {path.parent.name}/{path.name} is no JSON object.")
+    return lines
+
+
+def read_pictures(run: Path, facts: Facts) -> figures.Pictures:
+    """Pictures of a run; raises DataError where there are none."""
+    if not (run / "pictures.npz").is_file():
+        raise DataError("The run holds no pictures.npz.")
+    stride = section(facts, "discretizer").get("stride")
+    return figures.read_pictures(run / "pictures.npz", stride=stride if isinstance(stride, int) else None)
+
+
+def in_order(rows: Iterable[Row], facts: Facts) -> list[Row]:
+    """Rows with the methods in the order of the run; the others after them."""
+    named = facts.get("methods")
+    order = {method: place for place, method in enumerate(named if isinstance(named, list) else [])}
+    return sorted(rows, key=lambda row: order.get(row.method, len(order)))
+
+
+def section(facts: Facts, name: str) -> dict[str, object]:
+    """A group of facts; empty where the run does not say it."""
+    found = facts.get(name)
+    return found if isinstance(found, dict) else {}
+
+
+# Plots, each with its caption.
+
+
+def draw(comparison: Comparison, name: str, figure: Figure, caption: str) -> Plot:
+    """A finished plot of the page."""
+    return Plot(name, figures.svg_text(figure, name=name, label=caption, methods=comparison.methods), caption)
+
+
+def overview_plot(_run: Path, comparison: Comparison) -> Plot:
+    """Methods on whole test sets."""
+    return draw(
+        comparison,
+        "overview",
+        figures.overview_figure(comparison),
+        "Accuracy of each method on each test set. Large marks: mean over seeds; lines: its 95 % interval; small dots: "
+        "the seeds. Each panel has its own axis, which does not begin at 0.",
+    )
+
+
+def severity_plot(_run: Path, comparison: Comparison) -> Plot:
+    """Accuracy against severity."""
+    require_corruptions(comparison)
+    return draw(
+        comparison,
+        "severity",
+        figures.severity_figure(comparison),
+        "Accuracy against the severity of the corruption, over all corruptions and in each group. Severity 0 is the "
+        "clean test set. Lines through the marks: 95 % intervals over seeds; marks are set slightly apart.",
+    )
+
+
+def corruption_plot(_run: Path, comparison: Comparison) -> Plot:
+    """Differences to the baseline on each corruption."""
+    require_corruptions(comparison)
+    if BASELINE not in comparison.methods or len(comparison.methods) < 2:
+        raise DataError(f"There is no {BASELINE!r} method to compare another with.")
+    return draw(
+        comparison,
+        "differences",
+        figures.corruption_figure(comparison),
+        "Difference in accuracy to standard training on each corruption (mean over severities), paired by seed. "
+        "Lines: 95 % intervals; where one crosses 0, the difference is open.",
+    )
+
+
+def training_plot(run: Path, comparison: Comparison) -> Plot:
+    """Training curves."""
+    logs = {m: [read_log(path) for path in sorted(run.glob(f"{m}-seed*/log.jsonl"))] for m in comparison.methods}
+    if not any(logs.values()):
+        raise DataError("The run holds no <method>-seed<k>/log.jsonl.")
+    return draw(
+        comparison,
+        "training",
+        figures.training_figure(comparison.methods, logs),
+        "Training loss against step. Thick: mean over seeds; thin: each seed. Each method minimises its own loss, on "
+        "its own pictures, so the height of one curve says nothing about another.",
+    )
+
+
+def discretizer_plot(run: Path, comparison: Comparison) -> Plot:
+    """The discretizer's own training."""
+    log = read_log(run / "discretizer" / "log.jsonl")
+    return draw(
+        comparison,
+        "discretizer",
+        figures.discretizer_figure(log),
+        "Training of the discretizer, before the methods: its loss, and how close its reconstructions come (PSNR).",
+    )
+
+
+def require_corruptions(comparison: Comparison) -> None:
+    """Raises: DataError: no corruption was measured."""
+    if not comparison.corruptions:
+        raise DataError("The results hold no corruption cells (`c/<corruption>/<severity>`).")
+
+
+PLOTS: dict[str, Callable[[Path, Comparison], Plot]] = {
+    "The overview": overview_plot,
+    "Accuracy against severity": severity_plot,
+    "Differences by corruption": corruption_plot,
+    "The training curves": training_plot,
+    "The curve of the discretizer": discretizer_plot,
+}
+
+
+# Where the numbers come from.
+
+
+def subtitle(facts: Facts, comparison: Comparison) -> str:
+    """Methods, seeds and data in one line."""
+    count = seeds_text(comparison, comparison.suites, comparison.methods)
+    methods = len(comparison.methods)
+    begin = f"{methods} method{'s' * (methods != 1)}, {count} seed{'s' * (count != '1')}"
+    return " · ".join([begin, *data_words(section(facts, "data"))])
+
+
+def data_words(data: Mapping[str, object]) -> list[str]:
+    """What is known of the data: name, counts, size, classes."""
+    words = {
+        "name": str(data.get("name")),
+        "train_images": f"{data.get('train_images')} training images",
+        "test_images": f"{data.get('test_images')} test images",
+        "image_size": f"{short(data.get('image_size'))} pixels",
+        "classes": f"{data.get('classes')} classes",
+    }
+    return [text for key, text in words.items() if key in data]
+
+
+def provenance(facts: Facts, rows: Iterable[Row]) -> dict[str, str]:
+    """What was run, with which versions, where, and for how long; only what the run says."""
+    rows = list(rows)
+    versions = section(facts, "versions") or rows[0].versions
+    hashes = [str(facts["recipe_hash"])] if "recipe_hash" in facts else sorted({row.recipe_hash for row in rows})
+    discretizer = section(facts, "discretizer")
+    known = {
+        "Run": str(facts.get("name", "")),
+        "Recipe hash": ", ".join(hashes),
+        "Versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
+        "Machine": str(facts.get("machine", "")),
+        "Seconds": spelled(section(facts, "seconds")),
+        "Discretizer": spelled({DISCRETIZER_WORDS[key]: discretizer[key] for key in DISCRETIZER_WORDS if key in discretizer}),
+        "Page": f"made by dat {__version__} from results.jsonl and the files beside it",
+    }
+    return {name: text for name, text in known.items() if text}
+
+
+def protocols(rows: Iterable[Row], comparison: Comparison) -> dict[str, str]:
+    """How each suite was measured; of the corruption cells, what they all share."""
+    found: dict[str, list[dict[str, object]]] = {}
+    for row in rows:
+        name = "corruption cells" if row.suite.startswith("c/") else row.suite
+        found.setdefault(name, []).append(row.protocol)
+    return {protocol_title(name): spelled(shared(all_of)) or "no settings recorded" for name, all_of in found.items()}
+
+
+def protocol_title(suite: str) -> str:
+    """Name of a suite in the list of protocols."""
+    return {"c": "Corruptions (mean)", "codes": "Codes changed", "cost": "Cost per step"}.get(suite, suite_title(suite))
+
+
+def shared(settings: list[dict[str, object]]) -> dict[str, object]:
+    """The entries that are the same in all."""
+    first, *others = settings
+    return {key: value for key, value in first.items() if all(other.get(key) == value for other in others)}
+
+
+def spelled(settings: Mapping[str, object]) -> str:
+    """`epsilon 0.03, steps 1`."""
+    return ", ".join(f"{key.replace('_', ' ')} {short(value)}" for key, value in settings.items())
+
+
+def short(value: object) -> str:
+    """A setting as text; numbers to four digits."""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list):
+        return f" {TIMES} ".join(map(short, value))
+    return str(value)
+
+
+# The two pages.
+
+
+def html_page(report: Report) -> str:
+    """The page: styles, figures and pictures inside, no script, no address outside."""
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string(resources.files("dat.report").joinpath("page.html.j2").read_text())
+    colours = figures.method_colours(report.methods)
+    return template.render(
+        report=report,
+        order={method: index for index, method in enumerate(report.methods)},
+        light=[light for light, _ in colours.values()],
+        dark=[dark for _, dark in colours.values()],
+    )
+
+
+def markdown_page(report: Report) -> str:
+    """The reading and the tables in GitHub Markdown; the figures are on the other page."""
+    parts = [f"# {report.title}", report.subtitle, "## What the numbers show"]
+    parts.append("\n".join(f"- {text}" for text in report.reading))
+    parts += ["## Tables", *map(markdown_table, report.tables.values())]
+    parts += ["The figures and pictures are in [report.html](report.html).", "## Where the numbers come from"]
+    parts.append(definition_list(report.provenance))
+    parts += ["How each suite was measured:", definition_list(report.protocols)]
+    parts += ["Left out:\n\n" + "\n".join(f"- {text}" for text in report.left_out)] * bool(report.left_out)
+    return "\n\n".join(parts) + "\n"
+
+
+def definition_list(entries: Mapping[str, str]) -> str:
+    """Names with what they stand for, as a Markdown list."""
+    return "\n".join(f"- **{name}**: {text}" for name, text in entries.items())
+
+
+def markdown_table(table: Table) -> str:
+    """A table with its caption above and its notes below."""
+    headings = [table.corner, *(f"{c.title} ({c.detail})" if c.detail else c.title for c in table.columns)]
+    rows = [headings, ["---", *["---:"] * len(table.columns)], *map(markdown_line, table.lines)]
+    lines = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return "\n\n".join([f"**{table.caption}**", lines, *table.notes])
+
+
+def markdown_line(line: Line) -> list[str]:
+    """The cells of a line, with its group before its title."""
+    return [f"{line.group}: {line.title}" if line.group else line.title, *map(markdown_cell, line.cells)]
+
+
+def markdown_cell(cell: Cell) -> str:
+    """A number with its spread, bold or marked as a tie."""
+    text = f"**{cell.text}**" if cell.mark == "best" else cell.text
+    return f"{'≈ ' * (cell.mark == 'tie')}{text} {cell.spread}".rstrip()

@@ -1,0 +1,476 @@
+"""Result rows to means over seeds with 95 % intervals, and from these to tables of cells.
+
+A mean is the best only where its interval overlaps no other; everything else that reaches it is a tie.
+Knows neither files nor HTML.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from dat.errors import DataError, UsageError
+from dat.results import Row, mean_interval
+
+Mark = Literal["", "best", "tie"]
+Seed = int | None
+Scores = dict[str, dict[str, dict[Seed, float]]]
+"""suite -> method -> seed -> value"""
+
+BASELINE = "standard"
+METRICS = {"codes": "modified_code_rate", "cost": "seconds_per_step"}
+GROUPS = {
+    "noise": ("gaussian_noise", "shot_noise", "impulse_noise"),
+    "blur": ("defocus_blur", "glass_blur", "motion_blur", "zoom_blur"),
+    "weather": ("snow", "frost", "fog", "brightness"),
+    "digital": ("contrast", "elastic_transform", "pixelate", "jpeg_compression"),
+}
+"""The 15 corruptions in their four groups. Source: Hendrycks and Dietterich (2019), ImageNet-C."""
+
+METHOD_TITLES = {"standard": "Standard", "at": "AT", "random-codes": "Random codes", "dat": "DAT"}
+TIMES, MINUS, DASH = "\N{MULTIPLICATION SIGN}", "\N{MINUS SIGN}", "\N{EN DASH}"
+SUITE_TITLES = {"clean": "Clean", "fgsm": "FGSM", "c": "Corruptions"}
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Mean over `seeds` with its 95 % interval (none for one seed); `n` images at each seed."""
+
+    mean: float
+    interval: tuple[float, float] | None
+    seeds: int
+    n: int
+
+    @property
+    def sign(self) -> int:
+        """1 or -1 where the interval lies wholly above or below 0; 0 where nothing can be said."""
+        if self.interval is None:
+            return 0
+        return int(self.interval[0] > 0) - int(self.interval[1] < 0)
+
+    def overlaps(self, other: Estimate) -> bool:
+        """Whether the intervals share a point; a missing interval shares all."""
+        if self.interval is None or other.interval is None:
+            return True
+        return self.interval[0] <= other.interval[1] and other.interval[0] <= self.interval[1]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Scores of methods on test sets. `suites` are the whole test sets; `scores` also holds what is derived from cells.
+
+    Derived names: `c/fog` (mean over severities), `group/blur` (mean over its corruptions), `severity/3` and
+    `severity/blur/3` (mean over corruptions). A seed counts only where none of the cells is missing.
+    """
+
+    methods: tuple[str, ...]
+    suites: tuple[str, ...]
+    corruptions: dict[str, tuple[str, ...]]
+    severities: tuple[str, ...]
+    scores: Scores
+    images: dict[str, int]
+
+    def estimate(self, suite: str, method: str) -> Estimate | None:
+        """Mean over the seeds of a method on a suite; None where it was not measured."""
+        values = self.scores.get(suite, {}).get(method, {})
+        return estimate(list(values.values()), n=self.images.get(suite, 0))
+
+    def difference(self, suite: str, method: str, *, to: str = BASELINE) -> Estimate | None:
+        """Mean of `method - to` over the seeds that both have."""
+        return self._paired(suite, method, to, lambda ours, theirs: ours - theirs)
+
+    def ratio(self, suite: str, method: str, *, to: str = BASELINE) -> Estimate | None:
+        """Mean of `method / to` over the seeds that both have."""
+        return self._paired(suite, method, to, lambda ours, theirs: ours / theirs)
+
+    def marks(self, suite: str) -> dict[str, Mark]:
+        """The best method, or the methods that tie for it; empty where an interval is missing."""
+        found = {method: value for method in self.methods if (value := self.estimate(suite, method))}
+        if len(found) < 2 or any(value.interval is None for value in found.values()):
+            return {}
+        best = max(found, key=lambda method: found[method].mean)
+        level: list[str] = [method for method in found if found[method].overlaps(found[best])]
+        return {best: "best"} if level == [best] else dict.fromkeys(level, "tie")
+
+    def _paired(self, suite: str, method: str, to: str, of: Callable[[float, float], float]) -> Estimate | None:
+        ours, theirs = (self.scores.get(suite, {}).get(name, {}) for name in (method, to))
+        values = [of(value, theirs[seed]) for seed, value in ours.items() if seed in theirs]
+        return estimate(values, n=self.images.get(suite, 0))
+
+
+def estimate(values: Sequence[float], *, n: int) -> Estimate | None:
+    """Mean and interval of one value per seed; None where there is none."""
+    return Estimate(*mean_interval(values), seeds=len(values), n=n) if values else None
+
+
+def counted(rows: Iterable[Row]) -> list[Row]:
+    """Our own rows of the metrics that are compared: accuracy, modified-code rate, seconds per step."""
+    return [row for row in rows if row.source == "ours" and row.metric == METRICS.get(row.suite, "accuracy")]
+
+
+def comparison_table(rows: Iterable[Row], *, mixed: bool = False) -> Comparison:
+    """Methods by test sets, over seeds. Rows of other sources (`paper`) and other metrics are left out.
+
+    `mixed` allows rows of one suite that were measured in different ways.
+
+    Raises:
+        UsageError: rows of one suite have different protocols.
+        DataError: there is no accuracy on a whole test set, or one number is there twice.
+    """
+    rows = counted(rows)
+    if not whole_suites(rows):
+        raise DataError("The results hold no accuracy of ours on a whole test set (clean, fgsm, c); run `dat eval` first.")
+    if not mixed:
+        refuse_mixed_protocols(rows)
+    scores, images = collect(rows), {row.suite: row.n for row in rows}
+    cells = [suite.split("/") for suite in scores if suite.startswith("c/")]
+    corruptions = grouped([corruption for _, corruption, _ in cells])
+    severities = tuple(sorted({severity for *_, severity in cells}))
+    for name, members in derived_suites(corruptions, severities).items():
+        scores[name], images[name] = averaged(scores, members), images[members[0]]
+    return Comparison(
+        methods=tuple(dict.fromkeys(row.method for row in rows)),
+        suites=whole_suites(rows),
+        corruptions=corruptions,
+        severities=severities,
+        scores=scores,
+        images=images,
+    )
+
+
+def refuse_mixed_protocols(rows: Iterable[Row]) -> None:
+    """Raises: UsageError: two rows of one suite were measured in different ways (both ways are said)."""
+    first: dict[str, Row] = {}
+    for row in rows:
+        other = first.setdefault(row.suite, row)
+        ours, theirs = conditions(row), conditions(other)
+        if ours != theirs:
+            raise UsageError(
+                f"Suite {row.suite!r} was measured in two ways: {theirs} ({other.method}) and "
+                f"{ours} ({row.method}); evaluate both alike, or allow it with mixed=True."
+            )
+
+
+def conditions(row: Row) -> dict[str, object]:
+    """How a row was measured; for an accuracy, that includes on how many images."""
+    return row.protocol | ({"images": row.n} if row.metric == "accuracy" else {})
+
+
+def collect(rows: Iterable[Row]) -> Scores:
+    """Values by suite, method and seed.
+
+    Raises:
+        DataError: one number is there twice, or the name of a corruption cell is not `c/<corruption>/<severity>`.
+    """
+    scores: Scores = {}
+    for row in rows:
+        if row.suite.startswith("c/") and row.suite.count("/") != 2:
+            raise DataError(f"Suite {row.suite!r} is not a corruption cell; write c/<corruption>/<severity>.")
+        values = scores.setdefault(row.suite, {}).setdefault(row.method, {})
+        if row.seed in values:
+            raise DataError(f"The results hold {row.suite!r} of {row.method!r}, seed {row.seed}, twice; remove one.")
+        values[row.seed] = row.value
+    return scores
+
+
+def whole_suites(rows: Iterable[Row]) -> tuple[str, ...]:
+    """Test sets that are one column each: clean, FGSM, the mean over corruptions, then others as they come."""
+    names = [row.suite for row in rows if row.metric == "accuracy" and not row.suite.startswith("c/")]
+    return tuple(name for name in dict.fromkeys([*SUITE_TITLES, *names]) if name in names)
+
+
+def grouped(corruptions: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """Corruptions by group, in the order of the benchmark; those outside it come last, as `extra`."""
+    found = list(dict.fromkeys(corruptions))
+    known = {name for group in GROUPS.values() for name in group}
+    groups = {name: tuple(corruption for corruption in group if corruption in found) for name, group in GROUPS.items()}
+    groups["extra"] = tuple(corruption for corruption in found if corruption not in known)
+    return {name: group for name, group in groups.items() if group}
+
+
+def derived_suites(corruptions: dict[str, tuple[str, ...]], severities: Sequence[str]) -> dict[str, list[str]]:
+    """Names of the means over corruption cells, each with its cells."""
+    names = [corruption for group in corruptions.values() for corruption in group]
+    suites = {f"c/{name}": cells([name], severities) for name in names}
+    suites |= {f"group/{group}": cells(members, severities) for group, members in corruptions.items()}
+    suites |= {f"severity/{severity}": cells(names, [severity]) for severity in severities} if names else {}
+    for group, members in corruptions.items():
+        suites |= {f"severity/{group}/{severity}": cells(members, [severity]) for severity in severities}
+    return suites
+
+
+def cells(corruptions: Iterable[str], severities: Sequence[str]) -> list[str]:
+    """Suites of the corruption cells of a rectangle."""
+    return [f"c/{corruption}/{severity}" for corruption in corruptions for severity in severities]
+
+
+def averaged(scores: Scores, members: Sequence[str]) -> dict[str, dict[Seed, float]]:
+    """Mean over suites, by method and seed, where none of them is missing."""
+    means: dict[str, dict[Seed, float]] = {}
+    for method, values in scores.get(members[0], {}).items():
+        of_method = [scores.get(suite, {}).get(method, {}) for suite in members]
+        seeds = [seed for seed in values if all(seed in suite for suite in of_method)]
+        means[method] = {seed: sum(suite[seed] for suite in of_method) / len(members) for seed in seeds}
+    return means
+
+
+# Tables: what a reader sees, before it is Markdown, HTML or plain text.
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A number as text, its half interval as text, how it ranks, and `shade` in [-1, 1]: how far from the baseline."""
+
+    text: str
+    spread: str = ""
+    mark: Mark = ""
+    shade: float = 0.0
+
+
+@dataclass(frozen=True)
+class Column:
+    """Heading of a column: what it holds, and the unit or count below it; `method` where it is one method's."""
+
+    title: str
+    detail: str = ""
+    method: str = ""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a table; `group` is the heading that it stands under."""
+
+    title: str
+    cells: tuple[Cell, ...]
+    method: str = ""
+    group: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Columns and lines, with what the first column holds, a caption, and notes that explain every sign used.
+
+    `shading` explains the shade of the cells, where a page can show it.
+    """
+
+    name: str
+    caption: str
+    corner: str
+    columns: tuple[Column, ...]
+    lines: tuple[Line, ...]
+    notes: tuple[str, ...] = ()
+    shading: str = ""
+
+
+ABSENT = Cell("—")
+RANKING = "Bold: best, its interval overlaps no other. ≈: tied for the best, the interval overlaps that of the highest mean."
+UNRANKED = "No method is marked where one of them has a single seed: there is no interval to judge by."
+
+
+def method_title(method: str) -> str:
+    """The name of a method as the field writes it."""
+    return METHOD_TITLES.get(method, method)
+
+
+def suite_title(suite: str) -> str:
+    """The name of a test set as a heading."""
+    return SUITE_TITLES.get(suite, suite.removeprefix("c/").replace("_", " ").replace("jpeg", "JPEG"))
+
+
+def number(value: float, *, decimals: int = 1, signed: bool = False) -> str:
+    """Decimal text with a true minus sign; `signed` writes the plus as well."""
+    return f"{value:{'+' if signed else ''}.{decimals}f}".replace("-", MINUS)
+
+
+def cell(value: Estimate | None, *, mark: Mark = "", decimals: int = 1, signed: bool = False, unit: str = "") -> Cell:
+    """Mean and half of its interval."""
+    if value is None:
+        return ABSENT
+    spread = f"± {number((value.interval[1] - value.interval[0]) / 2, decimals=decimals)}" if value.interval else ""
+    return Cell(number(value.mean, decimals=decimals, signed=signed) + unit, spread, mark)
+
+
+def seeds_text(comparison: Comparison, suites: Iterable[str], methods: Iterable[str]) -> str:
+    """How many seeds stand behind the means: `3`, or `2-3` where it differs."""
+    pairs = [(suite, method) for suite in suites for method in methods]
+    counts = sorted({value.seeds for suite, method in pairs if (value := comparison.estimate(suite, method))})
+    return DASH.join(map(str, dict.fromkeys((counts[0], counts[-1])))) if counts else "0"
+
+
+def images_text(comparison: Comparison, suite: str) -> str:
+    """Seeds and images behind the means of a suite: `3 x 450 images`."""
+    return f"{seeds_text(comparison, [suite], comparison.methods)} {TIMES} {comparison.images[suite]} images"
+
+
+def ranking_notes(comparison: Comparison, suites: Iterable[str]) -> tuple[str, ...]:
+    """What the marks of these suites mean, as far as there are any."""
+    ranked = [bool(comparison.marks(suite)) for suite in suites]
+    return (RANKING,) * any(ranked) + (UNRANKED,) * (not all(ranked) and len(comparison.methods) > 1)
+
+
+def accuracy_table(comparison: Comparison) -> Table:
+    """Methods by test sets, with the share of codes that the method changes and what a step costs."""
+    suites = [suite for suite in (*comparison.suites, "codes") if suite in comparison.scores]
+    columns = [Column(suite_title(suite), images_text(comparison, suite)) for suite in comparison.suites]
+    columns += [Column("Codes changed", "%")] * ("codes" in suites)
+    columns += cost_columns(comparison)
+    lines = [
+        Line(method_title(method), (*accuracy_cells(comparison, method, suites), *cost_cells(comparison, method)), method)
+        for method in comparison.methods
+    ]
+    return Table(
+        name="accuracy",
+        caption="Accuracy in percent: mean over seeds ± half of its 95 % interval.",
+        corner="Method",
+        columns=tuple(columns),
+        lines=tuple(lines),
+        notes=ranking_notes(comparison, comparison.suites),
+    )
+
+
+def accuracy_cells(comparison: Comparison, method: str, suites: Iterable[str]) -> list[Cell]:
+    """One cell per suite; the share of changed codes is no contest and gets no mark."""
+    marks: dict[str, Mark] = {s: comparison.marks(s).get(method, "") for s in suites if s != "codes"}
+    return [cell(comparison.estimate(suite, method), mark=marks.get(suite, "")) for suite in suites]
+
+
+def cost_columns(comparison: Comparison) -> list[Column]:
+    """Cost relative to the baseline where that was measured, else in seconds; none where no cost was."""
+    if "cost" not in comparison.scores:
+        return []
+    relative = BASELINE in comparison.scores["cost"]
+    return [Column("Cost per step", f"{TIMES} {method_title(BASELINE).lower()}" if relative else "seconds")]
+
+
+def cost_cells(comparison: Comparison, method: str) -> list[Cell]:
+    """The cost of a step, in the unit of `cost_columns`; no cell where no cost was measured."""
+    if "cost" not in comparison.scores:
+        return []
+    if BASELINE in comparison.scores["cost"]:
+        return [cell(comparison.ratio("cost", method), decimals=2) if method != BASELINE else Cell("1")]
+    return [cell(comparison.estimate("cost", method), decimals=3)]
+
+
+def difference_table(comparison: Comparison, *, method: str = "", to: str = "") -> Table:
+    """Paired differences in accuracy: of every method `to` one, or of one `method` to every other."""
+    others = [name for name in comparison.methods if name != (method or to)]
+    pairs = [(method or other, to or other) for other in others]
+    lines = [
+        Line(method_title(other), tuple(difference_cell(comparison, suite, *pair) for suite in comparison.suites), other)
+        for other, pair in zip(others, pairs, strict=True)
+    ]
+    what = f"each method minus {method_title(to).lower()}" if to else f"{method_title(method)} minus each other method"
+    return Table(
+        name="difference-to" if to else "difference-of",
+        caption=f"Difference in accuracy, in percentage points, {what}: mean of the paired differences ± half of its "
+        "95 % interval.",
+        corner="Method" if to else f"{method_title(method)} minus",
+        columns=tuple(Column(suite_title(suite), "points") for suite in comparison.suites),
+        lines=tuple(lines),
+        notes=("Paired by seed. Bold: the interval excludes 0.",),
+    )
+
+
+def difference_cell(comparison: Comparison, suite: str, method: str, to: str) -> Cell:
+    """A signed difference; marked where its interval excludes 0."""
+    value = comparison.difference(suite, method, to=to)
+    return cell(value, mark="best" if value and value.sign else "", decimals=2, signed=True)
+
+
+def group_table(comparison: Comparison) -> Table:
+    """Methods by groups of corruptions."""
+    suites = [f"group/{group}" for group in comparison.corruptions]
+    columns = [Column(g.capitalize(), counted_corruptions(len(names))) for g, names in comparison.corruptions.items()]
+    lines = [Line(method_title(m), tuple(accuracy_cells(comparison, m, suites)), m) for m in comparison.methods]
+    return Table(
+        name="groups",
+        caption="Accuracy in percent on each group of corruptions: mean over its corruptions and severities, then over "
+        "seeds, ± half of the 95 % interval over seeds.",
+        corner="Method",
+        columns=tuple(columns),
+        lines=tuple(lines),
+        notes=ranking_notes(comparison, suites),
+    )
+
+
+def counted_corruptions(count: int) -> str:
+    """`1 corruption`, `4 corruptions`."""
+    return f"{count} corruption{'s' * (count != 1)}"
+
+
+def corruption_table(comparison: Comparison) -> Table:
+    """Corruptions by methods, shaded by the paired difference to the baseline where its interval excludes 0."""
+    names = [(group, name) for group, members in comparison.corruptions.items() for name in members]
+    suites = [f"c/{name}" for _, name in names]
+    scale = max((abs(shade(comparison, s, m, 1.0)) for s in suites for m in comparison.methods), default=0.0) or 1.0
+    lines = [
+        Line(suite_title(suite), corruption_cells(comparison, suite, scale), group=group)
+        for suite, (group, _) in zip(suites, names, strict=True)
+    ]
+    shading = (
+        "Shaded: the interval of the paired difference to standard excludes 0, not corrected for the number of cells "
+        "(blue above, orange below; stronger is further)."
+    )
+    return Table(
+        name="corruptions",
+        caption="Accuracy in percent on each corruption: mean over severities, then over seeds, ± half of the 95 % "
+        "interval over seeds.",
+        corner="Corruption",
+        columns=tuple(Column(method_title(method), method=method) for method in comparison.methods),
+        lines=tuple(lines),
+        notes=ranking_notes(comparison, suites),
+        shading=shading * (BASELINE in comparison.methods),
+    )
+
+
+def corruption_cells(comparison: Comparison, suite: str, scale: float) -> tuple[Cell, ...]:
+    """Accuracy of every method on one suite, best or tied ones marked."""
+    found = [(method, cell(comparison.estimate(suite, method))) for method in comparison.methods]
+    marks = comparison.marks(suite)
+    return tuple(
+        Cell(value.text, value.spread, marks.get(method, ""), shade(comparison, suite, method, scale))
+        for method, value in found
+    )
+
+
+def shade(comparison: Comparison, suite: str, method: str, scale: float) -> float:
+    """Difference to the baseline over `scale`; 0 where its interval does not exclude 0."""
+    value = comparison.difference(suite, method)
+    return value.mean / scale if value and value.sign else 0.0
+
+
+def all_tables(comparison: Comparison) -> list[Table]:
+    """Every table that the rows support, in reading order."""
+    tables = [accuracy_table(comparison)]
+    if BASELINE in comparison.methods and len(comparison.methods) > 1:
+        tables.append(difference_table(comparison, to=BASELINE))
+    if "dat" in comparison.methods and len(set(comparison.methods) - {"dat", BASELINE}) > 0:
+        tables.append(difference_table(comparison, method="dat"))
+    if comparison.corruptions:
+        tables += [group_table(comparison), corruption_table(comparison)]
+    return tables
+
+
+def terminal_table(rows: Iterable[Row], *, mixed: bool = False) -> str:
+    """The table of test sets as aligned plain text, with a legend; no line ends in blanks.
+
+    Raises:
+        UsageError, DataError: as `comparison_table`.
+    """
+    table = accuracy_table(comparison_table(rows, mixed=mixed))
+    grid = [
+        [table.corner, *(column.title for column in table.columns)],
+        ["", *(column.detail for column in table.columns)],
+        *([line.title, *map(plain_cell, line.cells)] for line in table.lines),
+    ]
+    widths = [max(map(len, column)) for column in zip(*grid, strict=True)]
+    lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in grid]
+    legend = [note.replace("Bold", "*").replace("≈", "~") for note in table.notes]
+    return "\n".join([*lines[:2], "-" * (sum(widths) + 2 * len(widths) - 2), *lines[2:], table.caption, *legend])
+
+
+def plain_cell(value: Cell) -> str:
+    """A cell in plain text; the sign in front keeps the numbers of a column below each other."""
+    sign = {"best": "*", "tie": "~", "": ""}[value.mark]
+    return f"{sign}{value.text} {value.spread}".rstrip()

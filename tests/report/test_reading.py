@@ -1,0 +1,91 @@
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from synthetic_run import full_rows, row, rows_of
+
+from dat.report.reading import listed, reading
+from dat.report.tables import comparison_table
+
+LOW, HIGH = [80.0, 80.5, 81.0], [90.0, 90.5, 91.2]
+BETWEEN = [80.2, 80.1, 81.3]
+
+
+def test_a_clear_win():
+    text = reading(rows_of("clean", {"standard": LOW, "dat": HIGH}))
+    assert text[0] == "Paired by seed, DAT beats standard on clean images."
+    assert "the highest mean is that of DAT, 90.6 %" in text[1]
+    assert "overlaps no other, so it is the best" in text[1]
+    assert "excludes 0" in text[1]
+
+
+def test_an_overlap_claims_nothing():
+    text = reading(rows_of("clean", {"standard": LOW, "dat": BETWEEN}))
+    assert text[0] == "Paired by seed, DAT cannot be told apart from standard on clean images."
+    assert "overlaps that of standard, so the order is open" in text[1]
+    assert "includes 0" in text[1]
+    assert not any("beats" in sentence or "the best" in sentence for sentence in text)
+
+
+def test_a_loss_is_said():
+    text = reading(rows_of("fgsm", {"at": HIGH, "dat": LOW}) + rows_of("clean", {"at": LOW, "dat": HIGH}))
+    assert text[0] == "Paired by seed, DAT beats AT on clean images and loses to it under FGSM."
+    assert text[2].startswith("FGSM: the highest mean is that of AT")
+
+
+def test_paired_and_unpaired_may_differ_and_both_are_said():
+    text = reading(rows_of("clean", {"standard": [10.0, 50.0, 90.0], "dat": [11.0, 51.1, 90.9]}))
+    assert "beats standard" in text[0]
+    assert "the order is open" in text[1]
+
+
+def test_one_seed_ranks_nothing():
+    text = reading([row("clean", 80, method="standard"), row("clean", 99)])
+    assert text[0].startswith("Whether DAT is better cannot be said")
+    assert "no method can be called the best" in text[1]
+    assert any("one seed" in sentence and "no ranking" in sentence for sentence in text)
+    assert not any("excludes" in sentence or "beats" in sentence for sentence in text)
+
+
+def test_few_seeds_are_called_few_and_many_are_not():
+    assert any("intervals are wide" in text for text in reading(rows_of("clean", {"standard": LOW, "dat": HIGH})))
+    many = rows_of("clean", {"standard": LOW * 4, "dat": HIGH * 4})
+    assert any("over 12 seeds." in text for text in reading(many))
+    assert not any("intervals are wide" in text for text in reading(many))
+
+
+def test_an_interval_of_no_width_is_doubted():
+    text = reading(rows_of("clean", {"standard": [80.0, 80.0], "dat": [81.0, 81.0]}))
+    assert any("interval of no width" in sentence for sentence in text)
+    assert not any("no width" in sentence for sentence in reading(full_rows()))
+
+
+def test_codes_and_cost_are_said():
+    text = " ".join(reading(full_rows()))
+    assert "Modified codes" in text
+    assert "10.7 % (95 % interval 9.3 to 12.2) with random codes and 11.8 %" in text
+    assert "2.06 times with AT, 1.60 times with random codes and 3.28 times with DAT" in text
+
+
+def test_without_dat_there_is_no_verdict_on_it():
+    assert reading(rows_of("clean", {"standard": LOW, "at": HIGH}))[0].startswith("Clean: the highest mean is that of AT")
+
+
+@pytest.mark.parametrize(("names", "text"), [([], ""), (["a"], "a"), (["a", "b"], "a and b"), (["a", "b", "c"], "a, b and c")])
+def test_listed(names: list[str], text: str):
+    assert listed(names) == text
+
+
+values = st.lists(st.floats(0, 100, allow_nan=False), min_size=1, max_size=4)
+
+
+@settings(max_examples=40, deadline=None)
+@given(values, values, values)
+def test_never_claims_what_the_interval_does_not_show(standard: list[float], at: list[float], dat: list[float]):
+    rows = rows_of("clean", {"standard": standard, "at": at, "dat": dat})
+    comparison, text = comparison_table(rows), reading(rows)
+    for other, name in (("standard", "standard"), ("at", "AT")):
+        difference = comparison.difference("clean", "dat", to=other)
+        sign = difference.sign if difference else 0
+        assert (f"DAT beats {name} " in text[0]) == (sign == 1)
+        assert (f"DAT loses to {name} " in text[0]) == (sign == -1)
+    assert any("so it is the best" in sentence for sentence in text) == ("best" in comparison.marks("clean").values())

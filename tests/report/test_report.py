@@ -1,0 +1,163 @@
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from synthetic_run import full_rows, row, write_run
+
+from dat.errors import DataError, UsageError
+from dat.report.page import gather, write_report
+from dat.report.tables import all_tables, comparison_table
+from dat.results import write_rows
+
+VOID = {"meta", "link", "img", "br"}
+
+
+class Page(HTMLParser):
+    """Elements of a page with their attributes; refuses tags that do not close in order."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.feed(text)
+        assert not self.open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_run(tmp_path_factory.mktemp("runs") / "synthetic")
+
+
+@pytest.fixture(scope="module")
+def text(run: Path) -> str:
+    return write_report(run).read_text()
+
+
+def test_page_needs_nothing_outside_itself(text: str):
+    page = Page(text)
+    assert not page.all("script")
+    assert all((image["src"] or "").startswith("data:") for image in page.all("img"))
+    assert {link["href"] for link in page.all("link")} == {"data:,"}
+    assert not re.search(r"@import|url\((?!#)", text)
+    addresses = set(re.findall(r"https?://[^\"'<> ]+", text))
+    assert addresses <= {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}
+
+
+def test_identifiers_are_unique_and_references_lead_somewhere(text: str):
+    page = Page(text)
+    identifiers = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
+    assert len(identifiers) == len(set(identifiers))
+    targets = {(a["href"] or "")[1:] for a in page.all("a") if (a["href"] or "").startswith("#")}
+    assert targets <= set(identifiers)
+    assert {use["xlink:href"][1:] for use in page.all("use") if use["xlink:href"]} <= set(identifiers)
+    assert set(re.findall(r"url\(#([^)]+)\)", text)) <= set(identifiers)
+    labels = {attributes["aria-labelledby"] for _, attributes in page.elements if "aria-labelledby" in attributes}
+    assert labels <= set(identifiers)
+
+
+def test_tables_and_figures_are_said_in_words(text: str):
+    page = Page(text)
+    assert len(page.all("table")) == 6
+    assert len(page.all("caption")) == 5
+    assert all(heading["scope"] in {"col", "row", "rowgroup"} for heading in page.all("th"))
+    assert len(page.all("figure")) == len(page.all("figcaption")) == 6
+    assert all(svg["role"] == "img" and svg["aria-label"] for svg in page.all("svg"))
+    assert all(image["alt"] for image in page.all("img"))
+    assert len(page.all("img")) == 6 * 5
+
+
+def test_both_pages_hold_every_number_of_every_table(run: Path, text: str):
+    markdown = (run / "report.md").read_text()
+    for table in all_tables(comparison_table(full_rows())):
+        assert table.caption in text
+        assert table.caption in markdown
+        for line in table.lines:
+            for cell in line.cells:
+                assert f"{cell.text}" in markdown
+                assert cell.text in text
+    sizes = {line.count("|") for line in markdown.splitlines() if line.startswith("| Corruption") or "blur |" in line}
+    assert sizes == {6}
+
+
+def test_page_holds_the_facts_and_escapes_them(text: str):
+    for words in (
+        "0123abcd",
+        "torch 2.15.0",
+        "2 cores",
+        "train 140",
+        "8 \N{MULTIPLICATION SIGN} 8 pixels",
+        "epsilon 0.03137",
+        "&lt;of no run&gt;",
+    ):
+        assert words in text
+    assert "Left out" not in text
+
+
+def test_same_run_same_bytes(run: Path, text: str):
+    assert write_report(run).read_text() == text
+
+
+def test_what_is_missing_is_left_out_and_said(tmp_path: Path):
+    write_rows(tmp_path / "results.jsonl", [row("clean", 90), row("clean", 80, method="standard")])
+    report = gather(tmp_path)
+    assert list(report.plots) == ["overview"]
+    assert report.title == tmp_path.name
+    assert len(report.left_out) == 7
+    text = write_report(tmp_path).read_text()
+    Page(text)
+    assert text.count("left out.") == 7
+    assert (tmp_path / "report.md").read_text().count("left out.") == 7
+
+
+def test_damaged_files_are_left_out_with_the_reason(tmp_path: Path):
+    run = write_run(tmp_path / "run")
+    (run / "discretizer" / "log.jsonl").write_text('{"step": 1\n')
+    (run / "dat-seed0" / "log.jsonl").write_text("3\n")
+    (run / "run.json").write_text("[]")
+    report = gather(run)
+    assert set(report.plots) == {"overview", "severity", "differences"}
+    assert any("discretizer/log.jsonl is not JSON lines" in line for line in report.left_out)
+    assert any("dat-seed0/log.jsonl is no JSON object" in line for line in report.left_out)
+    assert any("run.json holds no JSON object" in line for line in report.left_out)
+
+
+def test_methods_come_in_the_order_of_the_run(tmp_path: Path):
+    write_rows(tmp_path / "results.jsonl", [row("clean", 90), row("clean", 80, method="standard")])
+    (tmp_path / "run.json").write_text(json.dumps({"methods": ["standard", "dat"]}))
+    assert gather(tmp_path).methods == ("standard", "dat")
+
+
+def test_no_results_is_an_error(tmp_path: Path):
+    with pytest.raises(DataError, match="no results"):
+        write_report(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_another_kind_of_run_is_refused(tmp_path: Path):
+    write_rows(tmp_path / "results.jsonl", [row("clean", 90)])
+    (tmp_path / "run.json").write_text('{"kind": "discretizer"}')
+    with pytest.raises(UsageError, match="'discretizer'"):
+        write_report(tmp_path)
+
+
+def test_mixed_protocols_need_leave(tmp_path: Path):
+    write_rows(tmp_path / "results.jsonl", [row("clean", 90), row("clean", 80, method="at", protocol={"batch": 1})])
+    with pytest.raises(UsageError, match="two ways"):
+        write_report(tmp_path)
+    assert write_report(tmp_path, mixed=True).is_file()

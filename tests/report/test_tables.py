@@ -1,0 +1,189 @@
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from scipy import stats
+from synthetic_run import METHODS, full_rows, row, rows_of
+
+from dat.errors import DataError, UsageError
+from dat.report.tables import (
+    accuracy_table,
+    all_tables,
+    comparison_table,
+    corruption_table,
+    difference_table,
+    group_table,
+    terminal_table,
+)
+
+
+def test_estimate_is_the_student_interval_of_scipy():
+    values = [91.0, 93.5, 92.2, 95.0]
+    found = comparison_table(rows_of("clean", {"dat": values})).estimate("clean", "dat")
+    assert found is not None
+    assert found.interval is not None
+    expected = stats.t.interval(0.95, 3, loc=np.mean(values), scale=stats.sem(values))
+    assert found.mean == pytest.approx(np.mean(values))
+    assert found.interval == pytest.approx(expected)
+    assert (found.seeds, found.n) == (4, 450)
+
+
+@pytest.mark.parametrize(
+    ("values", "marks"),
+    [
+        ({"standard": [80.0, 81.0, 82.0], "dat": [90.0, 91.0, 92.0]}, {"dat": "best"}),
+        ({"standard": [80.0, 81.0, 82.0], "dat": [81.0, 82.0, 83.0]}, {"standard": "tie", "dat": "tie"}),
+        ({"standard": [80.0, 81.0, 82.0], "dat": [83.0, 84.0, 85.0]}, {"standard": "tie", "dat": "tie"}),
+        ({"standard": [50.0, 51.0, 52.0], "at": [80.0, 81.0, 82.0], "dat": [81.0, 82.0, 83.0]}, {"at": "tie", "dat": "tie"}),
+        (
+            {"standard": [10.0, 60.0, 95.0], "at": [80.0, 81.0, 82.0], "dat": [90.0, 91.0, 92.0]},
+            {"standard": "tie", "dat": "tie"},
+        ),
+        ({"standard": [80.0], "dat": [95.0]}, {}),
+        ({"standard": [80.0, 81.0, 82.0], "dat": [95.0]}, {}),
+        ({"dat": [90.0, 91.0, 92.0]}, {}),
+    ],
+)
+def test_best_only_where_its_interval_overlaps_no_other(values: dict[str, list[float]], marks: dict[str, str]):
+    assert comparison_table(rows_of("clean", values)).marks("clean") == marks
+
+
+def test_difference_is_paired_by_seed():
+    comparison = comparison_table(rows_of("clean", {"standard": [10.0, 50.0, 90.0], "dat": [11.0, 51.1, 90.9, 3.0]}))
+    found = comparison.difference("clean", "dat")
+    assert found is not None
+    assert (found.seeds, found.sign) == (3, 1)
+    assert found.mean == pytest.approx(1.0)
+    assert comparison.marks("clean") == {"standard": "tie", "dat": "tie"}
+
+
+@pytest.mark.parametrize(
+    ("differences", "sign"), [([1.0, 1.2, 0.8], 1), ([-1.0, -1.2, -0.8], -1), ([1.0, -1.0, 0.5], 0), ([5.0], 0)]
+)
+def test_sign_is_what_the_interval_shows(differences: Sequence[float], sign: int):
+    values = {"standard": [90.0] * len(differences), "dat": [90.0 + difference for difference in differences]}
+    found = comparison_table(rows_of("fgsm", values)).difference("fgsm", "dat")
+    assert found is not None
+    assert found.sign == sign
+
+
+def test_corruptions_are_averaged_over_cells_then_over_seeds():
+    rows = full_rows()
+    comparison = comparison_table(rows)
+    of_seeds = [np.mean([r.value for r in rows if r.method == "dat" and r.seed == s and "_blur/" in r.suite]) for s in range(3)]
+    found = comparison.estimate("group/blur", "dat")
+    assert found is not None
+    assert found.mean == pytest.approx(np.mean(of_seeds))
+    assert list(comparison.scores["group/blur"]["dat"].values()) == pytest.approx(of_seeds)
+    severities = [row.value for row in rows if row.method == "at" and row.suite.startswith("c/") and row.suite[-1] == "4"]
+    severe = comparison.estimate("severity/4", "at")
+    assert severe is not None
+    assert severe.mean == pytest.approx(np.mean(severities))
+
+
+def test_a_seed_without_one_cell_does_not_count():
+    rows = [row for row in full_rows() if (row.suite, row.method, row.seed) != ("c/fog/3", "dat", 1)]
+    comparison = comparison_table(rows)
+    assert set(comparison.scores["c/fog"]["dat"]) == {0, 2}
+    assert set(comparison.scores["group/weather"]["dat"]) == {0, 2}
+    assert set(comparison.scores["c/snow"]["dat"]) == {0, 1, 2}
+
+
+def test_corruptions_outside_the_benchmark_come_last():
+    rows = [row("clean", 90), row("c/spatter/1", 50), row("c/fog/1", 60)]
+    assert comparison_table(rows).corruptions == {"weather": ("fog",), "extra": ("spatter",)}
+
+
+def test_different_protocols_are_refused_and_both_named():
+    rows = [row("fgsm", 50, method="at", protocol={"epsilon": 4}), row("fgsm", 60, protocol={"epsilon": 8})]
+    with pytest.raises(UsageError, match=r"'fgsm'.*'epsilon': 4.*\(at\).*'epsilon': 8.*\(dat\)"):
+        comparison_table(rows)
+    assert comparison_table(rows, mixed=True).methods == ("at", "dat")
+
+
+def test_different_image_counts_are_refused():
+    with pytest.raises(UsageError, match=r"450.*99"):
+        comparison_table([row("clean", 50, method="at"), row("clean", 60, n=99)])
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ([], "no accuracy"),
+        ([row("cost", 0.1)], "no accuracy"),
+        ([row("clean", 90, source="paper")], "no accuracy"),
+        ([row("clean", 90), row("clean", 91)], "'clean' of 'dat', seed 0, twice"),
+        ([row("clean", 90), row("c/fog", 50)], "'c/fog' is not a corruption cell"),
+    ],
+)
+def test_rows_that_make_no_table_are_refused(rows: list, words: str):
+    with pytest.raises(DataError, match=words):
+        comparison_table(rows)
+
+
+def test_rows_of_the_paper_are_left_out():
+    comparison = comparison_table([row("clean", 90), row("clean", 70, source="paper", seed=None)])
+    assert comparison.scores["clean"] == {"dat": {0: 90}}
+
+
+def test_accuracy_table_holds_what_the_rows_say():
+    values = {"standard": [80.0, 81.0, 82.0], "dat": [90.0, 91.0, 92.0]}
+    rows = rows_of("clean", values) + rows_of("cost", {"standard": [1.0, 2.0, 1.0], "dat": [3.0, 6.0, 3.0]})
+    table = accuracy_table(comparison_table(rows))
+    assert [column.title for column in table.columns] == ["Clean", "Cost per step"]
+    assert [(cell.text, cell.spread, cell.mark) for cell in table.lines[1].cells] == [
+        ("91.0", "± 2.5", "best"),
+        ("3.00", "± 0.00", ""),
+    ]
+    assert table.lines[0].cells[1].text == "1"
+
+
+def test_cost_is_in_seconds_where_there_is_no_standard():
+    table = accuracy_table(comparison_table([row("clean", 90), row("cost", 0.25)]))
+    assert (table.columns[-1].detail, table.lines[0].cells[-1].text) == ("seconds", "0.250")
+
+
+def test_what_was_not_measured_is_a_dash():
+    table = accuracy_table(comparison_table([row("clean", 90), row("fgsm", 30, method="at")]))
+    assert [[cell.text for cell in line.cells] for line in table.lines] == [["90.0", "—"], ["—", "30.0"]]
+
+
+def test_difference_tables_have_opposite_signs():
+    comparison = comparison_table(full_rows())
+    to, of = difference_table(comparison, to="standard"), difference_table(comparison, method="dat")
+    assert [line.method for line in to.lines] == ["at", "random-codes", "dat"]
+    assert [line.method for line in of.lines] == ["standard", "at", "random-codes"]
+    assert to.lines[2].cells == of.lines[0].cells
+
+
+def test_shade_only_where_the_interval_excludes_0():
+    comparison = comparison_table(full_rows())
+    table = corruption_table(comparison)
+    assert len(table.lines) == 15
+    for line in table.lines:
+        suite = "c/" + line.title.replace(" ", "_").replace("JPEG", "jpeg")
+        for method, cell in zip(METHODS, line.cells, strict=True):
+            difference = comparison.difference(suite, method)
+            assert difference is not None
+            assert np.sign(cell.shade) == difference.sign
+    assert max(abs(cell.shade) for line in table.lines for cell in line.cells) == pytest.approx(1)
+
+
+def test_tables_that_the_rows_do_not_support_are_absent():
+    assert [table.name for table in all_tables(comparison_table([row("clean", 90)]))] == ["accuracy"]
+    assert len(all_tables(comparison_table(full_rows()))) == 5
+    assert [column.title for column in group_table(comparison_table(full_rows())).columns] == [
+        "Noise",
+        "Blur",
+        "Weather",
+        "Digital",
+    ]
+
+
+def test_terminal_table_is_aligned():
+    lines = terminal_table(full_rows()).splitlines()
+    assert lines[2] == "-" * len(lines[0])
+    assert {len(line) for line in lines[3:7]} == {len(lines[0])}
+    assert lines[6].startswith("DAT")
+    assert "*81.3" in lines[6]
+    assert all(line == line.rstrip() for line in lines)
