@@ -1,1 +1,77 @@
-"""Discrete Adversarial Training: the adversary changes visual words, not pixels."""
+"""Discrete Adversarial Training: the adversary changes visual words, not pixels.
+
+    discretizer = dat.load_discretizer("vqgan-f8-16384.ckpt")
+    adversarial = dat.discrete_adversary(images, loss_fn, discretizer, alpha=0.1)
+
+Names are imported when they are first used: `import dat` does not wait for torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from dat.version import __version__ as __version__
+
+if TYPE_CHECKING:
+    from dat.attacks import discrete_adversary as discrete_adversary
+    from dat.attacks import evaluating as evaluating
+    from dat.attacks import fgsm as fgsm
+    from dat.attacks import input_gradient as input_gradient
+    from dat.attacks import pgd as pgd
+    from dat.attacks import random_start as random_start
+    from dat.data.corruptions import CORRUPTIONS as CORRUPTIONS
+    from dat.data.corruptions import corrupt as corrupt
+    from dat.discretizers.codes import modified_code_rate as modified_code_rate
+    from dat.discretizers.pretrained import load_discretizer as load_discretizer
+    from dat.errors import DatError as DatError
+    from dat.methods import METHODS as METHODS
+    from dat.methods.at import AT as AT
+    from dat.methods.dat import DAT as DAT
+    from dat.methods.random_codes import RandomCodes as RandomCodes
+    from dat.methods.standard import Standard as Standard
+    from dat.nn.norm import Normalized as Normalized
+    from dat.results import Row as Row
+    from dat.tasks.classification import Classification as Classification
+    from dat.types import Batch as Batch
+    from dat.types import Discretizer as Discretizer
+    from dat.types import Method as Method
+    from dat.types import Task as Task
+
+_HOME = {
+    "AT": "methods.at",
+    "Batch": "types",
+    "CORRUPTIONS": "data.corruptions",
+    "Classification": "tasks.classification",
+    "DAT": "methods.dat",
+    "DatError": "errors",
+    "Discretizer": "types",
+    "METHODS": "methods",
+    "Method": "types",
+    "Normalized": "nn.norm",
+    "RandomCodes": "methods.random_codes",
+    "Row": "results",
+    "Standard": "methods.standard",
+    "Task": "types",
+    "corrupt": "data.corruptions",
+    "discrete_adversary": "attacks",
+    "evaluating": "attacks",
+    "fgsm": "attacks",
+    "input_gradient": "attacks",
+    "load_discretizer": "discretizers.pretrained",
+    "modified_code_rate": "discretizers.codes",
+    "pgd": "attacks",
+    "random_start": "attacks",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name from its home on first use."""
+    if name not in _HOME:
+        raise AttributeError(f"dat has no public name {name!r}; it has {', '.join(_HOME)}.")
+    value = getattr(import_module(f"dat.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return ["__version__", *_HOME]

@@ -25,6 +25,7 @@ from pydantic.dataclasses import dataclass as validated_dataclass
 from dat.data.embedded import digits, in_memory
 from dat.data.folders import ImageFolder, ImageSource
 from dat.data.pipeline import CenterCrop, CropFlip, ImageDataset, ImageNet, Transform
+from dat.discretizers.frozen import FrozenVQGAN
 from dat.discretizers.objective import Perceptual, VQGANObjective
 from dat.discretizers.vqgan import VQGAN, VQGANConfig
 from dat.engine.discretizer_loop import DiscretizerTraining
@@ -73,12 +74,13 @@ class ObjectiveSection(VQGANObjective):
 def _method_section(name: str, method: type) -> type[BaseModel]:
     """The settings of a method, taken from its dataclass, so that a new method needs no line here."""
     hints = get_type_hints(method)
-    fields: dict[str, Any] = {
+    fields: dict[str, Any] = {"method": (Literal[name], name)}
+    fields |= {
         entry.name: (hints[entry.name], ... if entry.default is dataclasses.MISSING else entry.default)
         for entry in dataclasses.fields(method)
         if entry.name != "discretizer"
     }
-    return create_model(method.__name__, __base__=Strict, method=(Literal[name], name), **fields)
+    return create_model(method.__name__, __base__=Strict, **fields)
 
 
 if TYPE_CHECKING:
@@ -164,33 +166,30 @@ def build_data(section: DigitsData | FolderData, *, seed: int) -> Data:
     Raises:
         DataError: a folder is missing, a class is empty, training and test classes differ, or their number is not `classes`.
     """
-    train, test = _sources(section)
-    size = None if isinstance(section, DigitsData) else section.size
-    view = CenterCrop() if size is None else _view(section, size)
-    data = Data(
+    if isinstance(section, DigitsData):
+        train, test = digits("train", size=section.size), digits("test", size=section.size)
+        view = CenterCrop()
+    else:
+        train, test = _folders(section)
+        view = CenterCrop(section.size, section.crop_pct, section.interpolation)
+    width, height = (view.size, view.size) if view.size is not None else test.read(0).size
+    return Data(
         ImageDataset(train, _augmentation(section.augment, view), seed=seed),
         ImageDataset(test, view, seed=seed),
         train.classes,
-        size=(size, size) if size is not None else test.read(0).size[::-1],
+        size=(height, width),
         fingerprint=test.fingerprint()[:12],
     )
-    expected = section.classes if isinstance(section, FolderData) else None
-    if expected is not None and expected != len(data.classes):
-        raise DataError(f"data.classes is {expected}, but {section.train} has {len(data.classes)} class folders; correct one.")
-    return data
 
 
-def _sources(section: DigitsData | FolderData) -> tuple[ImageSource, ImageSource]:
-    if isinstance(section, DigitsData):
-        return digits("train", size=section.size), digits("test", size=section.size)
+def _folders(section: FolderData) -> tuple[ImageSource, ImageSource]:
     train = ImageFolder(section.train, limit_per_class=section.train_per_class)
+    if section.classes not in (None, len(train.classes)):
+        raise DataError(
+            f"data.classes is {section.classes}, but {section.train} has {len(train.classes)} class folders; correct one."
+        )
     test = ImageFolder(section.test, classes=train.classes, limit_per_class=section.test_per_class)
     return (in_memory(train), in_memory(test)) if section.in_memory else (train, test)
-
-
-def _view(section: DigitsData | FolderData, size: int) -> CenterCrop:
-    assert isinstance(section, FolderData)
-    return CenterCrop(size, crop_pct=section.crop_pct, interpolation=section.interpolation)
 
 
 def _augmentation(section: NoAugment | CropFlipAugment | ImageNetAugment, view: CenterCrop) -> Transform:
@@ -359,6 +358,23 @@ def build_method(section: BaseModel, discretizer: Discretizer | None) -> Method:
     return method(discretizer, **settings) if needs_discretizer(section) else method(**settings)
 
 
+def check(recipe: Recipe) -> None:
+    """Build everything of a recipe that needs no data: networks, methods, objective.
+
+    Raises:
+        UsageError: a name or an option is not known where the schema cannot tell.
+    """
+    if isinstance(recipe, DiscretizerRecipe):
+        build_vqgan(recipe)
+        return
+    build_model(recipe.model, num_classes=10, seed=0)
+    spec = recipe.discretizer.train if recipe.discretizer is not None else None
+    discretizer = FrozenVQGAN(build_vqgan(spec)) if spec is not None else None
+    for section in recipe.methods.values():
+        if discretizer is not None or not needs_discretizer(section):
+            build_method(section, discretizer)
+
+
 # ---- reading
 
 
@@ -510,22 +526,23 @@ def _path(location: Sequence[str | int], values: Mapping[str, Any]) -> list[str 
     return path
 
 
-def _known_keys(values: Mapping[str, Any], path: Sequence[str | int]) -> list[str]:
+def _known_keys(values: Mapping[str, Any], path: Sequence[Any]) -> list[str]:
     """Keys that the section at `path` may have."""
     schema, node, value = _schema_at(values, path)
     return list(_member(schema, node, value).get("properties", {}))
 
 
-def _tags(values: Mapping[str, Any], path: Sequence[str | int]) -> list[str]:
+def _tags(values: Mapping[str, Any], path: Sequence[Any]) -> list[str]:
     """Words that may stand in the tag of the union at `path`."""
     _, node, _ = _schema_at(values, path)
     return list(node.get("discriminator", {}).get("mapping", {}))
 
 
-def _schema_at(values: Mapping[str, Any], path: Sequence[str | int]) -> tuple[dict[str, Any], Any, Any]:
+def _schema_at(values: Mapping[str, Any], path: Sequence[Any]) -> tuple[dict[str, Any], Any, Any]:
     """The whole JSON schema, its part for the key at `path`, and the value there."""
     schema = _ADAPTER.json_schema()
-    node, value = schema, values
+    node: Any = schema
+    value: Any = values
     for part in path:
         section = _member(schema, node, value)
         node = section.get("properties", {}).get(part) or section.get("additionalProperties") or {}

@@ -30,9 +30,10 @@ from dat.data.pipeline import ImageDataset, evaluation_batches
 from dat.data.subset import Subset, first_per_class
 from dat.discretizers.frozen import FrozenVQGAN
 from dat.discretizers.pretrained import load_discretizer
-from dat.engine import run_folder
+from dat.engine import checkpoint, run_folder
 from dat.engine.discretizer_loop import reconstruction_quality, train_discretizer
 from dat.engine.loop import train
+from dat.errors import CheckpointError
 from dat.evaluation.evaluate import Outcome, evaluate
 from dat.evaluation.metrics import accuracy_rows
 from dat.evaluation.suites import Suite
@@ -72,7 +73,7 @@ def run(recipe: recipes.Recipe, *, resume: bool = False, cpu: bool = False) -> P
         DatError: one of its kinds, each with a sentence for the user.
     """
     state = PartialState(cpu=cpu)
-    place = Place(state.device, state.process_index, state.num_processes)
+    place = Place(torch.device(state.device or "cpu"), state.process_index, state.num_processes)
     folder, identity = Path(recipe.out), recipes.recipe_hash(recipe)
     claim = run_folder.claimed(folder, recipe_hash=identity, resume=resume) if place.is_main else nullcontext()
     with claim:
@@ -235,7 +236,7 @@ def _changes(
 
 def _alpha(recipe: recipes.ClassificationRecipe) -> float:
     """The step of the recipe's first method that has one; the paper's 0.1 otherwise."""
-    return next((section.alpha for section in recipe.methods.values() if hasattr(section, "alpha")), 0.1)
+    return next((alpha for section in recipe.methods.values() if (alpha := getattr(section, "alpha", None)) is not None), 0.1)
 
 
 def _code_rows(
@@ -336,6 +337,35 @@ def _facts(
             **json.loads(quality.read_text()),
         }
     return facts
+
+
+def evaluate_again(path: Path, overrides: Sequence[str] = (), *, cpu: bool = False) -> list[Row]:
+    """Rows of one trained model: `path` is the folder `<method>-seed<k>` of a run, or a checkpoint in it.
+
+    `overrides` change the recipe of the run, e.g. `data.test=FOLDER` or `evaluation.suites=[clean]`.
+
+    Raises:
+        CheckpointError: no whole checkpoint is there.
+        DataError: the test pictures have other classes than those the model was trained on.
+    """
+    folder = path.parent.parent if path.name.startswith("step-") else path
+    label, _, seed = folder.name.rpartition("-seed")
+    if not (folder.parent / "recipe.yaml").is_file() or not seed.isdigit():
+        raise CheckpointError(
+            f"{path} is not the folder of a trained model; give RUN/<method>-seed<k>, e.g. runs/demo/dat-seed0."
+        )
+    recipe = recipes.load(str(folder.parent / "recipe.yaml"), overrides)
+    assert isinstance(recipe, recipes.ClassificationRecipe)
+    data = recipes.build_data(recipe.data, seed=int(seed))
+    model = recipes.build_model(recipe.model, num_classes=len(data.classes), seed=int(seed))
+    found = (path, checkpoint.load(path), []) if folder != path else checkpoint.newest_valid(folder / "checkpoints")
+    if found is None:
+        raise CheckpointError(f"{folder} holds no checkpoint; train it first.")
+    tensors = found[1].tensors
+    model.load_state_dict(dict(tensors.get("ema", tensors["model"])))
+    place = Place(torch.device(PartialState(cpu=cpu).device or "cpu"))
+    context = Context(folder.parent, recipes.recipe_hash(recipe), place, cpu)
+    return _evaluate(context, recipe, data, {(label, int(seed)): model})
 
 
 def _write_run(context: Context, recipe: recipes.Recipe, facts: Mapping[str, Any]) -> None:

@@ -39,9 +39,18 @@ def gaussian_blur(images: Planes, sigma: float) -> Planes:
 
 
 def defocus_blur(images: Images, radius: float, alias_blur: float) -> Images:
-    """Correlation with a softened disk, edges mirrored without repeating the border."""
-    kernel = _disk(radius, alias_blur)[None, None]
-    return torch.from_numpy(ndimage.correlate(images.numpy(), kernel, mode="mirror"))
+    """Correlation with a softened disk, edges mirrored without repeating the border.
+
+    Row by row of the disk, rows of the same weights added first: a quarter of the multiplications.
+    """
+    kernel = _disk(radius, alias_blur)
+    reach, height = len(kernel) // 2, images.shape[2]
+    padded = np.pad(images.numpy(), ((0, 0), (0, 0), (reach, reach), (0, 0)), mode="reflect")
+    total = ndimage.correlate1d(images.numpy(), kernel[reach], mode="mirror")
+    for offset in range(1, reach + 1):
+        above, below = (padded[:, :, start : start + height] for start in (reach - offset, reach + offset))
+        total += ndimage.correlate1d(above + below, kernel[reach + offset], mode="mirror")
+    return torch.from_numpy(total)
 
 
 def glass_blur(images: Images, draws: Draws, sigma: float, reach: int, iterations: int) -> Images:
@@ -92,10 +101,9 @@ def magick_motion_blur(levels: Levels, angles: PerImage, *, radius: float, sigma
 def zoom_blur(images: Images, stop: float, step: float) -> Images:
     """Mean of the image and its central zooms by 1, 1 + step, ... up to `stop` (accumulated in float32)."""
     factors = np.arange(1, stop, step)
-    total = torch.zeros_like(images, dtype=torch.float32)
-    for factor in factors:
-        total += clipped_zoom(images.float().double(), float(factor)).float()
-    return ((images.float() + total) / (len(factors) + 1)).clamp(0, 1)
+    single = images.float()
+    zoomed = (clipped_zoom(single.double(), float(factor)).float() for factor in factors)
+    return (single + sum(zoomed, torch.zeros_like(single))) / (len(factors) + 1)
 
 
 def clipped_zoom(images: Planes, factor: float) -> Planes:

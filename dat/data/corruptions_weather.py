@@ -107,14 +107,17 @@ def _enlarged(texture: Texture, height: int, width: int, stride: int) -> Texture
 
 @cache
 def procedural_textures() -> tuple[Texture, ...]:
-    """Five fixed ice textures of 512 pixels: pale blue ridges of plasma, each of another brightness."""
+    """Five fixed ice textures of 512 pixels, dark to bright: bluish ground under pale veins and grains.
+
+    Means and contrasts are chosen near those of the original five (on average 146, 167, 179 with a spread of 27).
+    """
     draws = Draws([(kind,) for kind in range(DRAWN_TEXTURES)])
-    ground, crystals = plasma_fractal(draws, 512, 1.9), plasma_fractal(draws, 512, 1.45)
-    ridges = (1 - (2 * crystals - 1).abs()) ** 3
-    brightness = torch.linspace(0.25, 0.65, DRAWN_TEXTURES, dtype=torch.float64)[:, None, None]
-    value = (brightness * (0.6 + 0.6 * ground) + 0.35 * ridges)[:, None]
-    tint = torch.tensor([0.8, 1.0, 1.1], dtype=torch.float64)[:, None, None]
-    return tuple(to_levels(value * tint))
+    ground, veins, grains = (plasma_fractal(draws, 512, roughness) for roughness in (1.9, 1.4, 1.1))
+    ridges = (1 - (2 * veins - 1).abs()) ** 6
+    brightness = torch.linspace(0.42, 0.82, DRAWN_TEXTURES, dtype=torch.float64)[:, None, None]
+    value = (brightness + 0.25 * (ground - 0.5) + 0.2 * ridges + 0.5 * (grains - 0.5))[:, None]
+    blue = torch.tensor([-0.1, 0.0, 0.05], dtype=torch.float64)[:, None, None]
+    return tuple(to_levels(value + blue))
 
 
 def _grey(images: Images) -> Grey:

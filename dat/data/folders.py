@@ -54,6 +54,10 @@ class ImageSource(Protocol):
         """What to call the picture in messages and result files."""
         ...
 
+    def fingerprint(self) -> str:
+        """SHA-256 that changes with the set."""
+        ...
+
 
 class ImageFolder:
     """Pictures in class folders: `root/class/**/picture`.

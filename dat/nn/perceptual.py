@@ -156,5 +156,5 @@ class _Linear(nn.Module):
 
 
 def _unit_length(features: Features) -> Features:
-    # Where all channels are 0 the gradient is 0; the original, with a square root, gives NaN there.
+    # The small number stands outside the norm, as in the original; where all channels are 0, so is the gradient.
     return features / (torch.linalg.vector_norm(features, dim=1, keepdim=True) + 1e-10)

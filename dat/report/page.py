@@ -97,8 +97,8 @@ def gather(run: Path, *, mixed: bool = False) -> Report:
     rows = read_rows(run / "results.jsonl")
     left_out: list[str] = []
     facts = attempt("The facts of the run", partial(read_facts, run / "run.json"), left_out) or {}
-    if facts.get("kind", "comparison") != "comparison":
-        raise UsageError(f"{run} is a run of kind {facts['kind']!r}; give the folder of a comparison.")
+    if facts.get("kind", "classification") != "classification":
+        raise UsageError(f"{run} is a run of kind {facts['kind']!r}; give the folder of a classification run.")
     comparison = comparison_table(in_order(rows, facts), mixed=mixed)
     recipe = attempt("The recipe", partial(read_file, run / "recipe.yaml"), left_out) or ""
     drawn = [attempt(what, partial(draw, run, comparison), left_out) for what, draw in PLOTS.items()]

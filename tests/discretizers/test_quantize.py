@@ -51,7 +51,7 @@ def near_ties(seed: int, *, tokens: int, codes: int, depth: int, scale: float) -
     tokens=st.integers(1, 40),
     codes=st.integers(2, 50),
     depth=st.sampled_from([1, 2, 3, 4, 17, 64]),
-    scale=st.sampled_from([1e-38, 1e-20, 1e-3, 1.0, 1e4, 1e19, 1e30]),
+    scale=st.sampled_from([1e-38, 1e-22, 3e-22, 1e-21, 1e-3, 1.0, 1e4, 1e19, 1e30]),
     budget=st.sampled_from([1, 4096, 20_000, 2**26]),
     precision=st.sampled_from(PRECISIONS),
 )
@@ -104,6 +104,17 @@ def test_takes_other_dtypes_at_their_value(dtype: torch.dtype) -> None:
     vectors = vectors.to(dtype)
     assert torch.equal(nearest_code(vectors, codebook), by_definition(vectors, codebook))
     assert torch.equal(nearest_code(vectors, codebook.to(dtype)), by_definition(vectors, codebook.to(dtype)))
+
+
+def test_a_score_that_overflows_is_not_trusted() -> None:
+    codebook = torch.tensor([[1.9e19, 0.0], [0.0, 1e19]])
+    assert nearest_code(torch.tensor([[7.6e18, 0.0]]), codebook).tolist() == [0]
+
+
+def test_a_score_that_underflows_is_not_trusted() -> None:
+    for seed in range(20):
+        vectors, codebook = near_ties(seed, tokens=300, codes=50, depth=3, scale=2e-22)
+        assert torch.equal(nearest_code(vectors, codebook), by_definition(vectors, codebook))
 
 
 def test_float64_differences_below_float32_count() -> None:

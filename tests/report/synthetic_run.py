@@ -116,7 +116,7 @@ def write_pictures(path: Path, *, count: int = 6, size: int = 8, grid: int = 4) 
 
 
 FACTS = {
-    "kind": "comparison",
+    "kind": "classification",
     "name": "synthetic",
     "title": "Synthetic run: invented numbers that measure nothing",
     "recipe_hash": "0123abcd",

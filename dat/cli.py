@@ -1,0 +1,154 @@
+"""The command line: verbs that parse, call and print. Results on stdout, progress on stderr.
+
+Nothing heavy is imported until a verb needs it: `dat --help` does not wait for torch.
+"""
+
+from __future__ import annotations
+
+import json as jsonlib
+import os
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from dat.errors import DatError
+
+Overrides = Annotated[Optional[list[str]], typer.Argument(metavar="[KEY.SUB=VALUE]...", help="Recipe keys to change.")]  # noqa: UP045  # typer reads it
+Resume = Annotated[bool, typer.Option("--resume", help="Continue the run that is in the output folder.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON lines instead of a table.")]
+Cpu = Annotated[bool, typer.Option("--cpu", help="Use no GPU, even if there is one.")]
+
+app = typer.Typer(
+    name="dat",
+    help="Discrete Adversarial Training: the adversary changes visual words, not pixels.",
+    epilog="Example:  dat demo",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+recipes_app = typer.Typer(
+    help="Recipes that come with the package, and checks of your own.",
+    epilog="Example:  dat recipes show demo",
+    no_args_is_help=True,
+)
+app.add_typer(recipes_app, name="recipes")
+
+
+@app.command(epilog="Example:  dat demo")
+def demo(overrides: Overrides = None, resume: Resume = False, cpu: Cpu = False) -> None:
+    """Train and compare four methods on handwritten digits in a few minutes, and write a report page."""
+    train("demo", overrides, resume, cpu)
+
+
+@app.command(epilog="Example:  dat train cifar10/small training.epochs=4 out=runs/short")
+def train(recipe: str, overrides: Overrides = None, resume: Resume = False, cpu: Cpu = False) -> None:
+    """Carry out RECIPE: a YAML file, or the name of one that comes with the package (`dat recipes list`)."""
+    from dat import recipe as recipes
+    from dat import run
+
+    settings = recipes.load(recipe, overrides or ())
+    folder = run.run(settings, resume=resume, cpu=cpu)
+    _print_outcome(folder)
+
+
+@app.command("eval", epilog="Example:  dat eval runs/demo/dat-seed0 data.test=photos/val")
+def evaluate(run: Path, overrides: Overrides = None, json: Json = False, cpu: Cpu = False) -> None:
+    """Evaluate a trained model again: RUN is the folder of one method and seed, or a checkpoint in it."""
+    from dat import run as runs
+    from dat.report.tables import terminal_table
+
+    rows = runs.evaluate_again(run, overrides or (), cpu=cpu)
+    if json:
+        for row in rows:
+            print(jsonlib.dumps(asdict(row)))
+    else:
+        print(terminal_table(rows))
+
+
+@app.command(epilog="Example:  dat report runs/demo")
+def report(run: Path) -> None:
+    """Write report.html and report.md of a finished run from its stored results."""
+    from dat.report.page import write_report
+
+    print(write_report(run))
+
+
+@app.command(epilog="Example:  dat doctor")
+def doctor(json: Json = False) -> None:
+    """Say what this machine has, what is missing, and the command that installs it."""
+    from dat import doctor as examination
+
+    findings = examination.findings()
+    print(jsonlib.dumps(findings) if json else examination.as_text(findings))
+    if examination.missing(findings):
+        raise typer.Exit(1)
+
+
+@recipes_app.command("list", epilog="Example:  dat recipes list")
+def list_recipes(json: Json = False) -> None:
+    """Names and titles of the recipes that come with the package."""
+    from dat import recipe as recipes
+
+    for name in recipes.shipped_recipes():
+        title = recipes.load(name).title
+        print(jsonlib.dumps({"name": name, "title": title}) if json else f"{name:32} {title}")
+
+
+@recipes_app.command("show", epilog="Example:  dat recipes show demo training.epochs=3")
+def show_recipe(recipe: str, overrides: Overrides = None) -> None:
+    """The recipe with every default written out, as it would be stored with a run."""
+    from dat import recipe as recipes
+
+    print(recipes.resolved(recipes.load(recipe, overrides or ())), end="")
+
+
+@recipes_app.command("check", epilog="Example:  dat recipes check my.yaml")
+def check_recipes(names: Annotated[Optional[list[str]], typer.Argument(metavar="[RECIPE]...")] = None) -> None:  # noqa: UP045
+    """Check recipes without running them (all that come with the package, if none is named): keys, types, names, model."""
+    from dat import recipe as recipes
+
+    for name in names or recipes.shipped_recipes():
+        recipes.check(recipes.load(name))
+        print(f"{name}: good")
+
+
+def main() -> None:
+    """Run the command line; errors become one sentence on stderr and an exit code: 1 could not, 2 misuse."""
+    try:
+        sys.exit(app(standalone_mode=False) or 0)
+    except DatError as error:
+        _fail(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        _fail("Stopped; what was saved is intact, continue with --resume.", 130)
+    except OSError as error:
+        _fail(f"{error.strerror or error} ({error.filename or 'no file named'}).", 1)
+    except Exception as error:
+        # The parser's own errors (unknown option, missing argument) know how to say what is wrong.
+        sentence = getattr(error, "format_message", None)
+        if sentence is None:
+            raise
+        _fail(sentence(), 2)
+
+
+def _fail(sentence: str, code: int) -> None:
+    if sentence and os.environ.get("RANK", "0") == "0":
+        print(f"dat: {sentence}", file=sys.stderr)
+    sys.exit(code)
+
+
+def _print_outcome(folder: Path) -> None:
+    """The table of a finished run, and where its page is."""
+    if os.environ.get("RANK", "0") != "0":
+        return
+    if (folder / "results.jsonl").is_file():
+        from dat.report.tables import terminal_table
+        from dat.results import read_rows
+
+        print(terminal_table(read_rows(folder / "results.jsonl")))
+        print(f"\nReport: {folder / 'report.html'}")
+    else:
+        print(folder / "discretizer.safetensors")
