@@ -299,8 +299,6 @@ def _write_pictures(
         labels=np.array([data.classes[label] for label in targets.tolist()]),
         predicted_original=_predicted(model, change.original, data.classes),
         predicted_adversarial=_predicted(model, change.adversarial, data.classes),
-        model=np.array(f"{attacked[0]}, seed {attacked[1]}"),
-        alpha=np.array(_alpha(recipe)),
     )
     write_bytes(context.folder / "pictures.npz", content.getvalue())
 

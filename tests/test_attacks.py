@@ -1,0 +1,211 @@
+"""Pixel attacks against the golden data of five reference programs, and what no attack may touch."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from dat import attacks
+from dat.errors import UsageError
+
+Golden = Callable[[str], Path]
+LossFn = Callable[[Tensor], Tensor]
+
+
+@pytest.fixture
+def problem(golden: Golden) -> tuple[dict[str, Tensor], dict[str, Any], nn.Module]:
+    folder = golden("attacks")
+    network = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10)
+    )
+    network.load_state_dict(load_file(folder / "classifier.safetensors"))
+    return load_file(folder / "io.safetensors"), json.loads((folder / "config.json").read_text())["configs"], network.eval()
+
+
+def assert_nearly_all_equal(ours: Tensor, expected: Tensor) -> None:
+    """A sign of a gradient of about 0 may flip: 0.1 % of the values may differ."""
+    wrong = ((ours - expected).abs() > 1e-5).float().mean().item()
+    assert wrong <= 1e-3, f"{100 * wrong:.2f} % of the values differ"
+
+
+def ascent(network: nn.Module, targets: Tensor, *, targeted: bool = False, smoothing: float = 0.0) -> LossFn:
+    sign = -1 if targeted else 1
+    return lambda x: sign * F.cross_entropy(network(x), targets, reduction="none", label_smoothing=smoothing)
+
+
+EASYROBUST = [
+    *("linf_4_255_s3", "linf_8_255_s5_nobest", "l2_0.5_s4", "l2_0.5_s4_nobest", "linf_targeted", "linf_smooth"),
+    *("l2_mixup", "linf_random_start", "l2_random_start"),
+]
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("case", EASYROBUST)
+def test_pgd_equals_easyrobust(problem: tuple[dict[str, Tensor], dict[str, Any], nn.Module], case: str) -> None:
+    values, configs, network = problem
+    config = configs[f"easyrobust.{case}"]
+    norm: attacks.Norm = "linf" if config["attack_type"] == "Linf" else "l2"
+    targets = values["y_soft"] if config.get("targets") == "y_soft" else values["y"]
+    smoothing = 0.1 if config.get("attack_criterion") == "smooth" else 0.0
+    start = None
+    if "start" in config:
+        noise = values["noise_uniform01" if norm == "linf" else "noise_normal"]
+        start = attacks.random_start(values["x"], noise, epsilon=config["eps"], norm=norm)
+    ours = attacks.pgd(
+        values["x"],
+        ascent(network, targets, targeted=config.get("targeted", False), smoothing=smoothing),
+        epsilon=config["eps"],
+        step_size=config["attack_lr"],
+        steps=config["attack_steps"],
+        norm=norm,
+        start=start,
+        keep_best=config["use_best"],
+    )
+    assert_nearly_all_equal(ours, values[f"easyrobust.{case}"])
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("case", ["linf_8_255_s4", "linf_8_255_s4_nobest", "l2_0.4_s3", "linf_targeted_s3"])
+def test_pgd_equals_madry(problem: tuple[dict[str, Tensor], dict[str, Any], nn.Module], case: str) -> None:
+    values, configs, network = problem
+    config = configs[f"madry.{case}"]
+    mean, std = (torch.tensor(config["normalise"][name]).view(3, 1, 1) for name in ("mean", "std"))
+    normalised = nn.Sequential(_Affine(mean, std), network).eval()
+    ours = attacks.pgd(
+        values["x"],
+        ascent(normalised, values["y"], targeted=config.get("targeted", False)),
+        epsilon=config["eps"],
+        step_size=config["step_size"],
+        steps=config["iterations"],
+        norm="linf" if config["constraint"] == "inf" else "l2",
+        keep_best=config["use_best"],
+    )
+    assert_nearly_all_equal(ours, values[f"madry.{case}"])
+
+
+class _Affine(nn.Module):
+    def __init__(self, mean: Tensor, std: Tensor) -> None:
+        super().__init__()
+        self.mean, self.std = mean, std
+
+    def forward(self, images: Tensor) -> Tensor:
+        return (images - self.mean) / self.std
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("numerator", [1, 8])
+def test_fgsm_equals_torchattacks(problem: tuple[dict[str, Tensor], dict[str, Any], nn.Module], numerator: int) -> None:
+    values, _, network = problem
+    ours = attacks.fgsm(values["x"], ascent(network, values["y"]), epsilon=numerator / 255)
+    assert_nearly_all_equal(ours, values[f"torchattacks.fgsm_{numerator}_255"])
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize(
+    "case", ["pgd1_eps1_clean", "pgd5_eps4_clean", "pgd1_eps1_noise", "pgd3_eps2_noise", "pgd2_eps3_untargeted_clean"]
+)
+def test_pgd_equals_advprop(problem: tuple[dict[str, Tensor], dict[str, Any], nn.Module], case: str) -> None:
+    """AdvProp works in [-1, 1] with steps of 2/255; in [0, 1] that is 1/255."""
+    values, configs, network = problem
+    config = configs[f"advprop.{case}"]
+    centred = nn.Sequential(_Affine(torch.tensor(0.5), torch.tensor(0.5)), network).eval()
+    images, epsilon = (values["advprop.x_in"] + 1) / 2, config["epsilon"] / 255
+    start = None
+    if config["start"] == "noise":
+        start = attacks.random_start(images, values["advprop.noise_uniform01"], epsilon=epsilon, norm="linf")
+    targets = values["advprop.targets"]
+    ours = attacks.pgd(
+        images,
+        ascent(centred, targets, targeted=config["targeted"]),
+        epsilon=epsilon,
+        step_size=config["step_size"] / 255,
+        steps=config["num_iter"],
+        start=start,
+    )
+    assert_nearly_all_equal(2 * ours - 1, values[f"advprop.{case}"])
+
+
+# ---- laws
+
+
+def network_with_everything() -> nn.Module:
+    """Statistics that move, dropout that draws, parameters that could get a gradient."""
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.5), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5)
+    ).train()
+
+
+@pytest.mark.parametrize("attack", ["input_gradient", "pgd", "pgd_best", "fgsm"])
+def test_attacks_touch_no_gradient_statistic_or_random_stream(attack: str) -> None:
+    network, images, labels = network_with_everything(), torch.rand(6, 3, 8, 8), torch.arange(6) % 5
+    loss_fn = ascent(network, labels)
+    clean_loss = loss_fn(images).mean()  # its graph waits while the attack runs
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    stream = torch.get_rng_state()
+    run = {
+        "input_gradient": lambda: attacks.input_gradient(images, loss_fn),
+        "pgd": lambda: attacks.pgd(images, loss_fn, epsilon=0.1, step_size=0.05, steps=3),
+        "pgd_best": lambda: attacks.pgd(images, loss_fn, epsilon=0.1, step_size=0.05, steps=3, keep_best=True),
+        "fgsm": lambda: attacks.fgsm(images, loss_fn, epsilon=0.1),
+    }[attack]
+    result = run()
+    assert not result.requires_grad
+    assert torch.equal(torch.get_rng_state(), stream)
+    assert all(parameter.grad is None for parameter in network.parameters())
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    clean_loss.backward()
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_pgd_stays_in_its_ball_and_reaches_its_edge(norm: attacks.Norm) -> None:
+    network = network_with_everything().eval()
+    images = torch.rand(6, 3, 8, 8) * 0.4 + 0.3
+    ours = attacks.pgd(images, ascent(network, torch.zeros(6, dtype=torch.long)), epsilon=0.1, step_size=0.07, steps=5, norm=norm)
+    delta = (ours - images).flatten(1)
+    sizes = delta.abs().amax(1) if norm == "linf" else delta.norm(dim=1)
+    assert sizes.max() <= 0.1 + 1e-6
+    assert sizes.max() >= 0.1 - 1e-4
+
+
+def test_keep_best_is_never_worse_than_any_visited_point() -> None:
+    network = network_with_everything().eval()
+    images, labels = torch.rand(8, 3, 8, 8), torch.arange(8) % 5
+    loss_fn = ascent(network, labels)
+    best = attacks.pgd(images, loss_fn, epsilon=0.5, step_size=0.5, steps=4, keep_best=True)
+    for steps in range(5):
+        visited = attacks.pgd(images, loss_fn, epsilon=0.5, step_size=0.5, steps=steps)
+        assert (loss_fn(best) >= loss_fn(visited) - 1e-6).all()
+
+
+def test_evaluating_puts_every_mode_back() -> None:
+    network = network_with_everything()
+    network[1].eval()  # type: ignore[operator]
+    with attacks.evaluating(network) as attacked:
+        assert not any(part.training for part in attacked.modules())
+    assert [part.training for part in network.modules()] == [True, True, False, True, True, True, True, True]
+
+
+def test_half_precision_gradients_do_not_underflow() -> None:
+    torch.manual_seed(0)
+    images = torch.rand(2, 3, 64, 64)
+
+    def loss_fn(x: Tensor) -> Tensor:
+        return x.half().mul(2.0**-14).sum((1, 2, 3)) * 2.0**-8
+
+    gradient = attacks.input_gradient(images, loss_fn)
+    torch.testing.assert_close(gradient, torch.full_like(gradient, 2.0**-22), rtol=1e-2, atol=0)
+
+
+@pytest.mark.parametrize(("name", "value"), [("epsilon", -1.0), ("step_size", -1.0), ("steps", -1)])
+def test_negative_settings_are_refused(name: str, value: float) -> None:
+    settings: dict[str, Any] = {"epsilon": 0.1, "step_size": 0.1, "steps": 1, name: value}
+    with pytest.raises(UsageError, match="-1"):
+        attacks.pgd(torch.rand(1, 3, 4, 4), lambda x: x.sum((1, 2, 3)), **settings)
