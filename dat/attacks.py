@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from dat.errors import UsageError
-from dat.types import Discretizer, Images, LossFn
+from dat.types import Discretizer, Images, LossFn, check_images
 
 GradientScale = Literal["l2", "linf", "raw"]
 Norm = Literal["l2", "linf"]
@@ -44,8 +44,8 @@ def discrete_adversary(
             image, "linf" the size of every entry, "raw" the factor of the gradient as the paper writes it.
         gradient_scale: how the gradient becomes a direction. The paper writes "raw"; its published values of alpha
             (0.1, 0.2, 0.4) are lengths, which its official code takes in L2.
-        clamp: whether `x + delta` is kept in [0, 1], the domain of the discretizer. The paper does not say; its
-            official code does.
+        clamp: whether `x + delta` is kept in [0, 1], the domain of the discretizer, as the official code does. The
+            paper's formula does not say so; without it the discretizer must allow it (`check_range = False`).
 
     Raises:
         UsageError: alpha is negative, images are not float or not in [0, 1], or `loss_fn` does not give one loss per
@@ -146,25 +146,6 @@ def unit_l2(tensor: Tensor) -> Tensor:
     """Each image's tensor divided by its L2 norm; a zero stays zero (1e-10 as in the official code)."""
     norms = torch.linalg.vector_norm(tensor, dim=(1, 2, 3), keepdim=True)
     return tensor / (norms + 1e-10)
-
-
-def check_images(images: Tensor) -> None:
-    """Refuse what is not a float image batch in [0, 1].
-
-    Raises:
-        UsageError: with the shape, the dtype or the range that was met.
-    """
-    if images.ndim != 4 or images.shape[1] != 3:
-        raise UsageError(f"Images have shape {tuple(images.shape)}; expected (batch, 3, height, width).")
-    if not images.is_floating_point():
-        raise UsageError(f"Images are {images.dtype}; convert them to float in [0, 1], e.g. images.float() / 255.")
-    low, high = (float(bound) for bound in torch.aminmax(images)) if images.numel() else (0.0, 0.0)
-    # 1e-3 forgives the rounding of bicubic resizing and of bfloat16, not a normalised image.
-    if not (low >= -1e-3 and high <= 1 + 1e-3):
-        raise UsageError(
-            f"Images range from {low:.3g} to {high:.3g}, but must lie in [0, 1]; "
-            "move the normalisation into the model (dat.Normalized) and give raw images."
-        )
 
 
 @contextmanager

@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from dat.errors import UsageError
+
 Images = Float[Tensor, "batch 3 height width"]
 PerImage = Float[Tensor, " batch"]
 Codes = Int[Tensor, "batch rows columns"]
@@ -23,6 +25,28 @@ Targets = Int[Tensor, " batch"] | Float[Tensor, "batch classes"]
 
 LossFn = Callable[[Tensor], Tensor]
 """How bad are these images? `(batch, 3, height, width) -> (batch,)`. All that an attack may see."""
+
+
+RANGE_TOLERANCE = 1e-3
+"""Forgives the rounding of bicubic resizing and of bfloat16, not a normalised image."""
+
+
+def check_images(images: Tensor) -> None:
+    """Refuse what is not a batch of float images in [0, 1]; costs one pass over them.
+
+    Raises:
+        UsageError: with the shape, the dtype or the range that was met.
+    """
+    if images.ndim != 4 or images.shape[1] != 3 or not images.numel():
+        raise UsageError(f"Images have shape {tuple(images.shape)}; expected (batch, 3, height, width).")
+    if not images.is_floating_point():
+        raise UsageError(f"Images are {images.dtype}; convert them to float in [0, 1], e.g. images.float() / 255.")
+    low, high = torch.stack(torch.aminmax(images)).tolist()
+    if not (low >= -RANGE_TOLERANCE and high <= 1 + RANGE_TOLERANCE):
+        raise UsageError(
+            f"Images range from {low:.4g} to {high:.4g}, but must lie in [0, 1]; "
+            "move the normalisation into the model (dat.Normalized) and give raw images."
+        )
 
 
 @dataclass(frozen=True)

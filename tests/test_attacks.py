@@ -76,7 +76,8 @@ def test_pgd_equals_madry(problem: tuple[dict[str, Tensor], dict[str, Any], nn.M
     values, configs, network = problem
     config = configs[f"madry.{case}"]
     mean, std = (torch.tensor(config["normalise"][name]).view(3, 1, 1) for name in ("mean", "std"))
-    normalised = nn.Sequential(_Affine(mean, std), network).eval()
+    # Their normalisation clamps to [0, 1] first, which takes the gradient from pixels that are exactly 0 or 1.
+    normalised = nn.Sequential(nn.Hardtanh(0, 1), _Affine(mean, std), network).eval()
     ours = attacks.pgd(
         values["x"],
         ascent(normalised, values["y"], targeted=config.get("targeted", False)),
@@ -111,20 +112,20 @@ def test_fgsm_equals_torchattacks(problem: tuple[dict[str, Tensor], dict[str, An
     "case", ["pgd1_eps1_clean", "pgd5_eps4_clean", "pgd1_eps1_noise", "pgd3_eps2_noise", "pgd2_eps3_untargeted_clean"]
 )
 def test_pgd_equals_advprop(problem: tuple[dict[str, Tensor], dict[str, Any], nn.Module], case: str) -> None:
-    """AdvProp works in [-1, 1] with steps of 2/255; in [0, 1] that is 1/255."""
+    """AdvProp works in [-1, 1] with steps of 2/255; in [0, 1] that is 1/255. Its start may leave that range."""
     values, configs, network = problem
     config = configs[f"advprop.{case}"]
     centred = nn.Sequential(_Affine(torch.tensor(0.5), torch.tensor(0.5)), network).eval()
     images, epsilon = (values["advprop.x_in"] + 1) / 2, config["epsilon"] / 255
     start = None
     if config["start"] == "noise":
-        start = attacks.random_start(images, values["advprop.noise_uniform01"], epsilon=epsilon, norm="linf")
-    targets = values["advprop.targets"]
+        start = images + epsilon * (2 * values["advprop.noise_uniform01"] - 1)
+    targets = values["advprop.targets" if config["targeted"] else "y"]
     ours = attacks.pgd(
         images,
         ascent(centred, targets, targeted=config["targeted"]),
         epsilon=epsilon,
-        step_size=config["step_size"] / 255,
+        step_size=max(config["step_size"], config["epsilon"] / config["num_iter"]) / 255,
         steps=config["num_iter"],
         start=start,
     )
@@ -138,7 +139,13 @@ def network_with_everything() -> nn.Module:
     """Statistics that move, dropout that draws, parameters that could get a gradient."""
     torch.manual_seed(0)
     return nn.Sequential(
-        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.5), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5)
+        nn.Conv2d(3, 4, 3),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.Dropout(0.5),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(4, 5),
     ).train()
 
 
@@ -168,7 +175,9 @@ def test_attacks_touch_no_gradient_statistic_or_random_stream(attack: str) -> No
 def test_pgd_stays_in_its_ball_and_reaches_its_edge(norm: attacks.Norm) -> None:
     network = network_with_everything().eval()
     images = torch.rand(6, 3, 8, 8) * 0.4 + 0.3
-    ours = attacks.pgd(images, ascent(network, torch.zeros(6, dtype=torch.long)), epsilon=0.1, step_size=0.07, steps=5, norm=norm)
+    ours = attacks.pgd(
+        images, ascent(network, torch.zeros(6, dtype=torch.long)), epsilon=0.1, step_size=0.07, steps=5, norm=norm
+    )
     delta = (ours - images).flatten(1)
     sizes = delta.abs().amax(1) if norm == "linf" else delta.norm(dim=1)
     assert sizes.max() <= 0.1 + 1e-6

@@ -11,11 +11,9 @@ from torch import Tensor, nn
 
 from dat.discretizers.vqgan import VQGAN
 from dat.errors import UsageError
-from dat.types import Codes, Images, Latents
+from dat.types import Codes, Images, Latents, check_images
 
 PaddedImages = Float[Tensor, "batch 3 rows columns"]
-
-RANGE_TOLERANCE = 1e-3
 
 
 class FrozenVQGAN(nn.Module):
@@ -25,7 +23,10 @@ class FrozenVQGAN(nn.Module):
     Images whose sides are not multiples of `stride` are reflected on the right and below, and cropped again.
     `precision` (bfloat16, float16) is that of the networks; the codebook and its search stay in float32.
     bfloat16 changes about as many codes as the paper's alpha of 0.1 does (3 %): measure it before the flips matter.
+    `check_range` False lets images leave [0, 1], as `x + delta` does in the paper's formula.
     """
+
+    check_range: bool = True
 
     def __init__(self, vqgan: VQGAN, *, precision: torch.dtype | None = None, copy_network: bool = True) -> None:
         super().__init__()
@@ -68,7 +69,8 @@ class FrozenVQGAN(nn.Module):
         Raises:
             UsageError: not floating point images of 3 channels in [0, 1].
         """
-        check_images(images)
+        if self.check_range:
+            check_images(images)
         with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
             exact = images.to(torch.promote_types(images.dtype, self._dtype))
             padded = pad_to_multiple(2 * exact - 1, self.stride)
@@ -91,23 +93,6 @@ class FrozenVQGAN(nn.Module):
     @property
     def _dtype(self) -> torch.dtype:
         return self.vqgan.quant_conv.weight.dtype
-
-
-def check_images(images: Tensor) -> None:
-    """Refuse what is not a batch of images in [0, 1]; costs one pass over them.
-
-    Raises:
-        UsageError: the dtype, the shape or the range is wrong; the message names what was seen.
-    """
-    if not images.is_floating_point():
-        raise UsageError(f"Images are {images.dtype}; a discretizer takes floating point in [0, 1]: divide bytes by 255.")
-    if images.ndim != 4 or images.shape[1] != 3 or not images.numel():
-        raise UsageError(f"Images have shape {tuple(images.shape)}; a discretizer takes (batch, 3, height, width).")
-    lowest, highest = torch.stack(torch.aminmax(images)).tolist()
-    if not (lowest >= -RANGE_TOLERANCE and highest <= 1 + RANGE_TOLERANCE):
-        raise UsageError(
-            f"Images reach from {lowest:.4g} to {highest:.4g}; a discretizer takes [0, 1]: undo the normalisation, or clamp."
-        )
 
 
 def check_codes(codes: Tensor, codebook_size: int) -> None:

@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from dat.discretizers.frozen import FrozenVQGAN, check_codes, check_images, pad_to_multiple
+from dat.discretizers.frozen import FrozenVQGAN, check_codes, pad_to_multiple
 from dat.discretizers.vqgan import VQGAN, VQGANConfig
 from dat.errors import DivergenceError, UsageError
-from dat.types import Discretizer
+from dat.types import Discretizer, check_images
 
 Golden = Callable[[str], Path]
 ITEMS = ["ldm_vq_f8", "ldm_vq_noattn", "taming_vqmodel"]
@@ -182,7 +182,7 @@ def test_padding_reflects_and_leaves_multiples_alone() -> None:
 @pytest.mark.parametrize(
     ("images", "message"),
     [
-        (torch.full((1, 3, 4, 4), 255.0), "to 255;"),
+        (torch.full((1, 3, 4, 4), 255.0), "to 255,"),
         (torch.full((1, 3, 4, 4), -2.5), "from -2.5 to"),
         (torch.full((1, 3, 4, 4), torch.nan), "from nan to nan"),
         (torch.zeros(1, 3, 4, 4, dtype=torch.uint8), "torch.uint8"),
