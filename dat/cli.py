@@ -51,6 +51,7 @@ def train(recipe: str, overrides: Overrides = None, resume: Resume = False, cpu:
     from dat import run
 
     settings = recipes.load(recipe, overrides or ())
+    recipes.check(settings)
     folder = run.run(settings, resume=resume, cpu=cpu)
     _print_outcome(folder)
 

@@ -21,11 +21,11 @@ import torch
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model, model_validator
 from pydantic.dataclasses import dataclass as validated_dataclass
+from timm.optim import list_optimizers  # pyright: ignore[reportPrivateImportUsage]  # documented, but timm has no __all__
 
 from dat.data.embedded import digits, in_memory
 from dat.data.folders import ImageFolder, ImageSource
 from dat.data.pipeline import CenterCrop, CropFlip, ImageDataset, ImageNet, Transform
-from dat.discretizers.frozen import FrozenVQGAN
 from dat.discretizers.objective import Perceptual, VQGANObjective
 from dat.discretizers.vqgan import VQGAN, VQGANConfig
 from dat.engine.discretizer_loop import DiscretizerTraining
@@ -37,15 +37,28 @@ from dat.methods import METHODS
 from dat.nn.norm import Normalized
 from dat.nn.perceptual import load_lpips, multiscale_gradient_distance
 from dat.nn.zoo import create_network
-from dat.types import Discretizer, Method
+from dat.types import Codes, Discretizer, Images, Method
 
-STRICT = ConfigDict(extra="forbid", strict=True)
+STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+LOWEST = {
+    **dict.fromkeys(("epochs", "batch_size", "accumulate", "log_every", "disc_width"), 1),
+    **dict.fromkeys(("lr", "momentum", "weight_decay", "layer_decay", "warmup_epochs", "warmup_lr", "min_lr", "clip_grad"), 0),
+    **dict.fromkeys(("ema_decay", "mixup", "cutmix", "smoothing", "workers", "save_minutes", "revive_every", "disc_layers"), 0),
+}
+"""Smallest value of each number that a training has."""
+
+SHARES = ("momentum", "layer_decay", "ema_decay", "smoothing")
+"""Numbers of a training that are not above 1."""
+
+SCHEDULES = ("cosine", "step", "multistep", "poly", "plateau", "tanh")
 
 
 class Strict(BaseModel):
     """A section of a recipe: unknown keys and wrong types are errors."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
 
 
 # ---- settings that live beside the code they steer, read strictly here
@@ -55,10 +68,20 @@ class Strict(BaseModel):
 class TrainingSection(Training):
     """`dat.engine.loop.Training`, read strictly."""
 
+    def __post_init__(self) -> None:
+        _check_ranges(self)
+        for key, known in (("optimizer", list_optimizers()), ("schedule", SCHEDULES)):
+            if (name := getattr(self, key)) not in known:
+                near = difflib.get_close_matches(name, known, n=1)
+                raise UsageError(f"{key} is {name!r}; {_did_you_mean(near)}write a name of timm, e.g. {known[0]}")
+
 
 @validated_dataclass(config=STRICT, frozen=True)
 class DiscretizerTrainingSection(DiscretizerTraining):
     """`dat.engine.discretizer_loop.DiscretizerTraining`, read strictly."""
+
+    def __post_init__(self) -> None:
+        _check_ranges(self)
 
 
 @validated_dataclass(config=STRICT, frozen=True)
@@ -71,6 +94,44 @@ class ObjectiveSection(VQGANObjective):
     """`dat.discretizers.objective.VQGANObjective`, read strictly."""
 
 
+def _check_ranges(settings: Training | DiscretizerTraining) -> None:
+    """Refuse numbers that no training can have, all of one section together."""
+    values = dataclasses.asdict(settings)
+    faults = [
+        f"{name} is {values[name]}, write {lowest} or more"
+        for name, lowest in LOWEST.items()
+        if values.get(name) is not None and values[name] < lowest
+    ]
+    faults += [f"{name} is {values[name]}, write a number from 0 to 1" for name in SHARES if (values.get(name) or 0) > 1]
+    if faults:
+        raise UsageError("; ".join(faults))
+
+
+class _AnyDiscretizer:
+    """Stands for the discretizer while settings are checked: the real one is loaded or trained later."""
+
+    codebook_size = 1
+    stride = 1
+
+    def encode(self, images: Images) -> Codes:
+        raise NotImplementedError
+
+    def decode(self, codes: Codes) -> Images:
+        raise NotImplementedError
+
+    def __call__(self, images: Images) -> Images:
+        raise NotImplementedError
+
+
+class _MethodSection(Strict):
+    """Settings of a method; what the method refuses is a fault of the recipe."""
+
+    @model_validator(mode="after")
+    def _accepted(self) -> _MethodSection:
+        build_method(self, _AnyDiscretizer())
+        return self
+
+
 def _method_section(name: str, method: type) -> type[BaseModel]:
     """The settings of a method, taken from its dataclass, so that a new method needs no line here."""
     hints = get_type_hints(method)
@@ -80,7 +141,7 @@ def _method_section(name: str, method: type) -> type[BaseModel]:
         for entry in dataclasses.fields(method)
         if entry.name != "discretizer"
     }
-    return create_model(method.__name__, __base__=Strict, **fields)
+    return create_model(method.__name__, __base__=_MethodSection, **fields)
 
 
 if TYPE_CHECKING:
@@ -269,9 +330,9 @@ class EvaluationSection(Strict):
     """Test sets: `clean`, `fgsm` (one step of `fgsm_epsilon_255` / 255), `c` (15 corruptions at 5 severities)."""
 
     suites: list[Literal["clean", "fgsm", "c"]] = ["clean", "fgsm", "c"]
-    fgsm_epsilon_255: float = 1.0
-    c_per_class: int | None = None
-    batch_size: int = 256
+    fgsm_epsilon_255: float = Field(1.0, ge=0)
+    c_per_class: int | None = Field(None, ge=1)
+    batch_size: int = Field(256, ge=1)
 
     def build(self) -> list[Suite]:
         """The test sets, in the order of the recipe; corruption cells last."""
@@ -304,6 +365,10 @@ class ClassificationRecipe(Strict):
             raise ValueError(f"method {needing[0]} needs a discretizer; add a section `discretizer:` with load or train")
         if not self.methods or not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ValueError("give at least one method, and seeds that differ")
+        if min(self.seeds) < 0:
+            raise ValueError(f"seed {min(self.seeds)} is negative; write 0 or more")
+        if odd := [label for label in self.methods if not re.fullmatch(r"[\w.+-]+", label) or label.startswith(".")]:
+            raise ValueError(f"method label {odd[0]!r} becomes the name of a folder; use letters, digits and any of . + - _")
         return self
 
 
@@ -359,7 +424,7 @@ def build_method(section: BaseModel, discretizer: Discretizer | None) -> Method:
 
 
 def check(recipe: Recipe) -> None:
-    """Build everything of a recipe that needs no data: networks, methods, objective.
+    """Build the networks of a recipe; its methods and objective were built when it was read.
 
     Raises:
         UsageError: a name or an option is not known where the schema cannot tell.
@@ -368,11 +433,8 @@ def check(recipe: Recipe) -> None:
         build_vqgan(recipe)
         return
     build_model(recipe.model, num_classes=10, seed=0)
-    spec = recipe.discretizer.train if recipe.discretizer is not None else None
-    discretizer = FrozenVQGAN(build_vqgan(spec)) if spec is not None else None
-    for section in recipe.methods.values():
-        if discretizer is not None or not needs_discretizer(section):
-            build_method(section, discretizer)
+    if recipe.discretizer is not None and recipe.discretizer.train is not None:
+        build_vqgan(recipe.discretizer.train)
 
 
 # ---- reading
@@ -505,7 +567,7 @@ def _sentence(fault: Any, values: Mapping[str, Any]) -> str:
             met = f"is {fault['ctx']['tag']!r}" if "tag" in fault["ctx"] else "missing"
             return f"{key + '.' if path else ''}{tag}: {met}; {_did_you_mean(near)}write one of {known}."
         case "value_error":
-            return f"{key}: {fault['ctx']['error']}."
+            return f"{key}: {str(fault['ctx']['error']).rstrip('.')}."
         case _:
             return f"{key}: {fault['msg'].replace('Input should be', 'must be')}, not {fault['input']!r}."
 

@@ -34,6 +34,7 @@ class FrozenVQGAN(nn.Module):
         self.codebook_size: int = vqgan.config.n_embed
         self.stride: int = vqgan.config.stride
         self.train(False)
+        self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  # missing in torch's stub
         if precision is not None:
             self.low_precision(precision)
 

@@ -11,6 +11,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,7 +25,6 @@ from torch import Tensor
 from dat.errors import CheckpointError
 
 MANIFEST = "manifest.json"
-KEPT = 2  # the newest, and the one before it in case the newest is damaged later
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,9 @@ class State:
 
 
 def save(folder: Path, step: int, state: State) -> Path:
-    """Write `folder/step-<step>` and drop all but the newest two checkpoints.
+    """Write `folder/step-<step>` and keep only it and the one before.
+
+    Later ones are dropped, too: a run writes an earlier step only where those were damaged and it began again before them.
 
     Raises:
         CheckpointError: the disk is full or refuses to be written; earlier checkpoints are untouched.
@@ -55,8 +57,9 @@ def save(folder: Path, step: int, state: State) -> Path:
     except (OSError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise CheckpointError(_why_not_written(target, state, error)) from error
-    for old in list_checkpoints(folder)[:-KEPT]:
-        shutil.rmtree(old)
+    earlier = [path for path in list_checkpoints(folder) if path.name < target.name]
+    for other in {*list_checkpoints(folder)} - {target, *earlier[-1:]}:  # the one before, in case this one is damaged later
+        shutil.rmtree(other)
     return target
 
 
@@ -68,15 +71,17 @@ def load(path: Path) -> State:
     """
     try:
         manifest = json.loads((path / MANIFEST).read_text())
-        files, numbers = manifest["files"], manifest["numbers"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        digest = manifest.pop("sha256")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path} is not a whole checkpoint: its {MANIFEST} cannot be read ({error}).") from error
+    if digest != _sha256_of_json(manifest):
+        raise CheckpointError(f"{path / MANIFEST} is damaged: it does not have the SHA-256 it names; use an earlier one.")
     tensors = {}
-    for name, expected in files.items():
+    for name, expected in manifest["files"].items():
         file = path / f"{name}.safetensors"
         verify(file, size=expected["size"], sha256=expected["sha256"])
         tensors[name] = load_file(file)
-    return State(tensors, numbers)
+    return State(tensors, manifest["numbers"])
 
 
 def verify(file: Path, *, size: int, sha256: str) -> None:
@@ -124,8 +129,9 @@ def _write_parts(folder: Path, state: State) -> None:
         save_file({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, file)
         _flush(file)
         files[name] = {"size": file.stat().st_size, "sha256": _sha256(file)}
+    content = {"files": files, "numbers": state.numbers}
     manifest = folder / MANIFEST
-    manifest.write_text(json.dumps({"files": files, "numbers": state.numbers}, indent=1))
+    manifest.write_text(json.dumps({**content, "sha256": _sha256_of_json(content)}, indent=1))
     _flush(manifest)
     _flush(folder)
 
@@ -143,6 +149,10 @@ def _sha256(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def _sha256_of_json(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
 def _remove_leftovers(folder: Path) -> None:
     for leftover in folder.glob(".step-*.tmp"):
         shutil.rmtree(leftover, ignore_errors=True)
@@ -151,7 +161,8 @@ def _remove_leftovers(folder: Path) -> None:
 def _why_not_written(target: Path, state: State, error: Exception) -> str:
     needed = sum(tensor.nbytes for part in state.tensors.values() for tensor in part.values())
     free = shutil.disk_usage(target.parent if target.parent.exists() else Path()).free
-    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or free < needed:
+    codes = {getattr(error, "errno", None), *map(int, re.findall(r"os error (\d+)", str(error)))}  # safetensors only says it
+    if codes & {errno.ENOSPC, errno.EDQUOT} or free < needed:
         why = f"the disk is full: {needed / 2**20:.1f} MiB needed, {free / 2**20:.1f} MiB free"
     else:
         why = str(error)

@@ -118,7 +118,7 @@ class TwoPlayerLearner:
         )
         self.perceptual = perceptual.to(place.device) if isinstance(perceptual, nn.Module) else perceptual
         self.total_steps = 1
-        self.bare = vqgan.to(place.device)
+        self.bare = vqgan.to(place.device).to(memory_format=torch.channels_last)
         self.vqgan, self.optimizer = here.prepare(self.bare, _adam(self.bare, settings))
         self.bare_critic = _critic(objective, settings)
         if self.bare_critic is not None:
@@ -139,6 +139,8 @@ class TwoPlayerLearner:
             logs.append(log)
         self.optimizer.step()
         self.optimizer.zero_grad()
+        if self.place.processes > 1:  # at every step, as the main process saves what all have used
+            torch.distributed.all_reduce(self.used, torch.distributed.ReduceOp.MAX)
         means = {name: torch.stack([log[name] for log in logs]).mean() for name in logs[0]}
         if self.bare_critic is not None and self.objective.adversarial(step):
             means["discriminator"] = self._discriminator_update(batches, reconstructions, step)
@@ -189,8 +191,6 @@ class TwoPlayerLearner:
 
     @torch.no_grad()
     def _revive(self, images: Images, step: int) -> None:
-        if self.place.processes > 1:
-            torch.distributed.all_reduce(self.used, torch.distributed.ReduceOp.MAX)
         alive: Codes = self.used.nonzero().view(1, 1, -1)
         self.bare.quantize.revive(self.bare.latents(images).float(), alive, self._generator(step))
         self._same_codebook_everywhere()

@@ -39,7 +39,8 @@ Precision = Literal["fp32", "bf16", "fp16"]
 class Training:
     """Settings of the supervised loop; the names of optimizers and schedules are timm's.
 
-    `batch_size` is per optimizer step, over all processes and micro-batches: the result does not depend on how it is split.
+    `batch_size` is per optimizer step, over all processes and micro-batches: the result does not depend on how it is split,
+    unless images see each other (batch statistics, mixup) or the model draws at random (dropout).
     `ema_decay` 0 keeps no average; otherwise the average is what is evaluated.
     """
 
@@ -94,6 +95,11 @@ def train(
             process=place.process,
             seed=seed,
         )
+        if (settings.mixup or settings.cutmix) and order.micro_batch % 2:
+            raise UsageError(
+                f"mixup and cutmix pair the images of a micro-batch, which has {order.micro_batch} here; "
+                "choose a training.batch_size of an even number per process and accumulated micro-batch."
+            )
         learner = SupervisedLearner(model, method, task, settings, here, order.steps_per_epoch, seed, num_classes)
         pace = Pace(settings.epochs, seed, settings.workers, settings.log_every, settings.save_minutes)
         run_steps(learner, dataset, order, pace=pace, place=place, folder=folder, title=title)
@@ -126,7 +132,7 @@ class SupervisedLearner:
         num_classes: int,
     ) -> None:
         self.method, self.task, self.settings, self.here, self.seed = method, task, settings, here, seed
-        self.bare = model.to(here.device)
+        self.bare = model.to(here.device).to(memory_format=torch.channels_last)
         self.ema = ModelEmaV3(self.bare, decay=settings.ema_decay) if settings.ema_decay else None
         optimizer = _optimizer(self.bare.network, settings)
         self.schedule = _schedule(optimizer, settings, steps_per_epoch)
@@ -148,9 +154,17 @@ class SupervisedLearner:
             self.here.clip_grad_norm_(self.model.parameters(), self.settings.clip_grad)
         self.optimizer.step()
         self.optimizer.zero_grad()
+        if self.here.num_processes > 1:
+            self._same_statistics_everywhere()
         if self.ema is not None:
             self.ema.update(self.bare, step=step)
         return {"loss": torch.stack(losses).mean(), "lr": torch.tensor(self.optimizer.param_groups[0]["lr"])}
+
+    @torch.no_grad()
+    def _same_statistics_everywhere(self) -> None:
+        """Those of the main process, which it saves: the attacks, the average and a resumed run must see no others."""
+        for buffer in self.bare.buffers():
+            torch.distributed.broadcast(buffer, src=0)
 
     def _mixed(self, batch: Batch, step: int) -> Batch:
         if self.mixup is None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import signal
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -78,7 +79,7 @@ def run_steps(
 
     Raises:
         InterruptedRunError: SIGINT or SIGTERM came; the step was finished and saved.
-        DivergenceError: a loss is not finite; the last checkpoint is from before.
+        DivergenceError: a loss, or a weight that would be saved, is not finite; the last checkpoint is from before.
         CheckpointError: a state cannot be written, or none of those on disk is whole.
     """
     total = pace.epochs * order.steps_per_epoch
@@ -99,10 +100,10 @@ def run_steps(
                     bar.advance(done, log.write(done, epoch, learner.epoch_end(epoch) if at_end else {}))
                 if saves:
                     saver.save(done)
-                if signal_number and done < total:
-                    raise InterruptedRunError(
-                        f"Stopped after step {done} of {total} and saved; continue with --resume.", signal_number
-                    )
+                if signal_number:
+                    raise _interrupted(done, total, signal_number)
+        if signal_number := _stop_requested(caught, place):  # it came while the last step was saved
+            raise _interrupted(done, total, signal_number)
 
 
 def _steps_of_epoch(
@@ -121,13 +122,17 @@ def _steps_of_epoch(
             micro, step = [], step + 1
 
 
+def _interrupted(done: int, total: int, signal_number: int) -> InterruptedRunError:
+    return InterruptedRunError(f"Stopped after step {done} of {total} and saved; continue with --resume.", signal_number)
+
+
 def _resume(learner: Learner, folder: Path) -> int:
     found = checkpoint.newest_valid(folder / "checkpoints")
     if found is None:
         return 0
     path, state, damaged = found
     for sentence in damaged:
-        print(f"{sentence} Continuing from {path.name}.", flush=True)
+        print(f"{sentence} Continuing from {path.name}.", file=sys.stderr, flush=True)
     learner.load(state)
     return int(state.numbers["step"])
 
@@ -145,8 +150,20 @@ class _Saver:
     def save(self, step: int) -> None:
         if self.place.is_main:
             state = self.learner.state()
+            _check_finite(state, step)
             checkpoint.save(self.folder, step, checkpoint.State(state.tensors, {**state.numbers, "step": step}))
         self.saved_at = time.monotonic()
+
+
+def _check_finite(state: checkpoint.State, step: int) -> None:
+    """A finite loss may have had a gradient that is not; such weights would be saved over good ones."""
+    for part, tensors in state.tensors.items():
+        for name, tensor in tensors.items():
+            if tensor.is_floating_point() and not tensor.isfinite().all():
+                raise DivergenceError(
+                    f"{name} of the {part} is not finite after step {step}; lower the learning rate or use precision: fp32 or "
+                    "bf16. The last checkpoint is from before."
+                )
 
 
 class _Log:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dat import attacks
+from dat.errors import UsageError
 from dat.types import Batch, Task
 
 
@@ -26,6 +27,11 @@ class AT:
     steps: int = 3
     norm: attacks.Norm = "linf"
     random_start: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("epsilon", "step_size", "steps"):
+            if not getattr(self, name) >= 0:
+                raise UsageError(f"{name} is {getattr(self, name)}, but it cannot be negative; write 0 or more")
 
     def __call__(self, model: nn.Module, batch: Batch, task: Task) -> Iterator[Tensor]:
         """Yield the mean loss of the adversarial images."""

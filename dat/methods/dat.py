@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from dat import attacks
+from dat.errors import UsageError
 from dat.types import Batch, Discretizer, Task
 
 
@@ -24,6 +25,10 @@ class DAT:
     discretizer: Discretizer
     alpha: float = 0.1
     gradient_scale: attacks.GradientScale = "l2"
+
+    def __post_init__(self) -> None:
+        if not self.alpha >= 0:
+            raise UsageError(f"alpha is {self.alpha}, but it is the length of a step; write 0 or more (the paper uses 0.1)")
 
     def __call__(self, model: nn.Module, batch: Batch, task: Task) -> Iterator[Tensor]:
         """Yield the mean loss of the discrete adversarial images."""

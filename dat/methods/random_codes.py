@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dat.discretizers import codes
+from dat.errors import UsageError
 from dat.types import Batch, Discretizer, Task
 
 
@@ -22,6 +23,10 @@ class RandomCodes:
 
     discretizer: Discretizer
     rate: float = 0.038
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rate <= 1:
+            raise UsageError(f"rate is {self.rate}, but it is a share of the codes; write a number from 0 to 1")
 
     def __call__(self, model: nn.Module, batch: Batch, task: Task) -> Iterator[Tensor]:
         """Yield the mean loss of the decoded random codes."""

@@ -1,0 +1,56 @@
+# Everything from nothing but python3 (3.11 or later) and make. `make help` lists the targets.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+FAST := not slow and not gpu and not network
+# One thread per test process: tests are small, and threads of several processes would fight for the cores.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n logical --maxprocesses 8
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow check bench clean
+
+help:  ## This list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
+
+demo: $(VENV)/installed  ## Train and compare four methods on handwritten digits; again: go on, or write the page anew
+	$(BIN)/dat demo --resume
+	@echo "Open runs/demo/report.html in a browser."
+
+test: $(VENV)/installed-dev  ## The fast tests
+	@$(PYTEST) -m "$(FAST)"
+
+test-slow: $(VENV)/installed-dev  ## The tests that take minutes
+	@$(PYTEST) -m "slow and not gpu and not network"
+
+check: $(VENV)/installed-dev  ## Style, types, and who imports whom
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/pytest tests/test_layers.py
+
+bench: $(VENV)/installed-dev  ## The benchmarks, one after the other
+	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+clean:  ## Remove the environment and caches; runs and data stay
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamps: install again only when what is asked for has changed.
+
+$(VENV)/installed: $(VENV)/created pyproject.toml constraints.txt
+	$(BIN)/pip install --quiet -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/installed-dev: $(VENV)/created pyproject.toml constraints.txt
+	$(BIN)/pip install --quiet -c constraints.txt -e ".[dev]"
+	@touch $(VENV)/installed $@
+
+$(VENV)/created:
+	@command -v $(PYTHON) >/dev/null || { echo "There is no $(PYTHON) here; install Python 3.11 or later." >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "DAT needs Python 3.11 or later, and \
+	$(PYTHON) is $$($(PYTHON) --version); write e.g. make demo PYTHON=python3.12" | tr -d '\t' >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { echo "$(PYTHON) comes without ensurepip, so it cannot make an \
+	environment; install it (Debian, Ubuntu: apt install python3-venv)." | tr -d '\t' >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
