@@ -29,7 +29,7 @@ from dat.methods import METHODS
 from dat.nn.norm import Normalized
 from dat.nn.zoo import create_network
 from dat.results import write_text
-from dat.run import machine, versions
+from dat.measure import machine, versions
 from dat.tasks.classification import Classification
 from dat.types import Batch, Codes, Discretizer, Images, Method
 
@@ -63,6 +63,16 @@ PRESETS = {
 }
 MODEL_OPTIONS: dict[str, dict[str, Any]] = {"small_resnet": {"depth": 20}}
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16}
+
+
+def seconds() -> float:
+    """Wall time once the device is done; costs a DAT step little, as each Q pass waits for its range check anyhow."""
+    if torch.accelerator.is_available():
+        torch.accelerator.synchronize()
+    return time.perf_counter()
+
+
+CLOCKS: dict[str, Callable[[], float]] = {"wall": seconds, "cpu": time.process_time}
 
 
 @dataclass(frozen=True)
@@ -133,7 +143,7 @@ def main() -> None:
     load = psutil.getloadavg()[0]
     with prepared(options) as bench:
         flops = {name: counted(step, bench.discretizer) for name, step in bench.steps.items()}
-        rounds = interleaved(bench, warmup=options.warmup, repeats=options.repeats)
+        rounds = interleaved(bench, CLOCKS[options.clock], warmup=options.warmup, repeats=options.repeats)
     around = surroundings(bench.device, load)
     result = summary(rounds, flops, options.batch) | {"setting": setting(options), "machine": around}
     print(as_text(result))
@@ -155,6 +165,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=9, help="timed rounds over all methods")
     parser.add_argument("--warmup", type=int, default=1, help="rounds before them, beside the one that counts FLOPs")
     parser.add_argument("--threads", type=int, help="of PyTorch; its own choice if not given")
+    parser.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: processor time, on a CPU that others use too")
     parser.add_argument("--output", type=Path, help="file for the JSON")
     options = parser.parse_args()
     preset = PRESETS[options.preset]
@@ -213,12 +224,12 @@ def counted(step: Callable[[], object], marked: MarkedDiscretizer) -> Sample:
         return measured(step, marked, lambda: counter.total)
 
 
-def interleaved(bench: Bench, *, warmup: int, repeats: int) -> dict[str, list[Sample]]:
+def interleaved(bench: Bench, clock: Callable[[], float], *, warmup: int, repeats: int) -> dict[str, list[Sample]]:
     """Seconds of `repeats` steps of each method, every method once per round: what disturbs a round disturbs them all."""
     rounds: dict[str, list[Sample]] = {name: [] for name in bench.steps}
     for _ in range(warmup + repeats):
         for name, step in bench.steps.items():
-            rounds[name].append(measured(step, bench.discretizer, seconds))
+            rounds[name].append(measured(step, bench.discretizer, clock))
     return {name: samples[warmup:] for name, samples in rounds.items()}
 
 
@@ -239,13 +250,6 @@ def parts(marks: list[float], total: float) -> dict[str, float]:
         return {}
     first, gradient, second = (after - before for before, after in pairwise(marks))
     return dict(zip(PARTS, (first, gradient, second, total - first - gradient - second), strict=True))
-
-
-def seconds() -> float:
-    """Wall time once the device is done; costs a DAT step little, as each Q pass waits for its range check anyhow."""
-    if torch.accelerator.is_available():
-        torch.accelerator.synchronize()
-    return time.perf_counter()
 
 
 def memory_reset() -> int | None:
@@ -327,7 +331,7 @@ def as_text(result: dict[str, Any]) -> str:
     lines = [
         f"{setting['model']}, {setting['size']} px, batch {setting['batch']}, step {setting['precision']}, "
         f"discretizer {setting['discretizer_precision']}{', channels-last' if setting['channels_last'] else ''}; "
-        f"{around['machine']}, {around['threads']} threads; median of {setting['repeats']} rounds",
+        f"{around['machine']}, {around['threads']} threads, {setting['clock']} clock; median of {setting['repeats']} rounds",
         f"{'method':<16}{'x plain':>9}{'lowest':>9}{'highest':>9}{'seconds':>10}{'GFLOP/image':>13}{'peak MiB':>10}",
     ]
     for name, row in result["methods"].items():

@@ -12,7 +12,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from functools import reduce
+from functools import cache, reduce
 from operator import or_
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
@@ -52,7 +52,7 @@ LOWEST = {
 SHARES = ("momentum", "layer_decay", "ema_decay", "smoothing")
 """Numbers of a training that are not above 1."""
 
-SCHEDULES = ("cosine", "step", "multistep", "poly", "plateau", "tanh")
+SCHEDULES = ["cosine", "step", "multistep", "poly", "plateau", "tanh"]
 
 
 class Strict(BaseModel):
@@ -70,10 +70,10 @@ class TrainingSection(Training):
 
     def __post_init__(self) -> None:
         _check_ranges(self)
-        for key, known in (("optimizer", list_optimizers()), ("schedule", SCHEDULES)):
+        for key, known in (("optimizer", [*map(str, list_optimizers())]), ("schedule", SCHEDULES)):
             if (name := getattr(self, key)) not in known:
                 near = difflib.get_close_matches(name, known, n=1)
-                raise UsageError(f"{key} is {name!r}; {_did_you_mean(near)}write a name of timm, e.g. {known[0]}")
+                raise UsageError(f"{key} is {name!r}; {_did_you_mean(near)}write a name that timm knows, e.g. {known[0]}.")
 
 
 @validated_dataclass(config=STRICT, frozen=True)
@@ -104,7 +104,7 @@ def _check_ranges(settings: Training | DiscretizerTraining) -> None:
     ]
     faults += [f"{name} is {values[name]}, write a number from 0 to 1" for name in SHARES if (values.get(name) or 0) > 1]
     if faults:
-        raise UsageError("; ".join(faults))
+        raise UsageError(f"{'; '.join(faults)}.")
 
 
 class _AnyDiscretizer:
@@ -220,6 +220,10 @@ class Data:
     size: tuple[int, int]
     fingerprint: str
 
+    def seeded(self, seed: int) -> Data:
+        """The same pictures, augmented by the random numbers of another seed."""
+        return dataclasses.replace(self, train=ImageDataset(self.train.source, self.train.transform, seed=seed))
+
 
 def build_data(section: DigitsData | FolderData, *, seed: int) -> Data:
     """Open the data of a recipe; nothing is written into their folder.
@@ -227,30 +231,48 @@ def build_data(section: DigitsData | FolderData, *, seed: int) -> Data:
     Raises:
         DataError: a folder is missing, a class is empty, training and test classes differ, or their number is not `classes`.
     """
-    if isinstance(section, DigitsData):
-        train, test = digits("train", size=section.size), digits("test", size=section.size)
-        view = CenterCrop()
-    else:
-        train, test = _folders(section)
-        view = CenterCrop(section.size, section.crop_pct, section.interpolation)
-    width, height = (view.size, view.size) if view.size is not None else test.read(0).size
+    train = _train_source(section)
+    test, size = build_test(section, classes=train.classes)
     return Data(
-        ImageDataset(train, _augmentation(section.augment, view), seed=seed),
-        ImageDataset(test, view, seed=seed),
+        ImageDataset(train, _augmentation(section.augment, _view(section)), seed=seed),
+        test,
         train.classes,
-        size=(height, width),
-        fingerprint=test.fingerprint()[:12],
+        size=size,
+        fingerprint=test.source.fingerprint()[:12],
     )
 
 
-def _folders(section: FolderData) -> tuple[ImageSource, ImageSource]:
+def build_test(section: DigitsData | FolderData, *, classes: tuple[str, ...]) -> tuple[ImageDataset, tuple[int, int]]:
+    """The test pictures of a recipe with their height and width; `classes` are those of the training pictures.
+
+    Raises:
+        DataError: the folder is missing, a class is empty, or it has other classes.
+    """
+    if isinstance(section, DigitsData):
+        source: ImageSource = digits("test", size=section.size)
+    else:
+        folder = ImageFolder(section.test, classes=classes, limit_per_class=section.test_per_class)
+        source = in_memory(folder) if section.in_memory else folder
+    view = _view(section)
+    width, height = (view.size, view.size) if view.size is not None else source.read(0).size
+    return ImageDataset(source, view, seed=0), (height, width)
+
+
+def _train_source(section: DigitsData | FolderData) -> ImageSource:
+    if isinstance(section, DigitsData):
+        return digits("train", size=section.size)
     train = ImageFolder(section.train, limit_per_class=section.train_per_class)
     if section.classes not in (None, len(train.classes)):
         raise DataError(
             f"data.classes is {section.classes}, but {section.train} has {len(train.classes)} class folders; correct one."
         )
-    test = ImageFolder(section.test, classes=train.classes, limit_per_class=section.test_per_class)
-    return (in_memory(train), in_memory(test)) if section.in_memory else (train, test)
+    return in_memory(train) if section.in_memory else train
+
+
+def _view(section: DigitsData | FolderData) -> CenterCrop:
+    if isinstance(section, DigitsData):
+        return CenterCrop()
+    return CenterCrop(section.size, section.crop_pct, section.interpolation)
 
 
 def _augmentation(section: NoAugment | CropFlipAugment | ImageNetAugment, view: CenterCrop) -> Transform:
@@ -330,9 +352,9 @@ class EvaluationSection(Strict):
     """Test sets: `clean`, `fgsm` (one step of `fgsm_epsilon_255` / 255), `c` (15 corruptions at 5 severities)."""
 
     suites: list[Literal["clean", "fgsm", "c"]] = ["clean", "fgsm", "c"]
-    fgsm_epsilon_255: float = Field(1.0, ge=0)
-    c_per_class: int | None = Field(None, ge=1)
-    batch_size: int = Field(256, ge=1)
+    fgsm_epsilon_255: float = Field(default=1.0, ge=0)
+    c_per_class: int | None = Field(default=None, ge=1)
+    batch_size: int = Field(default=256, ge=1)
 
     def build(self) -> list[Suite]:
         """The test sets, in the order of the recipe; corruption cells last."""
@@ -501,12 +523,12 @@ def parse(values: Mapping[str, Any], *, where: str = "the recipe") -> Recipe:
     values = _with_method_names(values)
     try:
         return _ADAPTER.validate_json(json.dumps(values))
-    except TypeError as error:
-        raise UsageError(f"{where} holds a value that is not text, number, list or mapping ({error}).") from error
     except ValidationError as error:
         faults = [_sentence(fault, values) for fault in error.errors()]
         lines = "".join(f"\n  {fault}" for fault in faults)
         raise UsageError(f"{where} has {len(faults)} fault{'s' * (len(faults) > 1)}:{lines}") from error
+    except (TypeError, ValueError) as error:  # a date, or a list that holds itself
+        raise UsageError(f"{where} holds a value that is not text, number, list or mapping ({error}).") from error
 
 
 def resolved(recipe: Recipe) -> str:
@@ -561,15 +583,23 @@ def _sentence(fault: Any, values: Mapping[str, Any]) -> str:
         case "missing" | "missing_argument":
             return f"{key}: missing; add it."
         case "union_tag_not_found" | "union_tag_invalid":
-            tag = str(fault["ctx"]["discriminator"]).strip("'")
-            known = fault["ctx"].get("expected_tags") or ", ".join(map(repr, _tags(values, path)))
-            near = difflib.get_close_matches(str(fault["ctx"].get("tag")), re.findall(r"'([^']+)'", known), n=1)
-            met = f"is {fault['ctx']['tag']!r}" if "tag" in fault["ctx"] else "missing"
-            return f"{key + '.' if path else ''}{tag}: {met}; {_did_you_mean(near)}write one of {known}."
+            return _tag_sentence(fault, values, path)
         case "value_error":
             return f"{key}: {str(fault['ctx']['error']).rstrip('.')}."
         case _:
-            return f"{key}: {fault['msg'].replace('Input should be', 'must be')}, not {fault['input']!r}."
+            said = fault["msg"].replace("Input should be", "must be").replace("an object", "a section")
+            return f"{key}: {said}, not {fault['input']!r}."
+
+
+def _tag_sentence(fault: Any, values: Mapping[str, Any], path: Sequence[Any]) -> str:
+    """The key that decides what a section is (`kind`, `source`, `method`) is missing, misspelled, or holds an unknown word."""
+    tag, prefix = str(fault["ctx"]["discriminator"]).strip("'"), "".join(f"{part}." for part in path)
+    if "tag" not in fault["ctx"] and (misspelled := difflib.get_close_matches(tag, map(str, fault["input"]), n=1)):
+        return f"{prefix}{misspelled[0]}: unknown key; did you mean {tag!r}?"
+    known = fault["ctx"].get("expected_tags") or ", ".join(map(repr, _tags(values, path)))
+    near = difflib.get_close_matches(str(fault["ctx"].get("tag", "")), re.findall(r"'([^']+)'", known), n=1)
+    met = f"is {fault['ctx']['tag']!r}" if "tag" in fault["ctx"] else "missing"
+    return f"{prefix}{tag}: {met}; {_did_you_mean(near)}write one of {known}."
 
 
 def _did_you_mean(near: Sequence[str]) -> str:
@@ -600,9 +630,14 @@ def _tags(values: Mapping[str, Any], path: Sequence[Any]) -> list[str]:
     return list(node.get("discriminator", {}).get("mapping", {}))
 
 
+@cache
+def _json_schema() -> dict[str, Any]:
+    return _ADAPTER.json_schema()
+
+
 def _schema_at(values: Mapping[str, Any], path: Sequence[Any]) -> tuple[dict[str, Any], Any, Any]:
     """The whole JSON schema, its part for the key at `path`, and the value there."""
-    schema = _ADAPTER.json_schema()
+    schema = _json_schema()
     node: Any = schema
     value: Any = values
     for part in path:

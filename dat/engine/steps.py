@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -36,6 +36,7 @@ class InterruptedRunError(DatError):
         self.exit_code = 128 + signal_number
 
 
+@runtime_checkable
 class Learner(Protocol):
     """What a loop trains: one optimizer step at a time, its whole state in tensors and numbers."""
 

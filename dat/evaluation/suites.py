@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from dat import attacks
 from dat.data.corruptions import CORRUPTIONS, corrupt, corruption_protocol
@@ -13,6 +13,7 @@ from dat.types import Images, Indices, LossFn
 SEVERITIES = (1, 2, 3, 4, 5)
 
 
+@runtime_checkable
 class Suite(Protocol):
     """One test set. `depends_on_model`: whether its images are made against the model that is tested."""
 

@@ -31,7 +31,7 @@ class AT:
     def __post_init__(self) -> None:
         for name in ("epsilon", "step_size", "steps"):
             if not getattr(self, name) >= 0:
-                raise UsageError(f"{name} is {getattr(self, name)}, but it cannot be negative; write 0 or more")
+                raise UsageError(f"{name} is {getattr(self, name)}, but it cannot be negative; write 0 or more.")
 
     def __call__(self, model: nn.Module, batch: Batch, task: Task) -> Iterator[Tensor]:
         """Yield the mean loss of the adversarial images."""

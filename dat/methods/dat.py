@@ -28,7 +28,7 @@ class DAT:
 
     def __post_init__(self) -> None:
         if not self.alpha >= 0:
-            raise UsageError(f"alpha is {self.alpha}, but it is the length of a step; write 0 or more (the paper uses 0.1)")
+            raise UsageError(f"alpha is {self.alpha}, but it is the length of a step; write 0 or more (the paper uses 0.1).")
 
     def __call__(self, model: nn.Module, batch: Batch, task: Task) -> Iterator[Tensor]:
         """Yield the mean loss of the discrete adversarial images."""

@@ -26,7 +26,7 @@ class RandomCodes:
 
     def __post_init__(self) -> None:
         if not 0 <= self.rate <= 1:
-            raise UsageError(f"rate is {self.rate}, but it is a share of the codes; write a number from 0 to 1")
+            raise UsageError(f"rate is {self.rate}, but it is a share of the codes; write a number from 0 to 1.")
 
     def __call__(self, model: nn.Module, batch: Batch, task: Task) -> Iterator[Tensor]:
         """Yield the mean loss of the decoded random codes."""

@@ -296,11 +296,12 @@ class PictureRow:
 
 @dataclass(frozen=True)
 class Pictures:
-    """Rows of pictures, how much the difference was amplified, and how many pictures the run holds."""
+    """Rows of pictures, how much the difference was amplified, how many the run holds, and which model was attacked."""
 
     rows: tuple[PictureRow, ...]
     factor: int
     total: int
+    attacked: str = ""
 
 
 def read_pictures(path: Path, *, stride: int | None = None) -> Pictures:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib import resources
 from pathlib import Path
@@ -163,7 +163,8 @@ def read_pictures(run: Path, facts: Facts) -> figures.Pictures:
     if not (run / "pictures.npz").is_file():
         raise DataError("The run holds no pictures.npz.")
     stride = section(facts, "discretizer").get("stride")
-    return figures.read_pictures(run / "pictures.npz", stride=stride if isinstance(stride, int) else None)
+    pictures = figures.read_pictures(run / "pictures.npz", stride=stride if isinstance(stride, int) else None)
+    return replace(pictures, attacked=str(section(facts, "pictures").get("model", "")))
 
 
 def in_order(rows: Iterable[Row], facts: Facts) -> list[Row]:

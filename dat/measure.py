@@ -1,0 +1,193 @@
+"""What is measured on the models of one recipe: rows of results, and pictures for the report."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dat import recipe as recipes
+from dat.analysis.codes import Change, discrete_change, mean_rate
+from dat.data.pipeline import CenterCrop, ImageDataset, evaluation_batches
+from dat.data.subset import Subset, first_per_class
+from dat.discretizers.frozen import FrozenVQGAN
+from dat.evaluation.evaluate import Outcome, evaluate
+from dat.evaluation.metrics import accuracy_rows
+from dat.results import Row, write_bytes
+from dat.tasks.classification import Classification
+from dat.types import Place
+
+PICTURES = 8
+
+Models = Mapping[tuple[str, int], nn.Module]
+"""Trained models by (method, seed)."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A recipe, the pictures it is tested on, and where that happens."""
+
+    recipe: recipes.ClassificationRecipe
+    recipe_hash: str
+    test: ImageDataset
+    size: tuple[int, int]
+    place: Place
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes."""
+        return self.test.source.classes
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the test pictures."""
+        return self.test.source.fingerprint()[:12]
+
+    @property
+    def alpha(self) -> float:
+        """The step of the recipe's first method that has one; the paper's 0.1 otherwise."""
+        return next((alpha for section in self.recipe.methods.values() if (alpha := _alpha_of(section)) is not None), 0.1)
+
+    def row(self, suite: str, metric: str, value: float, n: int, key: tuple[str, int], protocol: dict[str, object]) -> Row:
+        """A row without interval: the spread is over seeds."""
+        label, seed = key
+        return Row(suite, metric, value, n, None, seed, label, self.recipe_hash, protocol, versions())
+
+
+def accuracies(subject: Subject, models: Models) -> list[Row]:
+    """Rows of all models on all suites of the recipe; the corrupted pictures may be fewer than the clean ones."""
+    section = subject.recipe.evaluation
+    corrupted = subject.test
+    if section.c_per_class is not None:
+        chosen = first_per_class(subject.test.source, section.c_per_class)
+        corrupted = ImageDataset(chosen, subject.test.transform, seed=0)
+    named = {f"{label}/{seed}": model for (label, seed), model in models.items()}
+    jobs = {
+        "evaluate": (subject.test, section.build()),
+        "evaluate corruptions": (corrupted, section.build_corruptions()),
+    }
+    outcomes: dict[tuple[str, str], Outcome] = {}
+    for title, (dataset, suites) in jobs.items():
+        if suites:
+            settings = {"place": subject.place, "batch_size": section.batch_size, "title": title}
+            outcomes |= evaluate(named, Classification(), dataset, suites, **settings)
+    return [row for key in models for row in _rows_of(subject, outcomes, key)]
+
+
+def _rows_of(subject: Subject, outcomes: Mapping[tuple[str, str], Outcome], key: tuple[str, int]) -> list[Row]:
+    section, view = subject.recipe.evaluation, subject.test.transform
+    suites = [*section.build(), *section.build_corruptions()]
+    crop_pct = view.crop_pct if isinstance(view, CenterCrop) and view.size is not None else None
+    (height, width), (label, seed) = subject.size, key
+    protocol = {"data": subject.fingerprint, "height": height, "width": width, "crop_pct": crop_pct}
+    return accuracy_rows(
+        {suite.name: outcomes[f"{label}/{seed}", suite.name] for suite in suites},
+        suites,
+        height=height,
+        width=width,
+        method=label,
+        seed=seed,
+        recipe_hash=subject.recipe_hash,
+        protocol=protocol,
+        versions=versions(),
+    )
+
+
+def modified_codes(subject: Subject, models: Models, discretizer: FrozenVQGAN) -> list[Row]:
+    """How many codes of the test pictures the recipe's DAT adversary modifies, per model."""
+    protocol: dict[str, object] = {"data": subject.fingerprint, "alpha": subject.alpha}
+    return [
+        subject.row(
+            "codes",
+            "modified_code_rate",
+            mean_rate(list(_changes(subject, model, discretizer))),
+            len(subject.test),
+            key,
+            protocol,
+        )
+        for key, model in models.items()
+    ]
+
+
+def _changes(subject: Subject, model: nn.Module, discretizer: FrozenVQGAN) -> Iterator[Change]:
+    for fetched in evaluation_batches(subject.test, subject.recipe.evaluation.batch_size):
+        images, targets, _ = (tensor.to(subject.place.device) for tensor in fetched)
+        yield discrete_change(model, Classification(), discretizer, images, targets, alpha=subject.alpha)
+
+
+def costs(subject: Subject, folder: Path) -> list[Row]:
+    """Seconds per step, the median over the log of each training."""
+    batch_size = subject.recipe.training.batch_size
+    protocol: dict[str, object] = {"machine": machine(), "batch_size": batch_size}
+    rows = []
+    for label in subject.recipe.methods:
+        for seed in subject.recipe.seeds:
+            lines = (folder / f"{label}-seed{seed}" / "log.jsonl").read_text().splitlines()
+            speeds = [json.loads(line)["images_per_s"] for line in lines]
+            seconds = batch_size / float(np.median(speeds))
+            rows.append(subject.row("cost", "seconds_per_step", seconds, len(speeds), (label, seed), protocol))
+    return rows
+
+
+def pictures(subject: Subject, models: Models, discretizer: FrozenVQGAN, path: Path) -> dict[str, object]:
+    """Write some test pictures on their way through the adversary, and say whose they are."""
+    attacked = next((key for key in models if _alpha_of(subject.recipe.methods[key[0]]) is not None), next(iter(models)))
+    images, targets = _examples(subject)
+    model = models[attacked]
+    change = discrete_change(model, Classification(), discretizer, images, targets, alpha=subject.alpha)
+    content = BytesIO()
+    np.savez_compressed(
+        content,
+        original=_bytes(change.original),
+        reconstruction=_bytes(change.reconstruction),
+        adversarial=_bytes(change.adversarial),
+        changed=change.changed.cpu().numpy(),
+        labels=np.array([subject.classes[label] for label in targets.tolist()]),
+        predicted_original=_predicted(model, change.original, subject.classes),
+        predicted_adversarial=_predicted(model, change.adversarial, subject.classes),
+    )
+    write_bytes(path, content.getvalue())
+    return {"model": f"{attacked[0]}, seed {attacked[1]}", "alpha": subject.alpha}
+
+
+def _examples(subject: Subject) -> tuple[Tensor, Tensor]:
+    """The first test pictures of as many classes as there is room for."""
+    chosen = first_per_class(subject.test.source, -(-PICTURES // len(subject.classes)))
+    spread = np.unique(np.linspace(0, len(chosen) - 1, min(PICTURES, len(chosen))).round().astype(np.int64))
+    shown = ImageDataset(Subset(chosen, spread), subject.test.transform, seed=0)
+    images, targets, _ = next(iter(evaluation_batches(shown, PICTURES)))
+    return images.to(subject.place.device), targets.to(subject.place.device)
+
+
+def _alpha_of(section: object) -> float | None:
+    return getattr(section, "alpha", None)
+
+
+def _bytes(images: Tensor) -> np.ndarray:
+    return (images * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+
+
+@torch.inference_mode()
+def _predicted(model: nn.Module, images: Tensor, classes: Sequence[str]) -> np.ndarray:
+    return np.array([classes[label] for label in model(images).argmax(dim=1).tolist()])
+
+
+def versions() -> dict[str, str]:
+    """Of what a number depends on."""
+    names = {"dat": "discrete-adversarial-training", "torch": "torch", "timm": "timm", "numpy": "numpy"}
+    return {name: version(package) for name, package in names.items()}
+
+
+def machine() -> str:
+    """Where it ran, without names of hosts."""
+    devices = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    return f"{os.cpu_count()} CPU cores, {platform.machine()}" + "".join(f", {name}" for name in devices)

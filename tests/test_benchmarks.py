@@ -1,0 +1,84 @@
+"""The benchmarks run, and what they write has its form; no time is asserted."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dat.data.corruptions import CORRUPTIONS, EXTRA_CORRUPTIONS
+from dat.methods import METHODS
+
+FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
+RESULTS = sorted((FOLDER / "results").glob("*.json"))
+PARTS = {"first_q_pass", "image_gradient", "second_q_pass", "training"}
+METHOD_KEYS = {"ratio", "ratio_range", "seconds", "gflop_per_image", "peak_extra_mib"}
+SMALLEST = ("--size", "8", "--batch", "2", "--repeats", "3", "--threads", "1")
+
+
+def output_of(name: str, *options: str) -> str:
+    command = [sys.executable, "-W", "error", str(FOLDER / name), *options]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def check_step(result: dict) -> None:
+    assert set(result) == {"methods", "dat_parts", "setting", "machine"}
+    assert result["methods"]["standard"]["ratio"] == 1
+    for row in result["methods"].values():
+        assert set(row) == METHOD_KEYS
+        low, high = row["ratio_range"]
+        assert 0 < low <= row["ratio"] <= high
+        assert row["seconds"] > 0
+    assert set(result["dat_parts"]) == PARTS
+    assert all(part["share"] > 0 for part in result["dat_parts"].values())
+    assert sum(part["share"] for part in result["dat_parts"].values()) == pytest.approx(1, abs=0.15)
+    assert not any("/" in text for text in (result["machine"]["machine"], result["machine"]["device"]))
+
+
+def check_work(result: dict) -> None:
+    """The multiplications of a DAT step, which no disturbance changes."""
+    work = {name: part["gflop_per_image"] for name, part in result["dat_parts"].items()}
+    plain, dat = (result["methods"][name]["gflop_per_image"] for name in ("standard", "dat"))
+    assert work["first_q_pass"] == work["second_q_pass"] > 0
+    assert work["training"] == plain
+    assert plain / 2 < work["image_gradient"] < plain  # forward and image gradient, without those of the weights
+    assert sum(work.values()) == pytest.approx(dat, rel=1e-3)
+
+
+def test_step_of_every_method(tmp_path: Path) -> None:
+    output = tmp_path / "step.json"
+    table = output_of("step.py", *SMALLEST, "--output", str(output))
+    result = json.loads(output.read_text())
+    check_step(result)
+    check_work(result)
+    assert set(result["methods"]) == set(METHODS)
+    assert all(name in table for name in (*METHODS, *PARTS))
+    assert str(tmp_path) not in output.read_text()
+
+
+def test_step_in_low_precision_and_channels_last(tmp_path: Path) -> None:
+    output = tmp_path / "step.json"
+    low = ("--precision", "bf16", "--discretizer-precision", "bf16", "--channels-last", "--methods", "dat")
+    output_of("step.py", *SMALLEST, *low, "--output", str(output))
+    result = json.loads(output.read_text())
+    check_step(result)
+    check_work(result)
+    assert set(result["methods"]) == {"standard", "dat"}
+    assert result["setting"]["discretizer_precision"] == "bf16"
+
+
+def test_kept_results_have_the_form_that_is_written_now() -> None:
+    assert {path.name for path in RESULTS} >= {"step-small-cpu.json", "step-resnet50-224-cpu.json"}
+    for path in RESULTS:
+        if path.name.startswith("step-"):
+            result = json.loads(path.read_text())
+            check_step(result)
+            check_work(result)
+
+
+def test_corruptions() -> None:
+    result = json.loads(output_of("corruptions.py", "--side", "32", "--count", "1"))
+    assert set(result["images_per_second"]) == {*CORRUPTIONS, *EXTRA_CORRUPTIONS}
+    assert all(set(rates) == {"batched", "single", "batch_gain"} for rates in result["images_per_second"].values())
+    assert all(rates["batched"] > 0 for rates in result["images_per_second"].values())

@@ -1,0 +1,418 @@
+"""Recipes: read strictly, every fault in one go, near misses suggested, and one hash per set of settings."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from dat import recipe as recipes
+from dat.errors import DataError, UsageError
+from dat.methods import METHODS
+
+SHIPPED = {
+    "cifar10/gpu",
+    "cifar10/small",
+    "demo",
+    "discretizer/digits",
+    "discretizer/paper",
+    "discretizer/taming",
+    "folder/gpu",
+    "folder/small",
+}
+DEMO = yaml.safe_load(recipes.resolved(recipes.load("demo")))
+Values = Mapping[str, Any]
+Keys = tuple[str, ...]
+
+
+def changed(values: Values, path: Keys, *, key: str | None = None, value: Any = None) -> dict[str, Any]:
+    """The recipe with the last key of `path` renamed to `key`, or set to `value`."""
+    head, *rest = path
+    if rest:
+        return {**values, head: changed(values[head], tuple(rest), key=key, value=value)}
+    if key is None:
+        return {**values, head: value}
+    return {key if name == head else name: content for name, content in values.items()}
+
+
+def key_paths(values: Values, above: Keys = ()) -> Iterator[Keys]:
+    """Every key that the schema knows; labels of methods and options of a model are the user's own words."""
+    for name, content in values.items():
+        if above[-1:] != ("methods",):
+            yield (*above, name)
+        if isinstance(content, dict) and name != "options":
+            yield from key_paths(content, (*above, name))
+
+
+def fault_of(values: Values) -> str:
+    with pytest.raises(UsageError) as caught:
+        recipes.parse(values)
+    return str(caught.value)
+
+
+def refusal(*overrides: str) -> str:
+    with pytest.raises(UsageError) as caught:
+        recipes.load("demo", overrides)
+    return str(caught.value)
+
+
+# ---- shipped recipes
+
+
+def test_the_shipped_recipes_are_these():
+    assert set(recipes.shipped_recipes()) == SHIPPED, "a recipe was added or removed: say so in SHIPPED"
+
+
+@pytest.mark.parametrize("name", sorted(SHIPPED))
+def test_a_shipped_recipe_is_good_and_means_the_same_written_out(name: str):
+    recipe = recipes.load(name)
+    recipes.check(recipe)
+    again = recipes.parse(yaml.safe_load(recipes.resolved(recipe)))
+    assert again == recipe
+    assert recipes.recipe_hash(again) == recipes.recipe_hash(recipe)
+
+
+@pytest.mark.parametrize("name", sorted(SHIPPED))
+def test_a_shipped_recipe_opens_with_a_comment_that_says_how_to_run_it(name: str):
+    header = [line for line in recipes.find(name).read_text().split("\nkind:")[0].splitlines() if line.startswith("#")]
+    assert len(header) >= 2
+    assert any("dat " in line for line in header)
+
+
+def test_every_method_can_be_written_with_its_defaults():
+    for name in METHODS:
+        recipe = recipes.parse(changed(DEMO, ("methods",), value={name: None}))
+        assert isinstance(recipe, recipes.ClassificationRecipe)
+        assert list(recipe.methods) == [name]
+
+
+def test_a_method_may_have_a_label_of_its_own():
+    recipe = recipes.load("demo", ["methods={strong: {method: dat, alpha: 0.8}}"])
+    assert isinstance(recipe, recipes.ClassificationRecipe)
+    assert recipe.methods["strong"].model_dump()["alpha"] == 0.8
+
+
+# ---- misspelled keys
+
+
+def misspellings(word: str) -> set[str]:
+    """All words one dropped, swapped or inserted letter away."""
+    dropped = {word[:i] + word[i + 1 :] for i in range(len(word))}
+    swapped = {word[:i] + word[i + 1] + word[i] + word[i + 2 :] for i in range(len(word) - 1)}
+    inserted = {word[:i] + letter + word[i:] for i in range(len(word) + 1) for letter in "ex_"}
+    return (dropped | swapped | inserted) - {word, ""}
+
+
+def test_each_misspelling_of_each_key_is_refused_and_nearly_each_is_understood():
+    paths = list(key_paths(DEMO))
+    assert len(paths) > 95
+    cases = [(path, wrong) for path in paths for wrong in sorted(misspellings(path[-1]))]
+    sentences = [(path, fault_of(changed(DEMO, path, key=wrong))) for path, wrong in cases]
+    understood = sum(f"did you mean {path[-1]!r}?" in sentence for path, sentence in sentences)
+    assert understood / len(cases) >= 0.95
+
+
+def test_a_misspelled_tag_is_not_called_missing():
+    sentence = fault_of(changed(DEMO, ("data", "source"), key="sorce"))
+    assert "data.sorce: unknown key; did you mean 'source'?" in sentence
+
+
+def test_a_key_like_no_other_gets_no_suggestion():
+    sentence = refusal("training.quaternions=1")
+    assert "training.quaternions: unknown key; remove it." in sentence
+    assert "did you mean" not in sentence
+
+
+# ---- wrong values
+
+WRONG = {
+    "training.lr=fast": "training.lr: must be a valid number, not 'fast'.",
+    "training.lr='1e-3'": "training.lr: must be a valid number, not '1e-3'.",
+    "training.lr=-1": "training: lr is -1.0, write 0 or more.",
+    "training.lr=.nan": "training.lr: must be a finite number",
+    "training.epochs=1.5": "training.epochs: must be a valid integer, not 1.5.",
+    "training.epochs=true": "training.epochs: must be a valid integer, not True.",
+    "training.epochs=0": "training: epochs is 0, write 1 or more.",
+    "training.log_every=0": "training: log_every is 0, write 1 or more.",
+    "training.smoothing=2": "training: smoothing is 2.0, write a number from 0 to 1.",
+    "training.optimizer=adammw": "training: optimizer is 'adammw'; did you mean 'adamw'?",
+    "training.schedule=cosin": "training: schedule is 'cosin'; did you mean 'cosine'?",
+    "training.precision=fp8": "training.precision: must be 'fp32', 'bf16' or 'fp16', not 'fp8'.",
+    "training=null": "training: must be a section, not None.",
+    "training=3": "training: must be a section, not 3.",
+    "seeds=0": "seeds: must be a valid array, not 0.",
+    "seeds=[0, 0]": "seeds that differ",
+    "seeds=[-1]": "seed -1 is negative; write 0 or more.",
+    "methods={}": "give at least one method",
+    "methods={../outside: {method: dat}}": "method label '../outside' becomes the name of a folder",
+    "methods.dat.alpha=-1": "methods.dat: alpha is -1.0, but it is the length of a step; write 0 or more",
+    "methods.dat.alpha=.nan": "methods.dat.alpha: must be a finite number",
+    "methods.dat.gradient_scale=l3": "methods.dat.gradient_scale: must be 'l2', 'linf' or 'raw', not 'l3'.",
+    "methods.random-codes.rate=1.5": "methods.random-codes: rate is 1.5, but it is a share of the codes",
+    "methods.random-codes.rate=-0.1": "methods.random-codes: rate is -0.1",
+    "methods.at.epsilon=-1": "methods.at: epsilon is -1.0, but it cannot be negative",
+    "methods.at.step_size=-1": "methods.at: step_size is -1.0",
+    "methods.at.steps=-1": "methods.at: steps is -1",
+    "methods.dta={}": "methods.dta.method: is 'dta'; did you mean 'dat'? write one of 'standard', 'at',",
+    "kind=clasification": "kind: is 'clasification'; did you mean 'classification'? write one of",
+    "data.source=digit": "data.source: is 'digit'; did you mean 'digits'? write one of 'digits', 'folder'.",
+    "data.augment.kind=mirror": "data.augment.kind: is 'mirror'; write one of 'none', 'crop-flip', 'imagenet'.",
+    "evaluation.suites=[clen]": "evaluation.suites.0: must be 'clean', 'fgsm' or 'c', not 'clen'.",
+    "evaluation.fgsm_epsilon_255=-8": "evaluation.fgsm_epsilon_255: must be greater than or equal to 0",
+    "evaluation.batch_size=0": "evaluation.batch_size: must be greater than or equal to 1, not 0.",
+    "discretizer=null": "needs a discretizer; add a section `discretizer:` with load or train.",
+    "discretizer.load=weights.ckpt": "discretizer: give either load",
+    "discretizer.train.training.revive_every=-1": "discretizer.train.training: revive_every is -1, write 0 or more.",
+    "discretizer.train.network.ch=-1": "discretizer.train.network: The sizes of a VQGAN are whole numbers from 1 on; got ch=-1",
+    "discretizer.train.objective.disc_loss=wgan": "discretizer.train.objective.disc_loss: must be 'hinge' or 'vanilla'",
+}
+
+
+@pytest.mark.parametrize(("override", "sentence"), WRONG.items())
+def test_a_wrong_value_is_refused_with_the_key_and_the_value(override: str, sentence: str):
+    assert sentence in refusal(override)
+
+
+def test_what_only_building_can_tell_is_found_by_check():
+    for override, sentence in {
+        "model.name=small_resnt": "There is no model 'small_resnt'; did you mean small_resnet",
+        "model.options.depth=9": "small_resnet has depth 9; write 8, 14, 20",
+        "model.options.heads=9": "does not take the options {'depth': 8, 'width': 16, 'heads': 9}",
+    }.items():
+        with pytest.raises(UsageError) as caught:
+            recipes.check(recipes.load("demo", [override]))
+        assert sentence in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"), [("dat", {"alpha": -1.0}), ("random-codes", {"rate": 2.0}), ("at", {"epsilon": -1.0})]
+)
+def test_a_method_made_in_python_refuses_the_same(name: str, settings: dict[str, float]):
+    discretizer = () if name == "at" else (recipes._AnyDiscretizer(),)
+    with pytest.raises(UsageError, match=next(iter(settings))):
+        METHODS[name](*discretizer, **settings)
+
+
+def test_all_faults_are_reported_together():
+    sentence = refusal("training.lr=fast", "methods.dat.alpa=1", "seeds=[a]", "data.source=digit", "colour=red")
+    assert "has 5 faults:" in sentence
+    for start in ("training.lr:", "methods.dat.alpa:", "seeds.0:", "data.source:", "colour:"):
+        assert f"\n  {start}" in sentence
+
+
+@pytest.mark.parametrize("section", ["title", "data", "model", "training", "methods"])
+def test_a_missing_section_is_named(section: str):
+    assert f"{section}: missing; add it." in fault_of({key: value for key, value in DEMO.items() if key != section})
+
+
+def test_a_missing_kind_and_an_empty_recipe_are_refused():
+    assert "kind: missing; write one of" in fault_of({key: value for key, value in DEMO.items() if key != "kind"})
+    assert "kind: missing" in fault_of({})
+
+
+def test_numbers_may_be_written_as_everybody_writes_them():
+    for text in ("1e-3", "1E-3", "0.001", "1.0e-3", "1.e-3"):
+        recipe = recipes.load("demo", [f"training.lr={text}"])
+        assert isinstance(recipe, recipes.ClassificationRecipe)
+        assert recipe.training.lr == 0.001
+
+
+# ---- files and overrides
+
+
+def written(folder: Path, text: str | bytes) -> str:
+    path = folder / "mine.yaml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"\xff\xfe\x00\x01binary", "is not YAML"),
+        (b"\x00\x01\x02", "is not YAML"),
+        ("kind: [classification", "is not YAML"),
+        ("- a\n- b", "holds list, not the keys of a recipe"),
+        ("", "holds NoneType, not the keys of a recipe"),
+        ("just words", "holds str, not the keys of a recipe"),
+    ],
+)
+def test_a_file_that_is_no_recipe_is_refused(tmp_path: Path, content: str | bytes, sentence: str):
+    with pytest.raises(UsageError, match=sentence):
+        recipes.load(written(tmp_path, content))
+
+
+def test_a_name_like_a_shipped_recipe_is_suggested():
+    with pytest.raises(UsageError, match=r"There is no recipe 'dmeo'; did you mean 'demo'\?"):
+        recipes.load("dmeo")
+
+
+@pytest.mark.parametrize("override", ["training.epochs", "=3", "", "training.epochs:3"])
+def test_an_override_without_key_or_value_is_refused(override: str):
+    assert "is not of the form key.sub=value" in refusal(override)
+
+
+def test_an_override_cannot_reach_into_a_single_value():
+    assert "title.sub cannot be set: title is a single value" in refusal("title.sub=1")
+
+
+def test_overrides_reach_into_sections_and_make_missing_ones():
+    recipe = recipes.load(
+        "demo", ["evaluation.suites=[clean]", "training.epochs=3", "methods.dat.alpha=0.2", "training.epochs=4"]
+    )
+    assert isinstance(recipe, recipes.ClassificationRecipe)
+    assert recipe.evaluation.suites == ["clean"]
+    assert recipe.training.epochs == 4
+    assert recipe.methods["dat"].model_dump()["alpha"] == 0.2
+    values = {key: value for key, value in DEMO.items() if key != "evaluation"}
+    recipes._override(values, "evaluation.batch_size=7")
+    assert values["evaluation"] == {"batch_size": 7}
+
+
+def test_an_override_may_hold_an_equals_sign():
+    assert recipes.load("demo", ["title=a=b"]).title == "a=b"
+
+
+def test_the_output_folder_is_named_after_the_recipe(tmp_path: Path):
+    assert recipes.load("demo").out == "runs/demo"
+    assert recipes.load("demo", ["out=elsewhere"]).out == "elsewhere"
+    path = written(tmp_path, recipes.find("demo").read_text())
+    assert recipes.load(path).out == f"runs/{tmp_path.name}-mine"
+
+
+# ---- nothing in a recipe runs
+
+PAYLOADS = [
+    "!!python/object/apply:os.system ['touch ran']",
+    "!!python/object/new:os.system ['touch ran']",
+    "!!python/name:os.system",
+    "!!python/module:os",
+    "!include /etc/hostname",
+    "&a [*a, *a]",
+]
+
+
+@pytest.mark.parametrize("payload", PAYLOADS)
+def test_a_tag_that_would_run_code_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, payload: str):
+    monkeypatch.chdir(tmp_path)
+    assert refusal(f"model.options.x={payload}")
+    with pytest.raises(UsageError):
+        recipes.load(written(tmp_path, f"kind: classification\ntitle: {payload}\n"))
+    assert not Path("ran").exists()
+
+
+@pytest.mark.parametrize(
+    "key", ["target", "_target_", "model.target", "model._target_", "methods.dat.target", "training.class_path"]
+)
+def test_a_key_that_would_name_an_import_is_unknown(key: str):
+    assert f"{key}: unknown key" in refusal(f"{key}=os.system")
+
+
+def test_templates_stay_text(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("SECRET", "secret")
+    for text in ("{{ 7 * 7 }}", "${SECRET}", "$SECRET", "{% raw %}"):
+        assert recipes.load("demo", [f"title='{text}'"]).title == text
+
+
+# ---- the hash
+
+
+def test_the_hash_ignores_where_and_how_it_is_called():
+    first = recipes.recipe_hash(recipes.load("demo"))
+    assert recipes.recipe_hash(recipes.load("demo", ["out=elsewhere", "title=another"])) == first
+    assert len(first) == 12
+    assert set(first) <= set("0123456789abcdef")
+
+
+OTHER = {
+    "kind": None,  # another kind is another schema
+    "title": None,
+    "out": None,
+    "data.source": None,
+    "data.augment.kind": None,
+    "discretizer.load": None,  # excludes `train`
+    "discretizer.train.perceptual.kind": "none",
+    "discretizer.train.training.precision": "bf16",
+    "discretizer.train.network.attn_type": "none",
+    "discretizer.train.network.ch": 64,
+    "discretizer.train.objective.disc_loss": "vanilla",
+    "discretizer.train.objective.generator_term": "minimax",
+    "discretizer.precision": "bf16",
+    "data.augment.fill": "reflect",
+    "model.name": "resnet18",
+    "model.options": {"depth": 14},
+    "training.optimizer": "adamw",
+    "training.schedule": "step",
+    "training.precision": "bf16",
+    "training.layer_decay": 0.7,
+    "training.clip_grad": 1.0,
+    "methods.at.method": None,
+    "methods.at.norm": "l2",
+    "methods.dat.gradient_scale": "linf",
+    "evaluation.suites": ["clean"],
+    "evaluation.c_per_class": 3,
+    "seeds": [7],
+}
+
+
+def another(value: Any) -> Any:
+    """A value near this one, of its type."""
+    match value:
+        case bool():
+            return not value
+        case int():
+            return value + 1
+        case float():
+            return value / 2 if value else 0.25
+        case [first, *rest]:
+            return [another(first), *rest]
+        case []:
+            return [1]
+    raise AssertionError(f"say in OTHER what to write instead of {value!r}")
+
+
+def test_the_hash_changes_with_every_setting():
+    first, seen = recipes.recipe_hash(recipes.parse(DEMO)), 0
+    for path in key_paths(DEMO):
+        value, name = DEMO, ".".join(path)
+        for key in path:
+            value = value[key]
+        if (isinstance(value, dict) and name not in OTHER) or name.endswith(".method") or OTHER.get(name, "") is None:
+            continue
+        changed_values = changed(DEMO, path, value=OTHER[name] if name in OTHER else another(value))
+        assert recipes.recipe_hash(recipes.parse(changed_values)) != first, name
+        seen += 1
+    assert seen > 80
+
+
+# ---- what a recipe becomes
+
+
+def test_build_data_compares_the_number_of_classes(tmp_path: Path):
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "a.png").touch()
+    section = recipes.FolderData(
+        source="folder", train=str(tmp_path), test=str(tmp_path), classes=3, augment=recipes.NoAugment()
+    )
+    with pytest.raises(DataError, match=r"data.classes is 3, but .* has 1 class folders"):
+        recipes.build_data(section, seed=0)
+
+
+def test_the_same_seed_gives_the_same_model():
+    recipe = recipes.load("demo")
+    assert isinstance(recipe, recipes.ClassificationRecipe)
+    first, again, other = (recipes.build_model(recipe.model, num_classes=10, seed=seed).state_dict() for seed in (3, 3, 4))
+    assert all(first[key].equal(again[key]) for key in first)
+    assert not all(first[key].equal(other[key]) for key in first)
+
+
+def test_settings_of_each_method_come_from_its_own_class():
+    recipe = recipes.load("demo")
+    assert isinstance(recipe, recipes.ClassificationRecipe)
+    for label, section in recipe.methods.items():
+        names = {entry.name for entry in dataclasses.fields(METHODS[label])} - {"discretizer"}
+        assert set(section.model_dump()) == names | {"method"}
