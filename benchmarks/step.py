@@ -25,11 +25,11 @@ from torch.utils.flop_counter import flop_registry
 from dat.discretizers.frozen import FrozenVQGAN
 from dat.discretizers.vqgan import VQGAN, VQGANConfig
 from dat.engine.loop import SupervisedLearner, Training, accelerator
+from dat.measure import machine, versions
 from dat.methods import METHODS
 from dat.nn.norm import Normalized
 from dat.nn.zoo import create_network
 from dat.results import write_text
-from dat.measure import machine, versions
 from dat.tasks.classification import Classification
 from dat.types import Batch, Codes, Discretizer, Images, Method
 
@@ -331,7 +331,7 @@ def as_text(result: dict[str, Any]) -> str:
     lines = [
         f"{setting['model']}, {setting['size']} px, batch {setting['batch']}, step {setting['precision']}, "
         f"discretizer {setting['discretizer_precision']}{', channels-last' if setting['channels_last'] else ''}; "
-        f"{around['machine']}, {around['threads']} threads, {setting['clock']} clock; median of {setting['repeats']} rounds",
+        f"{around['machine']}, threads: {around['threads']}, {setting['clock']} clock; median of {setting['repeats']} rounds",
         f"{'method':<16}{'x plain':>9}{'lowest':>9}{'highest':>9}{'seconds':>10}{'GFLOP/image':>13}{'peak MiB':>10}",
     ]
     for name, row in result["methods"].items():

@@ -20,6 +20,7 @@ GIB = 2**30
 def findings() -> dict[str, Any]:
     """Versions, devices, memory and disk of this machine."""
     return {
+        "dat": version(DISTRIBUTION),
         "python": sys.version.split()[0],
         "system": f"{platform.system()} {platform.machine()}",
         "packages": dict(_packages()),
@@ -38,10 +39,11 @@ def missing(found: dict[str, Any]) -> list[str]:
 
 def as_text(found: dict[str, Any]) -> str:
     """The findings, a line each, and what to do about them."""
-    lines = [f"Python {found['python']} on {found['system']}, {found['cores']} cores, {found['memory_gib']} GiB memory free"]
-    lines.append(
-        f"{found['disk_free_gib']} GiB disk free here; {found['shared_memory_gib']} GiB shared memory for data workers"
-    )
+    lines = [
+        f"dat {found['dat']}, Python {found['python']} on {found['system']}",
+        f"{found['cores']} cores, {found['memory_gib']} GiB memory free, {found['disk_free_gib']} GiB disk free here, "
+        f"{found['shared_memory_gib']} GiB shared memory for data workers",
+    ]
     lines += [f"device: {device}" for device in found["devices"]]
     for name, state in found["packages"].items():
         note = "" if state["good"] else f"  <- needs {state['needs']}"

@@ -351,7 +351,7 @@ class DiscretizerSection(Strict):
 class EvaluationSection(Strict):
     """Test sets: `clean`, `fgsm` (one step of `fgsm_epsilon_255` / 255), `c` (15 corruptions at 5 severities)."""
 
-    suites: list[Literal["clean", "fgsm", "c"]] = ["clean", "fgsm", "c"]
+    suites: list[Literal["clean", "fgsm", "c"]] = Field(default=["clean", "fgsm", "c"], min_length=1)
     fgsm_epsilon_255: float = Field(default=1.0, ge=0)
     c_per_class: int | None = Field(default=None, ge=1)
     batch_size: int = Field(default=256, ge=1)
@@ -491,7 +491,7 @@ def find(name: str) -> Path:
         return Path(name)
     if name in shipped:
         return shipped[name]
-    near = difflib.get_close_matches(name, shipped, n=1, cutoff=0.3)
+    near = difflib.get_close_matches(name, shipped, n=1, cutoff=0.5)
     raise UsageError(f"There is no recipe {name!r}; {_did_you_mean(near)}`dat recipes list` shows all of them.")
 
 
@@ -584,6 +584,8 @@ def _sentence(fault: Any, values: Mapping[str, Any]) -> str:
             return f"{key}: missing; add it."
         case "union_tag_not_found" | "union_tag_invalid":
             return _tag_sentence(fault, values, path)
+        case "too_short":
+            return f"{key}: is empty; write at least one."
         case "value_error":
             return f"{key}: {str(fault['ctx']['error']).rstrip('.')}."
         case _:

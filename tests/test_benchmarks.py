@@ -1,15 +1,18 @@
 """The benchmarks run, and what they write has its form; no time is asserted."""
 
 import json
-import subprocess
+import runpy
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from dat.data.corruptions import CORRUPTIONS, EXTRA_CORRUPTIONS
 from dat.methods import METHODS
 
+Run = Callable[..., str]
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
 RESULTS = sorted((FOLDER / "results").glob("*.json"))
 PARTS = {"first_q_pass", "image_gradient", "second_q_pass", "training"}
@@ -17,9 +20,18 @@ METHOD_KEYS = {"ratio", "ratio_range", "seconds", "gflop_per_image", "peak_extra
 SMALLEST = ("--size", "8", "--batch", "2", "--repeats", "3", "--threads", "1")
 
 
-def output_of(name: str, *options: str) -> str:
-    command = [sys.executable, "-W", "error", str(FOLDER / name), *options]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+@pytest.fixture
+def output_of(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Run]:
+    """What a script prints; in this process, as starting Python takes longer than the smallest benchmark."""
+    threads = torch.get_num_threads()
+
+    def run(name: str, *options: str) -> str:
+        monkeypatch.setattr(sys, "argv", [name, *options])
+        runpy.run_path(str(FOLDER / name), run_name="__main__")
+        return capsys.readouterr().out
+
+    yield run
+    torch.set_num_threads(threads)
 
 
 def check_step(result: dict) -> None:
@@ -46,7 +58,7 @@ def check_work(result: dict) -> None:
     assert sum(work.values()) == pytest.approx(dat, rel=1e-3)
 
 
-def test_step_of_every_method(tmp_path: Path) -> None:
+def test_step_of_every_method(tmp_path: Path, output_of: Run) -> None:
     output = tmp_path / "step.json"
     table = output_of("step.py", *SMALLEST, "--output", str(output))
     result = json.loads(output.read_text())
@@ -57,7 +69,7 @@ def test_step_of_every_method(tmp_path: Path) -> None:
     assert str(tmp_path) not in output.read_text()
 
 
-def test_step_in_low_precision_and_channels_last(tmp_path: Path) -> None:
+def test_step_in_low_precision_and_channels_last(tmp_path: Path, output_of: Run) -> None:
     output = tmp_path / "step.json"
     low = ("--precision", "bf16", "--discretizer-precision", "bf16", "--channels-last", "--methods", "dat")
     output_of("step.py", *SMALLEST, *low, "--output", str(output))
@@ -77,7 +89,7 @@ def test_kept_results_have_the_form_that_is_written_now() -> None:
             check_work(result)
 
 
-def test_corruptions() -> None:
+def test_corruptions(output_of: Run) -> None:
     result = json.loads(output_of("corruptions.py", "--side", "32", "--count", "1"))
     assert set(result["images_per_second"]) == {*CORRUPTIONS, *EXTRA_CORRUPTIONS}
     assert all(set(rates) == {"batched", "single", "batch_gain"} for rates in result["images_per_second"].values())

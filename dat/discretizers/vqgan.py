@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -274,8 +275,20 @@ class Upsample(nn.Module):
         return self.conv(F.interpolate(features, scale_factor=2.0, mode="nearest"))
 
 
+class _GroupNorm(nn.GroupNorm):
+    """In float32 on a CPU, where the low-precision kernel of torch 2.15 is up to five times slower than that."""
+
+    def forward(self, input: Features) -> Features:
+        if input.dtype == self.weight.dtype == torch.float32 or input.device.type != "cpu":
+            return super().forward(input)
+        exact = torch.promote_types(input.dtype, torch.float32)
+        with torch.autocast("cpu", enabled=False):
+            normed = F.group_norm(input.to(exact), self.num_groups, self.weight.to(exact), self.bias.to(exact), self.eps)
+        return normed.to(input.dtype)
+
+
 def _norm(width: int) -> nn.GroupNorm:
-    return nn.GroupNorm(GROUPS, width, eps=1e-6)
+    return _GroupNorm(GROUPS, width, eps=1e-6)
 
 
 def _silu(normed: Features) -> Features:

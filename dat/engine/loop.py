@@ -108,9 +108,15 @@ def train(
 
 @contextmanager
 def accelerator(precision: Precision, *, cpu: bool = False) -> Iterator[Accelerator]:
-    """An Accelerator for one run; its process-wide state is cleared afterwards, so that the next run may differ."""
+    """An Accelerator for one run; its process-wide state is cleared afterwards, so that the next run may differ.
+
+    Raises:
+        UsageError: fp16 without a GPU; Accelerate would take float32 and not say so.
+    """
     here = Accelerator(mixed_precision="no" if precision == "fp32" else precision, cpu=cpu)
     try:
+        if precision == "fp16" and here.device.type == "cpu":
+            raise UsageError("precision is 'fp16', which needs a GPU; write bf16 or fp32.")
         yield here
     finally:
         here.free_memory()
@@ -217,27 +223,35 @@ def numpy_seeded(seed: int) -> Iterator[None]:
 
 
 def _optimizer(network: nn.Module, settings: Training) -> torch.optim.Optimizer:
-    return create_optimizer_v2(
-        network,
-        opt=settings.optimizer,
-        lr=settings.lr,
-        weight_decay=settings.weight_decay,
-        momentum=settings.momentum,
-        layer_decay=settings.layer_decay,
-    )
+    try:
+        return create_optimizer_v2(
+            network,
+            opt=settings.optimizer,
+            lr=settings.lr,
+            weight_decay=settings.weight_decay,
+            momentum=settings.momentum,
+            layer_decay=settings.layer_decay,
+        )
+    except ValueError as error:
+        raise UsageError(
+            f"Optimizer {settings.optimizer!r} is refused: {error}; write one of timm's, e.g. sgd or adamw."
+        ) from error
 
 
 def _schedule(optimizer: torch.optim.Optimizer, settings: Training, steps_per_epoch: int) -> Scheduler:
-    schedule, _ = create_scheduler_v2(
-        optimizer,
-        sched=settings.schedule,
-        num_epochs=settings.epochs,
-        warmup_epochs=settings.warmup_epochs,
-        warmup_lr=settings.warmup_lr,
-        min_lr=settings.min_lr,
-        step_on_epochs=False,
-        updates_per_epoch=steps_per_epoch,
-    )
+    try:
+        schedule, _ = create_scheduler_v2(
+            optimizer,
+            sched=settings.schedule,
+            num_epochs=settings.epochs,
+            warmup_epochs=settings.warmup_epochs,
+            warmup_lr=settings.warmup_lr,
+            min_lr=settings.min_lr,
+            step_on_epochs=False,
+            updates_per_epoch=steps_per_epoch,
+        )
+    except ValueError:
+        schedule = None
     if schedule is None:
         raise UsageError(f"schedule is {settings.schedule!r}; write one of cosine, step, multistep, poly, plateau or tanh.")
     return schedule

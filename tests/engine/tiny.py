@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +25,8 @@ from dat.methods import METHODS
 from dat.nn.norm import Normalized
 from dat.tasks.classification import Classification
 from dat.types import Batch, Method, Task
+
+torch.set_num_threads(1)  # the tensors are tiny, and sums come in the same order on every machine
 
 CLASSES = 4
 NETWORK = VQGANConfig(n_embed=16, embed_dim=4, z_channels=8, ch=32, ch_mult=(1, 2), num_res_blocks=1, attn_resolutions=())
@@ -50,10 +53,10 @@ def network(*, dropout: float = 0.0, batch_norm: bool = True) -> Normalized:
     return Normalized(nn.Sequential(*layers), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 
 
-def vqgan() -> VQGAN:
+def vqgan(*, codes: int = 16) -> VQGAN:
     """An untrained VQGAN whose codebook consists of its own outputs, so that many codes are used."""
     torch.manual_seed(1)
-    model = VQGAN(NETWORK)
+    model = VQGAN(replace(NETWORK, n_embed=codes))
     with torch.no_grad():
         model.quantize.initialise(model.latents(2 * torch.rand(8, 3, 8, 8) - 1), torch.Generator().manual_seed(2))
     return model
@@ -70,10 +73,10 @@ def methods() -> dict[str, Method]:
     }
 
 
-def settings(**changes: object) -> Training:
+def settings(**changes: Any) -> Training:
     """Two epochs of five steps."""
-    values: dict[str, object] = {"epochs": 2, "batch_size": 8, "lr": 0.05, "log_every": 3}
-    return Training(**{**values, **changes})  # type: ignore[arg-type]
+    values: dict[str, Any] = {"epochs": 2, "batch_size": 8, "lr": 0.05, "log_every": 3}
+    return Training(**{**values, **changes})
 
 
 def trained(
@@ -82,7 +85,8 @@ def trained(
     *,
     model: Normalized | None = None,
     dataset: ImageDataset | None = None,
-    **changes: object,
+    classes: int = CLASSES,
+    **changes: Any,
 ) -> nn.Module:
     """The model after `train` on this process alone."""
     return train(
@@ -93,7 +97,7 @@ def trained(
         settings(**changes),
         seed=0,
         folder=folder,
-        num_classes=CLASSES,
+        num_classes=classes,
         cpu=True,
     )
 
@@ -178,6 +182,3 @@ def finished(*arguments: str) -> tuple[int, str]:
     process = started(*arguments)
     _, said = process.communicate(timeout=300)
     return process.returncode, said
-
-
-Damage = Callable[[Path], None]

@@ -1,0 +1,111 @@
+"""What the tests run on several processes, by `torchrun`: `processes.py OUT`.
+
+Trains by each method, resumes once, and evaluates sets of several sizes; the main process writes what came out.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from unittest.mock import patch
+
+import tiny
+import torch
+from accelerate import PartialState
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from dat.data.embedded import digits
+from dat.data.pipeline import CropFlip, ImageDataset
+from dat.data.subset import Subset
+from dat.discretizers.objective import VQGANObjective
+from dat.engine.discretizer_loop import DiscretizerTraining, TwoPlayerLearner, train_discretizer
+from dat.evaluation.evaluate import evaluate
+from dat.evaluation.suites import FGSM, Clean
+from dat.nn.norm import Normalized
+from dat.nn.perceptual import multiscale_gradient_distance
+from dat.nn.zoo import create_network
+from dat.tasks.classification import Classification
+from dat.types import Batch, Place
+
+SIZES = (1, 2, 3, 7, 10)
+
+
+def transformer() -> Normalized:
+    """A model whose images do not see each other."""
+    torch.manual_seed(0)
+    options = {"img_size": 8, "patch_size": 4, "embed_dim": 32, "depth": 2, "num_heads": 2}
+    network = create_network("vit_tiny_patch16_224", num_classes=10, options=options)
+    return Normalized(network, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+
+
+def write(model: nn.Module, file: Path) -> None:
+    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, file)
+
+
+def small_digits(count: int) -> ImageDataset:
+    chosen = Subset(digits("train"), torch.arange(count).numpy())
+    return ImageDataset(chosen, CropFlip(padding=1, flip=False), seed=0)
+
+
+def accuracies(place: Place) -> dict[str, list[list[bool]]]:
+    models, suites, found = {"vit": transformer()}, [Clean(), FGSM(8 / 255)], {}
+    for size in SIZES:
+        outcomes = evaluate(models, Classification(), small_digits(size), suites, place=place, batch_size=3)
+        found[str(size)] = [outcomes["vit", suite.name].correct.tolist() for suite in suites]
+    return found
+
+
+def train_two_players(folder: Path, *, last: int | None = None) -> nn.Module:
+    """The VQGAN, trained; `last`: the step before which every process dies."""
+    objective = VQGANObjective(disc_start=2, disc_weight=0.5)
+    training = DiscretizerTraining(8, 8, 1e-3, revive_every=4, disc_layers=1, disc_width=8, save_minutes=0.0)
+    pictures, vqgan, step = tiny.pictures(16), tiny.vqgan(), TwoPlayerLearner.step
+
+    def dying(learner: TwoPlayerLearner, batches: Sequence[Batch], number: int) -> Mapping[str, Tensor]:
+        if number == last:
+            raise tiny.Killed
+        return step(learner, batches, number)
+
+    arguments = {"seed": 0, "folder": folder, "weights": folder / "weights.safetensors", "provenance": {}, "cpu": True}
+    with patch.object(TwoPlayerLearner, "step", dying), suppress(tiny.Killed):
+        train_discretizer(vqgan, objective, multiscale_gradient_distance, training, pictures, pictures, **arguments)
+    return vqgan
+
+
+def train_all(out: Path, place: Place) -> None:
+    for name, method in tiny.methods().items():
+        dataset = small_digits(80)
+        model = tiny.trained(out / name, method, model=transformer(), dataset=dataset, lr=0.05, classes=10)
+        if place.is_main:
+            write(model, out / f"{name}.safetensors")
+
+
+def train_with_statistics(out: Path, place: Place) -> None:
+    """DAT on a model with batch statistics, and a discretizer, killed and resumed, and alone; each process saves its own."""
+    method = tiny.methods()["dat"]
+    with suppress(tiny.Killed):
+        tiny.trained(out / "resumed", tiny.KilledInCall(method, 6), ema_decay=0.5, save_minutes=0.0)
+    train_two_players(out / "resumed-vqgan", last=6)
+    for run in ("resumed", "alone"):
+        model = tiny.trained(out / run, method, ema_decay=0.5)
+        write(model, out / f"{run}-{place.process}.safetensors")
+        write(train_two_players(out / f"{run}-vqgan"), out / f"{run}-vqgan-{place.process}.safetensors")
+
+
+def main(out: Path) -> None:
+    state = PartialState(cpu=True)
+    place = Place(torch.device("cpu"), state.process_index, state.num_processes)
+    train_all(out, place)
+    train_with_statistics(out, place)
+    found = accuracies(place)
+    if place.is_main:
+        (out / "correct.json").write_text(json.dumps(found))
+    state.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,238 @@
+"""The supervised loop: schedule, average, mixup, clipping, precision, and that its result does not depend on how it is run."""
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import tiny
+import torch
+from torch import Tensor, nn
+
+from dat.engine import checkpoint
+from dat.errors import DivergenceError, UsageError
+from dat.methods.standard import Standard
+from dat.types import Batch, Method, Task
+
+STEPS, LR = 10, 0.05
+
+
+class Watching:
+    """Standard training that records the batches and the weights before each step."""
+
+    def __init__(self) -> None:
+        self.batches: list[Batch] = []
+        self.weights: list[dict[str, Tensor]] = []
+
+    def __call__(self, model: nn.Module, batch: Batch, task: Task) -> Iterator[Tensor]:
+        self.batches.append(batch)
+        self.weights.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
+        yield from Standard()(model, batch, task)
+
+
+def logged(folder: Path, name: str) -> list[float]:
+    return [json.loads(line)[name] for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def largest_difference(first: nn.Module, second: nn.Module) -> float:
+    """Of the weights, relative to the largest one of each tensor."""
+    pairs = zip(first.state_dict().values(), second.state_dict().values(), strict=True)
+    return max(((a - b).abs().max() / b.abs().max().clamp(min=1e-9)).item() for a, b in pairs)
+
+
+def test_the_schedule_is_a_cosine(tmp_path: Path) -> None:
+    tiny.trained(tmp_path, log_every=1)
+    expected = [0.5 * LR * (1 + math.cos(math.pi * step / STEPS)) for step in range(STEPS)]
+    assert logged(tmp_path, "lr") == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_warm_up_is_a_line_before_the_cosine(tmp_path: Path) -> None:
+    tiny.trained(tmp_path, log_every=1, warmup_epochs=1, warmup_lr=0.01, min_lr=0.001)
+    rising = [0.01 + (LR - 0.01) * step / 5 for step in range(5)]
+    falling = [0.001 + 0.5 * (LR - 0.001) * (1 + math.cos(math.pi * step / STEPS)) for step in range(5, STEPS)]
+    assert logged(tmp_path, "lr") == pytest.approx(rising + falling, rel=1e-5)
+
+
+def test_the_weights_follow_plain_sgd(tmp_path: Path) -> None:
+    """Against torch's own optimizer: Nesterov momentum, no decay of vectors, the cosine."""
+    watching = Watching()
+    model = tiny.trained(tmp_path, watching, model=tiny.network(batch_norm=False))
+    twin = tiny.network(batch_norm=False)
+    matrices = [parameter for parameter in twin.parameters() if parameter.ndim > 1]
+    vectors = [parameter for parameter in twin.parameters() if parameter.ndim <= 1]
+    groups = [{"params": matrices, "weight_decay": 5e-4}, {"params": vectors, "weight_decay": 0.0}]
+    optimizer = torch.optim.SGD(groups, lr=LR, momentum=0.9, nesterov=True)
+    assert len(watching.batches) == STEPS
+    for step, batch in enumerate(watching.batches):
+        for group in optimizer.param_groups:
+            group["lr"] = 0.5 * LR * (1 + math.cos(math.pi * step / STEPS))
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(twin(batch.images), batch.targets).backward()
+        optimizer.step()
+    assert largest_difference(model, twin) < 1e-5
+
+
+@pytest.mark.parametrize(("name", "kind"), [("sgd", "SGD"), ("adamw", "AdamW")])
+def test_optimizers_by_their_names(tmp_path: Path, name: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    used: list[str] = []
+    step = getattr(torch.optim, kind).step
+    monkeypatch.setattr(getattr(torch.optim, kind), "step", lambda self, *a, **k: (used.append(kind), step(self, *a, **k))[1])
+    model = tiny.trained(tmp_path, optimizer=name, lr=0.01)
+    assert len(used) == STEPS
+    assert largest_difference(model, tiny.network()) > 1e-3
+
+
+def test_the_average_is_what_is_returned(tmp_path: Path) -> None:
+    watching, decay = Watching(), 0.8
+    model = tiny.trained(tmp_path, watching, ema_decay=decay)
+    after = [*watching.weights[1:], dict(checkpoint.load(last_checkpoint(tmp_path)).tensors["model"])]
+    average = after[1]  # timm begins to average after the second step
+    for weights in after[2:]:
+        average = {
+            name: decay * tensor + (1 - decay) * weights[name] if tensor.is_floating_point() else weights[name]
+            for name, tensor in average.items()
+        }
+    assert not model.training
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point():
+            torch.testing.assert_close(tensor, average[name], atol=1e-5, rtol=1e-4)
+
+
+def last_checkpoint(folder: Path) -> Path:
+    return checkpoint.list_checkpoints(folder / "checkpoints")[-1]
+
+
+@pytest.mark.parametrize("kind", ["mixup", "cutmix"])
+def test_mixup_and_cutmix_mix_images_and_targets_alike(tmp_path: Path, kind: str) -> None:
+    plain, mixed = Watching(), Watching()
+    tiny.trained(tmp_path / "plain", plain)
+    tiny.trained(tmp_path / "mixed", mixed, **dict[str, Any]({kind: 1.0}))
+    shares = set()
+    for before, after in zip(plain.batches, mixed.batches, strict=True):
+        assert after.targets.shape == (8, tiny.CLASSES)
+        torch.testing.assert_close(after.targets.sum(dim=1), torch.ones(8))
+        own = nn.functional.one_hot(before.targets, tiny.CLASSES).float()
+        different = before.targets != before.targets.flip(0)
+        share = (after.targets * own).sum(dim=1)[different]
+        assert share.max() - share.min() < 1e-6  # one share for the batch
+        other = before.images.flip(0)
+        if kind == "mixup":
+            expected = share[0] * before.images + (1 - share[0]) * other
+            torch.testing.assert_close(after.images, expected, atol=1e-5, rtol=0)
+        else:
+            from_own = (after.images == before.images).all(dim=1)
+            assert (from_own | (after.images == other).all(dim=1)).all()
+        shares.add(round(share[0].item(), 4))
+    assert len(shares) > STEPS / 2
+
+
+def test_an_odd_number_of_images_cannot_be_paired(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"micro-batch, which has 3 here; .*training\.batch_size"):
+        tiny.trained(tmp_path, mixup=0.2, batch_size=6, accumulate=2)
+
+
+def test_gradients_are_clipped_together(tmp_path: Path) -> None:
+    """A step of plain SGD is then at most the rate times the limit; unclipped it is longer."""
+    lengths = {}
+    for limit in (None, 0.01):
+        watching = Watching()
+        plain = {"optimizer": "momentum", "momentum": 0.0, "weight_decay": 0.0}
+        tiny.trained(tmp_path / str(limit), watching, clip_grad=limit, model=tiny.network(batch_norm=False), **plain)
+        first, second = watching.weights[:2]
+        lengths[limit] = math.sqrt(sum(float((second[name] - first[name]).square().sum()) for name in first))
+    assert lengths[0.01] == pytest.approx(LR * 0.01, rel=1e-3)
+    assert lengths[None] is not None
+    assert lengths[None] > 2 * LR * 0.01
+
+
+@pytest.mark.parametrize("name", ["standard", "at", "random-codes", "dat"])
+def test_accumulated_micro_batches_equal_the_whole(tmp_path: Path, name: str) -> None:
+    method = tiny.methods()[name]
+    models = [
+        tiny.trained(tmp_path / str(parts), method, model=tiny.network(batch_norm=False), accumulate=parts, optimizer="sgd")
+        for parts in (1, 2, 4)
+    ]
+    for model in models[1:]:
+        assert largest_difference(model, models[0]) < 1e-5
+
+
+def test_workers_change_nothing(tmp_path: Path) -> None:
+    models = [tiny.trained(tmp_path / str(workers), workers=workers, epochs=1) for workers in (0, 2)]
+    for name, tensor in models[0].state_dict().items():
+        assert torch.equal(tensor, models[1].state_dict()[name])
+
+
+@pytest.mark.parametrize("name", ["standard", "dat"])
+def test_bfloat16_trains_and_gives_a_float32_model(tmp_path: Path, name: str) -> None:
+    seen: list[torch.dtype] = []
+    model = tiny.network(batch_norm=False)
+    first = cast(nn.Sequential, model.network)[0]
+    first.register_forward_hook(lambda *call: seen.append(call[2].dtype))
+    trained = tiny.trained(tmp_path / "half", tiny.methods()[name], model=model, precision="bf16")
+    assert set(seen) == {torch.bfloat16}
+    assert all(parameter.dtype == torch.float32 for parameter in trained.parameters())
+    assert trained(torch.rand(2, 3, 8, 8)).dtype == torch.float32
+    exact = tiny.trained(tmp_path / "exact", tiny.methods()[name], model=tiny.network(batch_norm=False))
+    assert largest_difference(trained, exact) > 0
+    losses = [logged(tmp_path / folder, "loss") for folder in ("half", "exact")]
+    assert losses[0] == pytest.approx(losses[1], rel=0.1)
+
+
+def test_fp16_without_a_gpu_is_refused(tmp_path: Path) -> None:
+    """Accelerate would train in float32 without a word."""
+    with pytest.raises(UsageError, match="'fp16', which needs a GPU; write bf16 or fp32"):
+        tiny.trained(tmp_path, precision="fp16")
+
+
+class NotANumber:
+    """The loss of one step is not a number."""
+
+    def __init__(self, at: int) -> None:
+        self.at, self.calls = at, 0
+
+    def __call__(self, model: nn.Module, batch: Batch, task: Task) -> Iterator[Tensor]:
+        self.calls += 1
+        for loss in Standard()(model, batch, task):
+            yield loss * math.nan if self.calls == self.at else loss
+
+
+class Exploding(NotANumber):
+    """The loss is finite, its gradient is not."""
+
+    def __call__(self, model: nn.Module, batch: Batch, task: Task) -> Iterator[Tensor]:
+        self.calls += 1
+        for loss in Standard()(model, batch, task):
+            weight = next(model.parameters()).sum()
+            yield loss + (weight - weight.detach()).abs().sqrt() if self.calls == self.at else loss
+
+
+@pytest.mark.parametrize("method", [NotANumber, Exploding])
+@pytest.mark.parametrize("save_minutes", [0.0, 10.0])
+@pytest.mark.parametrize("log_every", [1, 4])
+def test_divergence_is_an_error_and_never_saved(
+    tmp_path: Path, method: type[NotANumber], save_minutes: float, log_every: int
+) -> None:
+    spoiled: Method = method(at=7)
+    with pytest.raises(DivergenceError, match=r"by step|after step"):
+        tiny.trained(tmp_path, spoiled, save_minutes=save_minutes, log_every=log_every)
+    saved = checkpoint.list_checkpoints(tmp_path / "checkpoints")
+    assert [path.name for path in saved] == (["step-00000005", "step-00000006"] if save_minutes == 0 else [])
+    for path in saved:
+        for tensors in checkpoint.load(path).tensors.values():
+            assert all(tensor.isfinite().all() for tensor in tensors.values())
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"schedule": "linear"}, "schedule is 'linear'"),
+        ({"schedule": "none"}, "schedule is 'none'"),
+        ({"optimizer": "addam"}, "Optimizer 'addam' is refused"),
+        ({"lr": -1.0}, "learning rate: -1"),
+    ],
+)
+def test_what_timm_does_not_know_is_refused(tmp_path: Path, settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        tiny.trained(tmp_path, **settings)

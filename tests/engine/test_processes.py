@@ -1,0 +1,61 @@
+"""Two processes do what one does."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from processes import SIZES
+from safetensors.torch import load_file
+from tiny import environment
+
+from dat.methods import METHODS
+
+HERE = Path(__file__).resolve().parent
+
+
+def run_on(count: int, out: Path) -> Path:
+    out.mkdir()
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(count)] if count > 1 else []
+    command = [sys.executable, *launcher, str(HERE / "processes.py"), str(out)]
+    paths = {"PYTHONPATH": str(HERE.parents[1])}
+    done = subprocess.run(command, env={**environment(), **paths}, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return out
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """What one process made, and what two did."""
+    folder = tmp_path_factory.mktemp("processes")
+    return run_on(1, folder / "one"), run_on(2, folder / "two")
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_ten_steps_give_the_same_weights(runs: tuple[Path, Path], name: str) -> None:
+    one, two = (load_file(out / f"{name}.safetensors") for out in runs)
+    assert {*one} == {*two}
+    for key, tensor in one.items():
+        # Below 1e-2 there are only offsets whose gradient is rounding error, as that of the attention's keys.
+        scale = tensor.abs().max().clamp(min=1e-2)
+        assert (two[key] - tensor).abs().max() / scale <= 1e-5, key
+
+
+@pytest.mark.parametrize("part", ["", "-vqgan"])
+def test_all_processes_hold_the_same_also_after_a_resume(runs: tuple[Path, Path], part: str) -> None:
+    """Running statistics, the average and the codebook included."""
+    expected = load_file(runs[1] / f"alone{part}-0.safetensors")
+    for run in ("alone", "resumed"):
+        for process in (0, 1):
+            met = load_file(runs[1] / f"{run}{part}-{process}.safetensors")
+            assert {*met} == {*expected}
+            different = [name for name, tensor in met.items() if not torch.equal(tensor, expected[name])]
+            assert different == [], f"{run}, process {process}"
+
+
+def test_every_image_is_evaluated_once(runs: tuple[Path, Path]) -> None:
+    one, two = (json.loads((out / "correct.json").read_text()) for out in runs)
+    assert [len(correct) for size in SIZES for correct in one[str(size)]] == [size for size in SIZES for _ in range(2)]
+    assert one == two

@@ -1,0 +1,397 @@
+"""The command line as a user meets it: an example in every help, one sentence for every mistake, reliable exit codes."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import typer.main
+import yaml
+from PIL import Image
+
+from dat import cli, doctor
+from dat import recipe as recipes
+
+RECIPE = """
+kind: classification
+title: tiny
+data: {source: folder, train: photos/train, test: photos/test, size: 16, augment: {kind: none}}
+model: {name: small_resnet, options: {depth: 8, width: 4}}
+training: {epochs: 2, batch_size: 4, lr: 0.01, save_minutes: 0}
+methods: {standard: {}}
+evaluation: {suites: [clean]}
+out: run
+"""
+GOOD, CANNOT, MISUSE = 0, 1, 2
+
+
+@dataclass(frozen=True)
+class Outcome:
+    code: int
+    out: str
+    err: str
+
+
+Dat = Callable[..., Outcome]
+
+
+@pytest.fixture
+def dat(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Dat:
+    """Run the command line in this process."""
+
+    def run(*arguments: str) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["dat", *arguments])
+        monkeypatch.setenv("COLUMNS", "200")
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        captured = capfd.readouterr()
+        return Outcome(int(caught.value.code or 0), captured.out, captured.err)
+
+    return run
+
+
+def write_pictures(folder: Path) -> None:
+    numbers = np.random.default_rng(0)
+    for name in ("train/cat", "train/dog", "test/cat", "test/dog"):
+        (folder / name).mkdir(parents=True)
+        for number in range(4):
+            pixels = numbers.integers(0, 255, (16, 16, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{number}.png")
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with eight training pictures of two classes, as many test pictures, and a recipe."""
+    write_pictures(tmp_path / "photos")
+    (tmp_path / "tiny.yaml").write_text(RECIPE)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working folder in which `tiny.yaml` was carried out."""
+    folder = tmp_path_factory.mktemp("trained")
+    write_pictures(folder / "photos")
+    (folder / "tiny.yaml").write_text(RECIPE)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(sys, "argv", ["dat", "train", "tiny.yaml"])
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+    assert not caught.value.code
+    return folder
+
+
+@pytest.fixture
+def ran(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the finished run, to damage."""
+    folder = shutil.copytree(trained, tmp_path / "copy")
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def commands() -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Every command with the words that call it, groups included."""
+    waiting: list[tuple[tuple[str, ...], Any]] = [((), typer.main.get_command(cli.app))]
+    while waiting:
+        words, command = waiting.pop()
+        yield words, command
+        waiting += [((*words, name), inner) for name, inner in getattr(command, "commands", {}).items()]
+
+
+COMMANDS = dict(commands())
+
+
+# ---- help
+
+
+def test_these_are_the_commands():
+    assert {" ".join(words) for words in COMMANDS} >= {
+        "", "demo", "train", "eval", "report", "doctor", "recipes", "recipes list", "recipes show", "recipes check",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_each_help_ends_with_an_example_of_that_command(dat: Dat, words: tuple[str, ...]):
+    outcome = dat(*words, "--help")
+    last = outcome.out.strip().splitlines()[-1].strip()
+    assert outcome.code == GOOD
+    assert last.startswith("Example:  dat " + " ".join(words))
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_each_example_can_be_parsed_and_names_a_recipe_that_exists(words: tuple[str, ...]):
+    example = COMMANDS[words].epilog.removeprefix("Example:  dat ").split()
+    if not words or hasattr(COMMANDS[words], "commands"):
+        words = max((known for known in COMMANDS if tuple(example[: len(known)]) == known), key=len)
+    arguments = example[len(words) :]
+    context = COMMANDS[words].make_context(words[-1], list(arguments))
+    if words in {("train",), ("recipes", "show")}:
+        recipes.load(context.params["recipe"], context.params["overrides"] or ())
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["recipes", "--help"], ["train", "--help"], ["frobnicate"]])
+def test_help_waits_for_nothing_heavy(arguments: list[str]):
+    program = (
+        "import sys; from dat.cli import main\n"
+        f"sys.argv = ['dat', *{arguments!r}]\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'timm', 'accelerate', 'scipy', 'sklearn', 'matplotlib', 'numpy', 'yaml'} & set(sys.modules)\n"
+        "print(sorted(heavy), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stderr.splitlines()[-1] == "[]"
+
+
+def test_the_module_is_the_program():
+    done = subprocess.run([sys.executable, "-m", "dat", "train"], capture_output=True, text=True, check=False)
+    assert done.returncode == MISUSE
+    assert done.stderr.startswith("dat: Missing argument")
+
+
+# ---- what works
+
+
+def test_training_prints_a_table_and_says_where_the_report_is(trained: Path, dat: Dat, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(trained)
+    outcome = dat("train", "tiny.yaml", "--resume")
+    assert outcome.code == GOOD
+    assert "Standard" in outcome.out
+    assert outcome.out.strip().splitlines()[-1] == "Report: run/report.html"
+    assert Path("run/report.html").is_file()
+
+
+def test_results_go_to_stdout_and_progress_to_stderr(ran: Path, dat: Dat):
+    outcome = dat("eval", "run/standard-seed0", "--json")
+    rows = [json.loads(line) for line in outcome.out.splitlines()]
+    assert outcome.code == GOOD
+    assert [(row["suite"], row["n"], row["method"]) for row in rows] == [("clean", 8, "standard")]
+    assert "evaluate" in outcome.err
+
+
+def test_eval_repeats_the_result_of_the_run_and_takes_other_pictures(ran: Path, dat: Dat):
+    stored = [json.loads(line) for line in (ran / "run/results.jsonl").read_text().splitlines()]
+    (again,) = (json.loads(line) for line in dat("eval", "run/standard-seed0", "--json").out.splitlines())
+    assert again["value"] == next(row["value"] for row in stored if row["suite"] == "clean")
+    (ran / "photos/test/cat/0.png").rename(ran / "photos/train/cat/9.png")
+    (fewer,) = (json.loads(line) for line in dat("eval", "run/standard-seed0", "--json").out.splitlines())
+    assert fewer["n"] == 7
+    assert "7 images" in dat("eval", "run/standard-seed0").out
+
+
+def test_report_names_the_page_it_wrote(ran: Path, dat: Dat):
+    (ran / "run/report.html").unlink()
+    outcome = dat("report", "run")
+    assert (outcome.code, outcome.out.strip()) == (GOOD, "run/report.html")
+    assert (ran / "run/report.html").is_file()
+
+
+def test_recipes_list_names_each_with_its_title(dat: Dat):
+    rows = [json.loads(line) for line in dat("recipes", "list", "--json").out.splitlines()]
+    assert {row["name"] for row in rows} == set(recipes.shipped_recipes())
+    plain = dat("recipes", "list").out
+    assert all(row["name"] in plain and row["title"] in plain for row in rows)
+
+
+def test_recipes_show_writes_out_defaults_and_overrides(dat: Dat):
+    shown = yaml.safe_load(dat("recipes", "show", "demo", "training.epochs=3").out)
+    assert shown["training"]["epochs"] == 3
+    assert shown["training"]["momentum"] == 0.9
+
+
+def test_recipes_check_says_which_are_good(here: Path, dat: Dat):
+    assert dat("recipes", "check", "tiny.yaml", "demo").out.splitlines() == ["tiny.yaml: good", "demo: good"]
+
+
+def test_doctor_says_what_is_here(dat: Dat):
+    outcome = dat("doctor", "--json")
+    found = json.loads(outcome.out)
+    assert outcome.code == GOOD
+    assert found["packages"]["torch"]["good"]
+    assert found["devices"][0].startswith("cpu")
+    assert "All that is needed is here." in dat("doctor").out
+
+
+def test_doctor_says_what_to_install(dat: Dat, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(doctor, "requires", lambda _: ["torch>=99", "no-such-package>=1", "numpy>=1"])
+    outcome = dat("doctor")
+    assert outcome.code == CANNOT
+    assert "no-such-package missing  <- needs >=1" in outcome.out
+    assert outcome.out.strip().endswith("-m pip install --upgrade torch no-such-package")
+
+
+# ---- mistakes: (arguments, exit code, what the sentence says)
+
+MISTAKES = {
+    "no such command": (["frobnicate"], MISUSE, "No such command 'frobnicate'"),
+    "no such option": (["train", "tiny.yaml", "--frob"], MISUSE, "No such option"),
+    "argument missing": (["train"], MISUSE, "Missing argument"),
+    "no such recipe": (["train", "tinny.yaml"], MISUSE, "There is no recipe 'tinny.yaml'"),
+    "near a shipped recipe": (["train", "dmeo"], MISUSE, "did you mean 'demo'?"),
+    "unknown key": (["train", "tiny.yaml", "training.epoch=3"], MISUSE, "training.epoch: unknown key; did you mean 'epochs'?"),
+    "wrong type": (["train", "tiny.yaml", "training.lr=fast"], MISUSE, "training.lr: must be a valid number, not 'fast'."),
+    "no override": (["train", "tiny.yaml", "resume"], MISUSE, "'resume' is not of the form key.sub=value"),
+    "negative alpha": (["train", "demo", "methods.dat.alpha=-1"], MISUSE, "methods.dat: alpha is -1.0"),
+    "no such model": (["train", "tiny.yaml", "model.name=resnet81"], MISUSE, "no model 'resnet81'; did you mean resnet18"),
+    "no such optimizer": (["train", "tiny.yaml", "training.optimizer=sdg"], MISUSE, "optimizer is 'sdg'; did you mean 'sgd'?"),
+    "batch too large": (["train", "tiny.yaml", "training.batch_size=99"], MISUSE, "has 8 pictures, fewer than one batch of 99"),
+    "no suites": (["train", "tiny.yaml", "evaluation.suites=[]"], MISUSE, "evaluation.suites: is empty"),
+    "no data folder": (["train", "tiny.yaml", "data.train=nowhere"], CANNOT, "Cannot open the data folder nowhere"),
+    "other number of classes": (["train", "tiny.yaml", "data.classes=3"], CANNOT, "photos/train has 2 class folders"),
+    "no discretizer": (
+        ["train", "tiny.yaml", "methods.dat={}", "discretizer.load=nowhere.ckpt"],
+        CANNOT,
+        "There is no weight file at nowhere.ckpt",
+    ),
+    "output in a file": (["train", "tiny.yaml", "out=tiny.yaml/run"], CANNOT, "tiny.yaml/run cannot be written"),
+    "diverging": (["train", "tiny.yaml", "training.lr=1e20", "training.log_every=1"], CANNOT, "lower the learning rate"),
+    "eval of nothing": (["eval", "nowhere"], CANNOT, "nowhere is not the folder of a trained model"),
+    "report of nothing": (["report", "nowhere"], CANNOT, "nowhere"),
+    "show of nothing": (["recipes", "show", "nowhere"], MISUSE, "There is no recipe 'nowhere'"),
+    "check of nothing": (["recipes", "check", "nowhere"], MISUSE, "There is no recipe 'nowhere'"),
+}  # fmt: skip
+
+
+def only_sentence(outcome: Outcome) -> str:
+    """What was said to the user, after any progress: one paragraph that begins with the name of the program."""
+    assert "Traceback" not in outcome.err
+    said = re.findall(r"^dat: .*", outcome.err, flags=re.MULTILINE | re.DOTALL)
+    assert len(said) == 1, outcome.err
+    sentence = said[0].rstrip()
+    heading, *faults = sentence.splitlines()
+    assert heading.endswith((".", "?", "s:", "t:", "'recipe'", "--frob")), heading
+    assert all(fault.startswith("  ") for fault in faults)
+    return sentence
+
+
+@pytest.mark.parametrize(("arguments", "code", "words"), MISTAKES.values(), ids=MISTAKES)
+def test_a_mistake_gets_one_sentence_and_its_exit_code(here: Path, dat: Dat, arguments: list[str], code: int, words: str):
+    outcome = dat(*arguments)
+    assert words in only_sentence(outcome)
+    assert outcome.code == code
+    assert outcome.out == ""
+
+
+def test_what_is_wrong_in_a_recipe_is_said_before_anything_is_written(here: Path, dat: Dat):
+    for override in ("methods.standard.alpha=1", "model.name=resnet81", "training.schedule=cosin", "model.options.depth=9"):
+        assert dat("train", "tiny.yaml", override).code == MISUSE
+    assert sorted(path.name for path in here.iterdir()) == ["photos", "tiny.yaml"]
+
+
+def test_an_empty_class_folder_is_named(here: Path, dat: Dat):
+    (here / "photos/train/emu").mkdir()
+    outcome = dat("train", "tiny.yaml")
+    assert outcome.code == CANNOT
+    assert "Class folder photos/train/emu holds no files" in only_sentence(outcome)
+
+
+def test_a_damaged_picture_is_named_with_its_size(here: Path, dat: Dat):
+    picture = here / "photos/train/dog/2.png"
+    picture.write_bytes(picture.read_bytes()[:40])
+    outcome = dat("train", "tiny.yaml")
+    assert outcome.code == CANNOT
+    assert "Cannot read the picture photos/train/dog/2.png (40 bytes)" in only_sentence(outcome)
+
+
+def test_a_recipe_of_random_bytes_is_no_recipe(here: Path, dat: Dat):
+    (here / "bytes.yaml").write_bytes(bytes(range(256)))
+    outcome = dat("train", "bytes.yaml")
+    assert outcome.code == MISUSE
+    assert "bytes.yaml is not YAML" in only_sentence(outcome)
+
+
+def test_a_filled_run_folder_is_not_written_again(ran: Path, dat: Dat):
+    before = (ran / "run/results.jsonl").read_bytes()
+    outcome = dat("train", "tiny.yaml")
+    assert outcome.code == CANNOT
+    assert only_sentence(outcome) == "dat: run already holds a run; add --resume to continue it, or write out=ANOTHER_FOLDER."
+    assert (ran / "run/results.jsonl").read_bytes() == before
+
+
+def test_a_run_is_not_resumed_with_another_recipe(ran: Path, dat: Dat):
+    outcome = dat("train", "tiny.yaml", "training.lr=0.02", "--resume")
+    assert outcome.code == CANNOT
+    assert re.search(r"run holds a run of recipe [0-9a-f]{12}, not of [0-9a-f]{12}; ", only_sentence(outcome))
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    return sorted((folder / "run/standard-seed0/checkpoints").glob("step-*"))
+
+
+def cut_off(checkpoint: Path) -> None:
+    weights = checkpoint / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-10])
+
+
+def test_a_damaged_newest_checkpoint_is_replaced_by_the_one_before(ran: Path, dat: Dat):
+    before, newest = checkpoints(ran)
+    results = (ran / "run/results.jsonl").read_text().splitlines()
+    cut_off(newest)
+    outcome = dat("train", "tiny.yaml", "--resume")
+    assert outcome.code == GOOD
+    said = outcome.out + outcome.err
+    assert "it was cut off; use an earlier checkpoint." in said
+    assert f"Continuing from {before.name}." in said
+    assert (ran / "run/results.jsonl").read_text().splitlines()[0] == results[0]
+
+
+def test_a_run_without_a_whole_checkpoint_cannot_be_resumed(ran: Path, dat: Dat):
+    for checkpoint in checkpoints(ran):
+        cut_off(checkpoint)
+    outcome = dat("train", "tiny.yaml", "--resume")
+    assert outcome.code == CANNOT
+    assert "No checkpoint in run/standard-seed0/checkpoints is whole" in only_sentence(outcome)
+
+
+def test_eval_of_other_classes_is_refused(ran: Path, dat: Dat):
+    (ran / "photos/test/dog").rename(ran / "photos/test/emu")
+    outcome = dat("eval", "run/standard-seed0")
+    assert outcome.code == CANNOT
+    assert "1 missing ('dog'), 1 extra ('emu')" in only_sentence(outcome)
+
+
+def test_a_failure_of_the_disk_names_the_file(here: Path, dat: Dat, monkeypatch: pytest.MonkeyPatch):
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device", "run/recipe.yaml")
+
+    monkeypatch.setattr(cli, "train", full)
+    outcome = dat("demo")
+    assert outcome.code == CANNOT
+    assert only_sentence(outcome) == "dat: No space left on device (run/recipe.yaml)."
+
+
+def test_an_interrupt_says_how_to_go_on(dat: Dat, monkeypatch: pytest.MonkeyPatch):
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "train", interrupted)
+    outcome = dat("demo")
+    assert outcome.code == 130
+    assert only_sentence(outcome).endswith("continue with --resume.")
+
+
+def test_a_fault_of_the_program_is_not_hidden(monkeypatch: pytest.MonkeyPatch):
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(cli, "train", broken)
+    monkeypatch.setattr(sys, "argv", ["dat", "demo"])
+    with pytest.raises(ZeroDivisionError):
+        cli.main()
+
+
+def test_only_the_first_process_speaks(here: Path, dat: Dat, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("RANK", "1")
+    outcome = dat("train", "nothing.yaml")
+    assert (outcome.code, outcome.out, outcome.err) == (MISUSE, "", "")
