@@ -20,6 +20,10 @@ from dat.types import Discretizer, Images, LossFn, check_images
 
 GradientScale = Literal["l2", "linf", "raw"]
 Norm = Literal["l2", "linf"]
+
+# In float16 the gradient of one pixel may underflow. A power of two, so that nothing changes in any other format.
+LOSS_FACTOR = 2.0**8
+
 Choice = TypeVar("Choice")
 
 
@@ -136,10 +140,8 @@ def gradient_and_losses(images: Images, loss_fn: LossFn) -> tuple[Tensor, Tensor
     with untouched_modules(), _forked_random_streams(images.device), torch.enable_grad():
         images = images.detach().requires_grad_()
         losses = _checked_losses(loss_fn(images), images)
-        # In float16 the gradient of one pixel underflows; the factor is undone below and never seen outside.
-        factor = 2.0**12 if losses.dtype == torch.float16 or _autocast_is_half(images.device) else 1.0
-        (gradient,) = torch.autograd.grad(losses.sum() * factor, images)
-    return gradient / factor, losses.detach()
+        (gradient,) = torch.autograd.grad(losses.sum() * LOSS_FACTOR, images)
+    return gradient / LOSS_FACTOR, losses.detach()
 
 
 def unit_l2(tensor: Tensor) -> Tensor:
@@ -241,7 +243,3 @@ def _losses_only(images: Tensor, loss_fn: LossFn) -> Tensor:
 
 def _forked_random_streams(device: torch.device):
     return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
-
-
-def _autocast_is_half(device: torch.device) -> bool:
-    return torch.is_autocast_enabled(device.type) and torch.get_autocast_dtype(device.type) == torch.float16

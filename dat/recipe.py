@@ -52,7 +52,7 @@ LOWEST = {
 SHARES = ("momentum", "layer_decay", "ema_decay", "smoothing")
 """Numbers of a training that are not above 1."""
 
-SCHEDULES = ["cosine", "step", "multistep", "poly", "plateau", "tanh"]
+SCHEDULES = ["cosine", "step", "multistep", "poly", "tanh"]
 
 
 class Strict(BaseModel):

@@ -66,7 +66,7 @@ def read_rows(path: Path) -> list[Row]:
         DataError: the file is missing, or a line of it is not a row (which line is said).
     """
     if not path.is_file():
-        raise DataError(f"There are no results at {path}; run `dat eval` on the run first.")
+        raise DataError(f"There are no results at {path}; finish the run (--resume), or name the folder of another.")
     names = {entry.name for entry in fields(Row)}
     rows = []
     for number, line in enumerate(path.read_text().splitlines(), start=1):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -43,20 +43,26 @@ class Context:
     recipe_hash: str
     place: Place
     cpu: bool
-    seconds: dict[str, float] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
         """Add the seconds of a part to those it took before it was resumed."""
-        start = time.monotonic()
+        start, seconds = time.monotonic(), self.facts["seconds"]
         try:
             yield
         finally:
-            self.seconds[name] = round(self.seconds.get(name, 0.0) + time.monotonic() - start, 1)
+            seconds[name] = round(seconds.get(name, 0.0) + time.monotonic() - start, 1)
+            self.write()
+
+    def write(self) -> None:
+        """Write `run.json`, which holds what is known of the run so far."""
+        if self.place.is_main:
+            write_text(self.folder / run_folder.RUN, json.dumps(self.facts, indent=1))
 
 
 def run(recipe: recipes.Recipe, *, resume: bool = False, cpu: bool = False) -> Path:
-    """Carry out a recipe; gives its folder.
+    """Carry out a recipe; gives its folder. Nothing is written before the recipe and its pictures were found good.
 
     Raises:
         DatError: one of its kinds, each with a sentence for the user.
@@ -65,19 +71,19 @@ def run(recipe: recipes.Recipe, *, resume: bool = False, cpu: bool = False) -> P
     state = PartialState(cpu=cpu)
     place = Place(torch.device(state.device or "cpu"), state.process_index, state.num_processes)
     folder, identity = Path(recipe.out), recipes.recipe_hash(recipe)
+    data = recipes.build_data(recipe.data, seed=0)
     claim = run_folder.claimed(folder, recipe_hash=identity, resume=resume) if place.is_main else nullcontext()
     with claim:
-        context = Context(folder, identity, place, cpu, _seconds_so_far(folder))
+        context = Context(folder, identity, place, cpu, _facts(recipe, identity, data, folder))
         if place.is_main:
             write_text(folder / "recipe.yaml", recipes.resolved(recipe))
-            _write_run(context, recipe, {})
+            context.write()
         state.wait_for_everyone()
         if isinstance(recipe, recipes.DiscretizerRecipe):
             with context.timed("discretizer"):
-                _train_discretizer(context, recipe, recipes.build_data(recipe.data, seed=recipe.seed), folder)
-            _write_run(context, recipe, {})
+                _train_discretizer(context, recipe, data, folder)
         else:
-            _classification(context, recipe)
+            _classification(context, recipe, data)
     return folder
 
 
@@ -117,9 +123,7 @@ def _newest_state(folder: Path) -> checkpoint.State:
     return found[1]
 
 
-def _classification(context: Context, recipe: recipes.ClassificationRecipe) -> None:
-    data = recipes.build_data(recipe.data, seed=recipe.seeds[0])
-    _write_run(context, recipe, {"class_names": data.classes})
+def _classification(context: Context, recipe: recipes.ClassificationRecipe, data: recipes.Data) -> None:
     discretizer = _discretizer(context, recipe, data)
     models: dict[tuple[str, int], nn.Module] = {}
     jobs = [(label, seed) for seed in recipe.seeds for label in recipe.methods]
@@ -130,19 +134,19 @@ def _classification(context: Context, recipe: recipes.ClassificationRecipe) -> N
     subject = measure.Subject(recipe, context.recipe_hash, data.test, data.size, context.place)
     with context.timed("evaluate"):
         rows = measure.accuracies(subject, models)
-    if context.place.is_main:
-        facts: dict[str, Any] = {}
-        if discretizer is not None:
-            with context.timed("analyse"):
-                rows += measure.modified_codes(subject, models, discretizer)
-                facts["pictures"] = measure.pictures(subject, models, discretizer, context.folder / "pictures.npz")
-        write_rows(context.folder / "results.jsonl", [*rows, *measure.costs(subject, context.folder)])
-        _write_run(context, recipe, {**_facts(context, recipe, data, discretizer), **facts})
-        write_report(context.folder)
+    if not context.place.is_main:
+        return
+    if discretizer is not None:
+        with context.timed("analyse"):
+            rows += measure.modified_codes(subject, models, discretizer)
+            context.facts["pictures"] = measure.pictures(subject, models, discretizer, context.folder / "pictures.npz")
+    write_rows(context.folder / "results.jsonl", [*rows, *measure.costs(subject, context.folder)])
+    context.write()
+    write_report(context.folder)
 
 
 def _discretizer(context: Context, recipe: recipes.ClassificationRecipe, data: recipes.Data) -> FrozenVQGAN | None:
-    """Load or train the discretizer; its quality on the test pictures is measured once and kept beside it."""
+    """Load or train the discretizer, and measure its reconstructions of the test pictures."""
     section = recipe.discretizer
     if section is None:
         return None
@@ -153,14 +157,19 @@ def _discretizer(context: Context, recipe: recipes.ClassificationRecipe, data: r
     else:
         path = Path(str(section.load))
     discretizer = load_discretizer(path, dtype=PRECISIONS[section.precision]).to(context.place.device)
-    if context.place.is_main and not (folder / "quality.json").is_file():
-        write_text(folder / "quality.json", json.dumps(reconstruction_quality(discretizer, data.test, context.place)))
+    context.facts["discretizer"] = {
+        "codebook_size": discretizer.codebook_size,
+        "stride": discretizer.stride,
+        **reconstruction_quality(discretizer, data.test, context.place),
+    }
     return discretizer
 
 
 def _train_discretizer(context: Context, spec: recipes.DiscretizerSpec, data: recipes.Data, folder: Path) -> Path:
     path = folder / "discretizer.safetensors"
-    if path.is_file():
+    is_trained = path.is_file()
+    PartialState().wait_for_everyone()  # all processes have looked before one of them writes it
+    if is_trained:
         return path
     made_by = {
         "recipe_hash": context.recipe_hash,
@@ -210,11 +219,17 @@ def _train_one(
     )
 
 
-def _facts(
-    context: Context, recipe: recipes.ClassificationRecipe, data: recipes.Data, discretizer: FrozenVQGAN | None
-) -> dict[str, Any]:
-    """What the report says beside the rows."""
+def _facts(recipe: recipes.Recipe, identity: str, data: recipes.Data, folder: Path) -> dict[str, Any]:
+    """What the report says beside the rows, and what a later evaluation needs; the rest is added as it is found."""
+    path = folder / run_folder.RUN
     facts: dict[str, Any] = {
+        "kind": recipe.kind,
+        "name": folder.name,
+        "title": recipe.title,
+        "recipe_hash": identity,
+        "versions": measure.versions(),
+        "machine": measure.machine(),
+        "seconds": json.loads(path.read_text())["seconds"] if path.is_file() else {},
         "data": {
             "name": recipe.data.source,
             "train_images": len(data.train),
@@ -223,31 +238,7 @@ def _facts(
             "image_size": list(data.size),
         },
         "class_names": data.classes,
-        "methods": list(recipe.methods),
-        "seeds": recipe.seeds,
     }
-    if discretizer is not None:
-        quality = json.loads((context.folder / "discretizer" / "quality.json").read_text())
-        facts["discretizer"] = {"codebook_size": discretizer.codebook_size, "stride": discretizer.stride, **quality}
+    if isinstance(recipe, recipes.ClassificationRecipe):
+        facts |= {"methods": list(recipe.methods), "seeds": recipe.seeds}
     return facts
-
-
-def _write_run(context: Context, recipe: recipes.Recipe, facts: Mapping[str, Any]) -> None:
-    content = {
-        "kind": recipe.kind,
-        "name": context.folder.name,
-        "title": recipe.title,
-        "recipe_hash": context.recipe_hash,
-        "versions": measure.versions(),
-        "machine": measure.machine(),
-        "seconds": context.seconds,
-        **facts,
-    }
-    if context.place.is_main:
-        write_text(context.folder / run_folder.RUN, json.dumps(content, indent=1))
-
-
-def _seconds_so_far(folder: Path) -> dict[str, float]:
-    """Of a run that is resumed."""
-    path = folder / run_folder.RUN
-    return json.loads(path.read_text())["seconds"] if path.is_file() else {}

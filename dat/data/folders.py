@@ -164,12 +164,12 @@ def _require_same_classes(root: Path, found: tuple[str, ...], expected: tuple[st
     differences = {"missing": sorted(set(expected) - set(found)), "extra": sorted(set(found) - set(expected))}
     said = ", ".join(f"{len(names)} {kind} ({_shortened(names)})" for kind, names in differences.items() if names)
     said = said or _first_difference(found, expected)
-    raise DataError(f"The classes of {root} are not those of the checkpoint: {said}; use the data it was trained for.")
+    raise DataError(f"The classes of {root} are not those of the training pictures: {said}; use folders with the same classes.")
 
 
 def _first_difference(found: tuple[str, ...], expected: tuple[str, ...]) -> str:
     index = next(index for index, (here, there) in enumerate(zip(found, expected, strict=False)) if here != there)
-    return f"permuted: class {index} is {found[index]!r} in the folder and {expected[index]!r} in the checkpoint"
+    return f"permuted: class {index} is {found[index]!r} in the folder and {expected[index]!r} in training"
 
 
 def _shortened(names: list[str]) -> str:

@@ -253,7 +253,7 @@ def _schedule(optimizer: torch.optim.Optimizer, settings: Training, steps_per_ep
     except ValueError:
         schedule = None
     if schedule is None:
-        raise UsageError(f"schedule is {settings.schedule!r}; write one of cosine, step, multistep, poly, plateau or tanh.")
+        raise UsageError(f"schedule is {settings.schedule!r}; write one of cosine, step, multistep, poly or tanh.")
     return schedule
 
 

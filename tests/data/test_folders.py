@@ -120,7 +120,7 @@ def test_missing_and_empty_folders_are_named(pets: Path, tmp_path: Path) -> None
         (["cat", "dog", "eel", "fox"], r"1 missing \('fox'\)"),
         (["cat", "dog"], r"1 extra \('eel'\)"),
         (["cat", "dog", "fox"], r"1 missing \('fox'\), 1 extra \('eel'\)"),
-        (["cat", "eel", "dog"], "permuted: class 1 is 'dog' in the folder and 'eel' in the checkpoint"),
+        (["cat", "eel", "dog"], "permuted: class 1 is 'dog' in the folder and 'eel' in training"),
         ([], r"3 extra \('cat', 'dog', 'eel'\)"),
     ],
 )
