@@ -95,8 +95,9 @@ def doctor(json: Json = False) -> None:
 def list_recipes(json: Json = False) -> None:
     """Names and titles of the recipes that come with the package."""
     from dat import recipe as recipes
+    from dat import recipe_file
 
-    for name in recipes.shipped_recipes():
+    for name in recipe_file.shipped_recipes():
         title = recipes.load(name).title
         print(jsonlib.dumps({"name": name, "title": title}) if json else f"{name:32} {title}")
 
@@ -113,8 +114,9 @@ def show_recipe(recipe: str, overrides: Overrides = None) -> None:
 def check_recipes(names: Annotated[Optional[list[str]], typer.Argument(metavar="[RECIPE]...")] = None) -> None:  # noqa: UP045
     """Check recipes without running them (all that come with the package, if none is named): keys, types, names, model."""
     from dat import recipe as recipes
+    from dat import recipe_file
 
-    for name in names or recipes.shipped_recipes():
+    for name in names or recipe_file.shipped_recipes():
         recipes.check(recipes.load(name))
         print(f"{name}: good")
 

@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 from pydantic.dataclasses import dataclass as validated_dataclass
 from timm.optim import list_optimizers  # pyright: ignore[reportPrivateImportUsage]  # documented, but timm has no __all__
 
+from dat import recipe_file
 from dat.data.embedded import digits, in_memory
 from dat.data.folders import ImageFolder, ImageSource
 from dat.data.pipeline import CenterCrop, CropFlip, ImageDataset, ImageNet, Transform
@@ -37,6 +38,7 @@ from dat.methods import METHODS
 from dat.nn.norm import Normalized
 from dat.nn.perceptual import load_lpips, multiscale_gradient_distance
 from dat.nn.zoo import create_network
+from dat.recipe_faults import did_you_mean, sentence
 from dat.types import Codes, Discretizer, Images, Method
 
 STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
@@ -73,7 +75,7 @@ class TrainingSection(Training):
         for key, known in (("optimizer", [*map(str, list_optimizers())]), ("schedule", SCHEDULES)):
             if (name := getattr(self, key)) not in known:
                 near = difflib.get_close_matches(name, known, n=1)
-                raise UsageError(f"{key} is {name!r}; {_did_you_mean(near)}write a name that timm knows, e.g. {known[0]}.")
+                raise UsageError(f"{key} is {name!r}; {did_you_mean(near)}write a name that timm knows, e.g. {known[0]}.")
 
 
 @validated_dataclass(config=STRICT, frozen=True)
@@ -462,56 +464,14 @@ def check(recipe: Recipe) -> None:
 # ---- reading
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML that reads 1e-3 as a number, as everybody expects; YAML 1.1 takes it for text."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
-
-SHIPPED = next(
-    folder for folder in (Path(__file__).parent / "recipes", Path(__file__).parent.parent / "recipes") if folder.is_dir()
-)
-
-
-def shipped_recipes() -> dict[str, Path]:
-    """Recipes that come with the package, by name (`cifar10/small`)."""
-    return {str(path.relative_to(SHIPPED).with_suffix("")): path for path in sorted(SHIPPED.rglob("*.yaml"))}
-
-
-def find(name: str) -> Path:
-    """A recipe by its file or by the name of a shipped one.
-
-    Raises:
-        UsageError: there is neither; near names are suggested.
-    """
-    shipped = shipped_recipes()
-    if Path(name).is_file():
-        return Path(name)
-    if name in shipped:
-        return shipped[name]
-    near = difflib.get_close_matches(name, shipped, n=1, cutoff=0.5)
-    raise UsageError(f"There is no recipe {name!r}; {_did_you_mean(near)}`dat recipes list` shows all of them.")
-
-
 def load(name: str, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe, with `key.sub=value` replaced, and check all of it.
+    """Read a recipe (a file, or the name of a shipped one), with `key.sub=value` replaced, and check all of it.
 
     Raises:
         UsageError: listing every fault of the recipe.
     """
-    path = find(name)
-    try:
-        values = yaml.load(path.read_text(), Loader=_Loader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is not YAML: {' '.join(str(error).split())}.") from error
-    if not isinstance(values, dict):
-        raise UsageError(f"{path} holds {type(values).__name__}, not the keys of a recipe; begin with `kind:`.")
-    for override in overrides:
-        _override(values, override)
-    values.setdefault("out", f"runs/{path.stem}" if path.parent == SHIPPED else f"runs/{path.parent.name}-{path.stem}")
-    return parse(values, where=str(path))
+    path = recipe_file.find(name)
+    return parse(recipe_file.read(path, overrides), where=str(path))
 
 
 def parse(values: Mapping[str, Any], *, where: str = "the recipe") -> Recipe:
@@ -524,7 +484,7 @@ def parse(values: Mapping[str, Any], *, where: str = "the recipe") -> Recipe:
     try:
         return _ADAPTER.validate_json(json.dumps(values))
     except ValidationError as error:
-        faults = [_sentence(fault, values) for fault in error.errors()]
+        faults = [sentence(fault, values, _json_schema()) for fault in error.errors()]
         lines = "".join(f"\n  {fault}" for fault in faults)
         raise UsageError(f"{where} has {len(faults)} fault{'s' * (len(faults) > 1)}:{lines}") from error
     except (TypeError, ValueError) as error:  # a date, or a list that holds itself
@@ -554,110 +514,6 @@ def _with_method_names(values: Mapping[str, Any]) -> dict[str, Any]:
     return {**values, "methods": named}
 
 
-def _override(values: dict[str, Any], text: str) -> None:
-    key, equals, value = text.partition("=")
-    if not equals or not key:
-        raise UsageError(f"{text!r} is not of the form key.sub=value; write e.g. training.epochs=3.")
-    *parents, last = key.split(".")
-    section: Any = values
-    for parent in parents:
-        if section.get(parent) is None:
-            section[parent] = {}
-        section = section[parent]
-        if not isinstance(section, dict):
-            raise UsageError(f"{key} cannot be set: {parent} is a single value, not a section.")
-    try:
-        section[last] = yaml.load(value, Loader=_Loader)
-    except yaml.YAMLError as error:
-        raise UsageError(f"The value of {key} is not YAML: {value!r}.") from error
-
-
-def _sentence(fault: Any, values: Mapping[str, Any]) -> str:
-    """One fault of pydantic in our words."""
-    path = _path(fault["loc"], values)
-    key = ".".join(map(str, path)) or "the recipe"
-    match fault["type"]:
-        case "extra_forbidden" | "unexpected_keyword_argument":
-            near = difflib.get_close_matches(str(path[-1]), _known_keys(values, path[:-1]), n=1, cutoff=0.5)
-            return f"{key}: unknown key; {_did_you_mean(near) or 'remove it.'}".rstrip()
-        case "missing" | "missing_argument":
-            return f"{key}: missing; add it."
-        case "union_tag_not_found" | "union_tag_invalid":
-            return _tag_sentence(fault, values, path)
-        case "too_short":
-            return f"{key}: is empty; write at least one."
-        case "value_error":
-            return f"{key}: {str(fault['ctx']['error']).rstrip('.')}."
-        case _:
-            said = fault["msg"].replace("Input should be", "must be").replace("an object", "a section")
-            return f"{key}: {said}, not {fault['input']!r}."
-
-
-def _tag_sentence(fault: Any, values: Mapping[str, Any], path: Sequence[Any]) -> str:
-    """The key that decides what a section is (`kind`, `source`, `method`) is missing, misspelled, or holds an unknown word."""
-    tag, prefix = str(fault["ctx"]["discriminator"]).strip("'"), "".join(f"{part}." for part in path)
-    if "tag" not in fault["ctx"] and (misspelled := difflib.get_close_matches(tag, map(str, fault["input"]), n=1)):
-        return f"{prefix}{misspelled[0]}: unknown key; did you mean {tag!r}?"
-    known = fault["ctx"].get("expected_tags") or ", ".join(map(repr, _tags(values, path)))
-    near = difflib.get_close_matches(str(fault["ctx"].get("tag", "")), re.findall(r"'([^']+)'", known), n=1)
-    met = f"is {fault['ctx']['tag']!r}" if "tag" in fault["ctx"] else "missing"
-    return f"{prefix}{tag}: {met}; {_did_you_mean(near)}write one of {known}."
-
-
-def _did_you_mean(near: Sequence[str]) -> str:
-    return f"did you mean {near[0]!r}? " if near else ""
-
-
-def _path(location: Sequence[str | int], values: Mapping[str, Any]) -> list[str | int]:
-    """Keys of the YAML file that lead to a fault; pydantic's location also names the chosen member of each union."""
-    path: list[str | int] = []
-    node: Any = values
-    for part in location:
-        if isinstance(node, dict) and part not in node and part in list(node.values()):
-            continue
-        path.append(part)
-        node = node.get(part) if isinstance(node, dict) else None
-    return path
-
-
-def _known_keys(values: Mapping[str, Any], path: Sequence[Any]) -> list[str]:
-    """Keys that the section at `path` may have."""
-    schema, node, value = _schema_at(values, path)
-    return list(_member(schema, node, value).get("properties", {}))
-
-
-def _tags(values: Mapping[str, Any], path: Sequence[Any]) -> list[str]:
-    """Words that may stand in the tag of the union at `path`."""
-    _, node, _ = _schema_at(values, path)
-    return list(node.get("discriminator", {}).get("mapping", {}))
-
-
 @cache
 def _json_schema() -> dict[str, Any]:
     return _ADAPTER.json_schema()
-
-
-def _schema_at(values: Mapping[str, Any], path: Sequence[Any]) -> tuple[dict[str, Any], Any, Any]:
-    """The whole JSON schema, its part for the key at `path`, and the value there."""
-    schema = _json_schema()
-    node: Any = schema
-    value: Any = values
-    for part in path:
-        section = _member(schema, node, value)
-        node = section.get("properties", {}).get(part) or section.get("additionalProperties") or {}
-        value = value.get(part) if isinstance(value, dict) else None
-    return schema, node, value
-
-
-def _member(schema: Mapping[str, Any], node: Any, value: Any) -> dict[str, Any]:
-    """The schema of a section: references followed, unions decided by the value's own tag."""
-    if not isinstance(node, dict):
-        return {}
-    if reference := node.get("$ref"):
-        return _member(schema, schema["$defs"][reference.rsplit("/", 1)[1]], value)
-    if union := node.get("discriminator"):
-        tag = value.get(union["propertyName"]) if isinstance(value, dict) else None
-        return _member(schema, {"$ref": union["mapping"][tag]}, value) if tag in union["mapping"] else {}
-    if choices := node.get("anyOf"):
-        return next((found for choice in choices if (found := _member(schema, choice, value)).get("properties")), {})
-    return node

@@ -18,7 +18,7 @@ import typer.main
 import yaml
 from PIL import Image
 
-from dat import cli, doctor
+from dat import cli, doctor, recipe_file
 from dat import recipe as recipes
 
 RECIPE = """
@@ -199,7 +199,7 @@ def test_report_names_the_page_it_wrote(ran: Path, dat: Dat):
 
 def test_recipes_list_names_each_with_its_title(dat: Dat):
     rows = [json.loads(line) for line in dat("recipes", "list", "--json").out.splitlines()]
-    assert {row["name"] for row in rows} == set(recipes.shipped_recipes())
+    assert {row["name"] for row in rows} == set(recipe_file.shipped_recipes())
     plain = dat("recipes", "list").out
     assert all(row["name"] in plain and row["title"] in plain for row in rows)
 

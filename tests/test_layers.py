@@ -11,8 +11,8 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "dat"
 
 LAYERS = [
-    {"errors", "version", "progress"},
-    {"types", "results"},
+    {"errors", "version", "progress", "recipe_faults"},
+    {"types", "results", "recipe_file"},
     {"nn", "augment"},
     {"discretizers"},
     {"attacks"},

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from dat import recipe as recipes
+from dat import recipe_file
 from dat.errors import DataError, UsageError
 from dat.methods import METHODS
 
@@ -64,7 +65,7 @@ def refusal(*overrides: str) -> str:
 
 
 def test_the_shipped_recipes_are_these():
-    assert set(recipes.shipped_recipes()) == SHIPPED, "a recipe was added or removed: say so in SHIPPED"
+    assert set(recipe_file.shipped_recipes()) == SHIPPED, "a recipe was added or removed: say so in SHIPPED"
 
 
 @pytest.mark.parametrize("name", sorted(SHIPPED))
@@ -78,7 +79,7 @@ def test_a_shipped_recipe_is_good_and_means_the_same_written_out(name: str):
 
 @pytest.mark.parametrize("name", sorted(SHIPPED))
 def test_a_shipped_recipe_opens_with_a_comment_that_says_how_to_run_it(name: str):
-    header = [line for line in recipes.find(name).read_text().split("\nkind:")[0].splitlines() if line.startswith("#")]
+    header = [line for line in recipe_file.find(name).read_text().split("\nkind:")[0].splitlines() if line.startswith("#")]
     assert len(header) >= 2
     assert any("dat " in line for line in header)
 
@@ -269,7 +270,7 @@ def test_overrides_reach_into_sections_and_make_missing_ones():
     assert recipe.training.epochs == 4
     assert recipe.methods["dat"].model_dump()["alpha"] == 0.2
     values = {key: value for key, value in DEMO.items() if key != "evaluation"}
-    recipes._override(values, "evaluation.batch_size=7")
+    recipe_file.override(values, "evaluation.batch_size=7")
     assert values["evaluation"] == {"batch_size": 7}
 
 
@@ -280,7 +281,7 @@ def test_an_override_may_hold_an_equals_sign():
 def test_the_output_folder_is_named_after_the_recipe(tmp_path: Path):
     assert recipes.load("demo").out == "runs/demo"
     assert recipes.load("demo", ["out=elsewhere"]).out == "elsewhere"
-    path = written(tmp_path, recipes.find("demo").read_text())
+    path = written(tmp_path, recipe_file.find("demo").read_text())
     assert recipes.load(path).out == f"runs/{tmp_path.name}-mine"
 
 

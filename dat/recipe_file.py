@@ -1,0 +1,88 @@
+"""Recipe files: where they are, YAML as people expect it, and `key.sub=value` from the command line."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dat.errors import UsageError
+from dat.recipe_faults import did_you_mean
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML that reads 1e-3 as a number, as everybody expects; YAML 1.1 takes it for text."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+SHIPPED = next(
+    folder for folder in (Path(__file__).parent / "recipes", Path(__file__).parent.parent / "recipes") if folder.is_dir()
+)
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """Recipes that come with the package, by name (`cifar10/small`)."""
+    return {str(path.relative_to(SHIPPED).with_suffix("")): path for path in sorted(SHIPPED.rglob("*.yaml"))}
+
+
+def find(name: str) -> Path:
+    """A recipe by its file or by the name of a shipped one.
+
+    Raises:
+        UsageError: there is neither; near names are suggested.
+    """
+    shipped = shipped_recipes()
+    if Path(name).is_file():
+        return Path(name)
+    if name in shipped:
+        return shipped[name]
+    near = difflib.get_close_matches(name, shipped, n=1, cutoff=0.5)
+    raise UsageError(f"There is no recipe {name!r}; {did_you_mean(near)}`dat recipes list` shows all of them.")
+
+
+def read(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The values of a recipe file, with `key.sub=value` replaced; `out` defaults to a folder under `runs/` named after it.
+
+    Raises:
+        UsageError: the file is no YAML mapping, or an override cannot be applied.
+    """
+    try:
+        values = yaml.load(path.read_text(), Loader=_Loader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is not YAML: {' '.join(str(error).split())}.") from error
+    if not isinstance(values, dict):
+        raise UsageError(f"{path} holds {type(values).__name__}, not the keys of a recipe; begin with `kind:`.")
+    for text in overrides:
+        override(values, text)
+    values.setdefault("out", f"runs/{path.stem}" if path.parent == SHIPPED else f"runs/{path.parent.name}-{path.stem}")
+    return values
+
+
+def override(values: dict[str, Any], text: str) -> None:
+    """Set the value that `key.sub=value` names, in place; sections that are missing are made.
+
+    Raises:
+        UsageError: the text is of another form, or a key on the way holds a single value.
+    """
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise UsageError(f"{text!r} is not of the form key.sub=value; write e.g. training.epochs=3.")
+    *parents, last = key.split(".")
+    section: Any = values
+    for parent in parents:
+        if section.get(parent) is None:
+            section[parent] = {}
+        section = section[parent]
+        if not isinstance(section, dict):
+            raise UsageError(f"{key} cannot be set: {parent} is a single value, not a section.")
+    try:
+        section[last] = yaml.load(value, Loader=_Loader)
+    except yaml.YAMLError as error:
+        raise UsageError(f"The value of {key} is not YAML: {value!r}.") from error
