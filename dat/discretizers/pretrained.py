@@ -54,8 +54,8 @@ def load_discretizer(
     if dtype not in (None, torch.float32, torch.float64, torch.bfloat16, torch.float16):
         raise UsageError(f"A discretizer does not run in {dtype}; give float32, float64, bfloat16 or float16.")
     tensors, metadata = read_tensors(path)
-    if metadata.get("format") == FORMAT:
-        config = _own_config(path, tensors, metadata)
+    if FORMAT in metadata:
+        config = _own_header(path, tensors, metadata)["config"]
     frozen = FrozenVQGAN(_layout(path, tensors).build(tensors, config, str(path)), copy_network=False)
     if dtype == torch.float64:
         return frozen.double()
@@ -69,13 +69,10 @@ def save_discretizer(path: str | Path, vqgan: VQGAN, extra: Mapping[str, Any] | 
     """
     path = Path(path) if Path(path).suffix == ".safetensors" else Path(path) / FILE_NAME
     tensors = {key: value.detach().cpu().contiguous() for key, value in vqgan.state_dict().items()}
-    metadata = {
-        "format": FORMAT,
-        "config": json.dumps(vqgan.config.to_dict(), sort_keys=True),
-        "extra": json.dumps(dict(extra or {}), sort_keys=True),
-    }
-    metadata["sha256"] = _digest(tensors, metadata)
-    results.write_bytes(path, safetensors.torch.save(tensors, metadata))
+    header = {"config": vqgan.config.to_dict(), "extra": dict(extra or {})}
+    signed = {**header, "sha256": _digest(tensors, header)}
+    # One entry of metadata: safetensors writes several in random order, and equal weights should make equal files.
+    results.write_bytes(path, safetensors.torch.save(tensors, {FORMAT: json.dumps(signed, sort_keys=True)}))
     return path
 
 
@@ -87,10 +84,9 @@ def read_extra(source: str | Path) -> dict[str, Any]:
     """
     path = Path(source) / FILE_NAME if Path(source).is_dir() else Path(source)
     tensors, metadata = read_tensors(path)
-    if metadata.get("format") != FORMAT:
+    if FORMAT not in metadata:
         raise CheckpointError(f"{path} was not written by save_discretizer, so it says nothing of how it was made.")
-    _own_config(path, tensors, metadata)
-    return json.loads(metadata["extra"])
+    return _own_header(path, tensors, metadata)["extra"]
 
 
 def build_taming(tensors: Tensors, config: Mapping[str, Any] | None, name: str) -> VQGAN:
@@ -146,15 +142,19 @@ def _layout(path: Path, tensors: Tensors) -> Layout:
     raise CheckpointError(f"{path} holds no discretizer of a known layout: none of its tensors is {known}.")
 
 
-def _own_config(path: Path, tensors: Tensors, metadata: Mapping[str, str]) -> dict[str, Any]:
-    if _digest(tensors, metadata) != metadata.get("sha256"):
-        size = path.stat().st_size
-        raise CheckpointError(f"{path} ({size} bytes) was changed after it was written: its hash differs; get it again.")
-    return json.loads(metadata["config"])
+def _own_header(path: Path, tensors: Tensors, metadata: Mapping[str, str]) -> dict[str, Any]:
+    size = path.stat().st_size
+    try:
+        header = json.loads(metadata[FORMAT])
+        if _digest(tensors, header) == header["sha256"]:
+            return header
+    except (ValueError, KeyError, TypeError):
+        pass  # what cannot even be read was changed, too
+    raise CheckpointError(f"{path} ({size} bytes) was changed after it was written: its hash differs; get it again.")
 
 
-def _digest(tensors: Tensors, metadata: Mapping[str, str]) -> str:
-    digest = hashlib.sha256(json.dumps([metadata.get("config"), metadata.get("extra")]).encode())
+def _digest(tensors: Tensors, header: Mapping[str, Any]) -> str:
+    digest = hashlib.sha256(json.dumps([header["config"], header["extra"]], sort_keys=True).encode())
     for key in sorted(tensors):
         value = tensors[key]
         digest.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
