@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from io import BytesIO
@@ -22,6 +22,7 @@ from dat.data.subset import Subset, first_per_class
 from dat.discretizers.frozen import FrozenVQGAN
 from dat.evaluation.evaluate import Outcome, evaluate
 from dat.evaluation.metrics import accuracy_rows
+from dat.progress import Bar
 from dat.results import Row, write_bytes
 from dat.tasks.classification import Classification
 from dat.types import Place
@@ -66,14 +67,10 @@ class Subject:
 def accuracies(subject: Subject, models: Models) -> list[Row]:
     """Rows of all models on all suites of the recipe; the corrupted pictures may be fewer than the clean ones."""
     section = subject.recipe.evaluation
-    corrupted = subject.test
-    if section.c_per_class is not None:
-        chosen = first_per_class(subject.test.source, section.c_per_class)
-        corrupted = ImageDataset(chosen, subject.test.transform, seed=0)
     named = {f"{label}/{seed}": model for (label, seed), model in models.items()}
     jobs = {
         "evaluate": (subject.test, section.build()),
-        "evaluate corruptions": (corrupted, section.build_corruptions()),
+        "evaluate corruptions": (_fewer_pictures(subject), section.build_corruptions()),
     }
     outcomes: dict[tuple[str, str], Outcome] = {}
     for title, (dataset, suites) in jobs.items():
@@ -81,6 +78,14 @@ def accuracies(subject: Subject, models: Models) -> list[Row]:
             settings = {"place": subject.place, "batch_size": section.batch_size, "title": title}
             outcomes |= evaluate(named, Classification(), dataset, suites, **settings)
     return [row for key in models for row in _rows_of(subject, outcomes, key)]
+
+
+def _fewer_pictures(subject: Subject) -> ImageDataset:
+    """The test pictures for what is measured many times: `c_per_class` of each class."""
+    count = subject.recipe.evaluation.c_per_class
+    if count is None:
+        return subject.test
+    return ImageDataset(first_per_class(subject.test.source, count), subject.test.transform, seed=0)
 
 
 def _rows_of(subject: Subject, outcomes: Mapping[tuple[str, str], Outcome], key: tuple[str, int]) -> list[Row]:
@@ -103,25 +108,19 @@ def _rows_of(subject: Subject, outcomes: Mapping[tuple[str, str], Outcome], key:
 
 
 def modified_codes(subject: Subject, models: Models, discretizer: FrozenVQGAN) -> list[Row]:
-    """How many codes of the test pictures the recipe's DAT adversary modifies, per model."""
+    """How many codes of the test pictures (as many as are corrupted) the recipe's DAT adversary modifies, per model."""
+    dataset, size = _fewer_pictures(subject), subject.recipe.evaluation.batch_size
     protocol: dict[str, object] = {"data": subject.fingerprint, "alpha": subject.alpha}
-    return [
-        subject.row(
-            "codes",
-            "modified_code_rate",
-            mean_rate(list(_changes(subject, model, discretizer))),
-            len(subject.test),
-            key,
-            protocol,
-        )
-        for key, model in models.items()
-    ]
-
-
-def _changes(subject: Subject, model: nn.Module, discretizer: FrozenVQGAN) -> Iterator[Change]:
-    for fetched in evaluation_batches(subject.test, subject.recipe.evaluation.batch_size):
-        images, targets, _ = (tensor.to(subject.place.device) for tensor in fetched)
-        yield discrete_change(model, Classification(), discretizer, images, targets, alpha=subject.alpha)
+    rows = []
+    with Bar("modified codes", len(models) * len(dataset)) as bar:
+        for number, (key, model) in enumerate(models.items()):
+            changes: list[Change] = []
+            for fetched in evaluation_batches(dataset, size):
+                images, targets, _ = (tensor.to(subject.place.device) for tensor in fetched)
+                changes.append(discrete_change(model, Classification(), discretizer, images, targets, alpha=subject.alpha))
+                bar.advance(number * len(dataset) + min(size * len(changes), len(dataset)), key[0])
+            rows.append(subject.row("codes", "modified_code_rate", mean_rate(changes), len(dataset), key, protocol))
+    return rows
 
 
 def costs(subject: Subject, folder: Path) -> list[Row]:
