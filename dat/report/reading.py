@@ -113,10 +113,11 @@ def with_interval(value: Estimate) -> str:
 
 
 def modified_codes(comparison: Comparison) -> str:
-    """How many codes each method changes."""
+    """How many codes the adversary changes against the model of each method."""
     found = {method: value for method in comparison.methods if (value := comparison.estimate("codes", method))}
     clauses = [f"{with_interval(value)} with {called(method)}" for method, value in found.items() if value.mean > 0]
-    return f"Modified codes, the share of codes that are not those of Q(x): {listed(clauses)}." if clauses else ""
+    what = "Modified codes of the test images, under the discrete adversary against each trained model"
+    return f"{what}: {listed(clauses)}." if clauses else ""
 
 
 def cost(comparison: Comparison) -> str:
