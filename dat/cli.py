@@ -10,13 +10,13 @@ import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
 from dat.errors import DatError
 
-Overrides = Annotated[Optional[list[str]], typer.Argument(metavar="[KEY.SUB=VALUE]...", help="Recipe keys to change.")]  # noqa: UP045  # typer reads it
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY.SUB=VALUE]...", help="Recipe keys to change.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue the run that is in the output folder.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON lines instead of a table.")]
 Cpu = Annotated[bool, typer.Option("--cpu", help="Use no GPU, even if there is one.")]
@@ -111,7 +111,7 @@ def show_recipe(recipe: str, overrides: Overrides = None) -> None:
 
 
 @recipes_app.command("check", epilog="Example:  dat recipes check my.yaml")
-def check_recipes(names: Annotated[Optional[list[str]], typer.Argument(metavar="[RECIPE]...")] = None) -> None:  # noqa: UP045
+def check_recipes(names: Annotated[list[str] | None, typer.Argument(metavar="[RECIPE]...")] = None) -> None:
     """Check recipes without running them (all that come with the package, if none is named): keys, types, names, model."""
     from dat import recipe as recipes
     from dat import recipe_file

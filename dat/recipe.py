@@ -436,7 +436,7 @@ def build_perceptual(section: LPIPSSection | MultiscaleGradientSection | NoPerce
 
 def needs_discretizer(section: BaseModel) -> bool:
     """Whether a method of a recipe uses `Q`."""
-    method = METHODS[getattr(section, "method")]  # noqa: B009  # the field is made from the table of methods
+    method = METHODS[dict(section)["method"]]
     return "discretizer" in {entry.name for entry in dataclasses.fields(method)}
 
 
