@@ -32,7 +32,7 @@ from dat.discretizers.vqgan import VQGAN, VQGANConfig
 from dat.engine.discretizer_loop import DiscretizerTraining
 from dat.engine.loop import Training
 from dat.engine.steps import stream_seed
-from dat.errors import DataError, UsageError
+from dat.errors import CheckpointError, DataError, UsageError
 from dat.evaluation.suites import FGSM, Clean, Suite, corruption_suites
 from dat.methods import METHODS
 from dat.nn.norm import Normalized
@@ -430,7 +430,10 @@ def build_perceptual(section: LPIPSSection | MultiscaleGradientSection | NoPerce
     """
     if isinstance(section, LPIPSSection):
         cache = Path(section.cache) if section.cache is not None else None
-        return load_lpips(section.backbone, Path(section.linear_layers), cache=cache)
+        try:
+            return load_lpips(section.backbone, Path(section.linear_layers), cache=cache)
+        except CheckpointError as error:
+            raise CheckpointError(f"{error} Without LPIPS, write perceptual: {{kind: multiscale-gradient}}.") from error
     return multiscale_gradient_distance if isinstance(section, MultiscaleGradientSection) else None
 
 

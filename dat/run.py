@@ -162,6 +162,8 @@ def _discretizer(context: Context, recipe: recipes.ClassificationRecipe, data: r
         "stride": discretizer.stride,
         **reconstruction_quality(discretizer, data.test, context.place),
     }
+    if section.train is not None:
+        context.facts["discretizer"]["perceptual"] = section.train.perceptual.kind
     return discretizer
 
 
@@ -190,6 +192,7 @@ def _train_discretizer(context: Context, spec: recipes.DiscretizerSpec, data: re
         folder=folder,
         weights=path,
         provenance=made_by,
+        title=f"train discretizer (perceptual: {spec.perceptual.kind})",
         cpu=context.cpu,
     )
     return path

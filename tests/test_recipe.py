@@ -417,3 +417,9 @@ def test_settings_of_each_method_come_from_its_own_class():
     for label, section in recipe.methods.items():
         names = {entry.name for entry in dataclasses.fields(METHODS[label])} - {"discretizer"}
         assert set(section.model_dump()) == names | {"method"}
+
+
+def test_lpips_without_its_weights_says_what_to_use_instead(tmp_path: Path):
+    section = recipes.LPIPSSection(kind="lpips", backbone="vgg16", linear_layers=str(tmp_path / "lin.pth"), cache=str(tmp_path))
+    with pytest.raises(CheckpointError, match=r"vgg16-397923af\.pth.*perceptual: \{kind: multiscale-gradient\}"):
+        recipes.build_perceptual(section)
