@@ -12,7 +12,7 @@ import yaml
 
 from dat import recipe as recipes
 from dat import recipe_file
-from dat.errors import DataError, UsageError
+from dat.errors import CheckpointError, DataError, UsageError
 from dat.methods import METHODS
 
 SHIPPED = {
