@@ -107,7 +107,7 @@ def evaluate_again(path: Path, overrides: Sequence[str] = (), *, cpu: bool = Fal
     recipe = recipes.load(str(stored), overrides)
     assert isinstance(recipe, recipes.ClassificationRecipe)
     state = checkpoint.load(path) if folder != path else _newest_state(folder)
-    classes = tuple(json.loads((folder.parent / run_folder.RUN).read_text())["class_names"])
+    classes = tuple(run_folder.read_run(folder.parent)["class_names"])
     model = recipes.build_model(recipe.model, num_classes=len(classes), seed=int(seed))
     model.load_state_dict(dict(state.tensors.get("ema", state.tensors["model"])))
     test, size = recipes.build_test(recipe.data, classes=classes)
@@ -232,7 +232,7 @@ def _facts(recipe: recipes.Recipe, identity: str, data: recipes.Data, folder: Pa
         "recipe_hash": identity,
         "versions": measure.versions(),
         "machine": measure.machine(),
-        "seconds": json.loads(path.read_text())["seconds"] if path.is_file() else {},
+        "seconds": run_folder.read_run(folder)["seconds"] if path.is_file() else {},
         "data": {
             "name": recipe.data.source,
             "train_images": len(data.train),

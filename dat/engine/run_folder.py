@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -42,12 +43,27 @@ def claimed(folder: Path, *, recipe_hash: str, resume: bool) -> Iterator[None]:
         lock.release()
 
 
+def read_run(folder: Path) -> dict[str, Any]:
+    """What `run.json` says of a run.
+
+    Raises:
+        RunFolderError: it cannot be read, or is not what a run writes.
+    """
+    try:
+        run = json.loads((folder / RUN).read_text())
+        if "recipe_hash" not in run:
+            raise ValueError("it names no recipe")
+    except (OSError, ValueError, TypeError) as error:
+        raise RunFolderError(f"{folder / RUN} is damaged ({error}); write out=ANOTHER_FOLDER and train again.") from error
+    return run
+
+
 def _check_recipe(folder: Path, recipe_hash: str, resume: bool) -> None:
     if not (folder / RUN).is_file():
         return
-    run = json.loads((folder / RUN).read_text())
     if not resume:
         raise RunFolderError(f"{folder} already holds a run; add --resume to continue it, or write out=ANOTHER_FOLDER.")
+    run = read_run(folder)
     if run["recipe_hash"] != recipe_hash:
         raise RunFolderError(
             f"{folder} holds a run of recipe {run['recipe_hash']}, not of {recipe_hash}; resume it with the recipe it was "

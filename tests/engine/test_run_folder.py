@@ -96,3 +96,9 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
 def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("")
     assert_refused(tmp_path / "taken", "cannot be written", "out=")
+
+
+@pytest.mark.parametrize("content", ["", '{"recipe_hash": ', "[]", "7"])
+def test_a_damaged_run_file_is_one_sentence(tmp_path: Path, content: str) -> None:
+    (tmp_path / RUN).write_text(content)
+    assert_refused(tmp_path, "run.json is damaged", resume=True)

@@ -20,7 +20,7 @@ def row(suite: str, value: float, *, method: str = "dat", seed: int | None = 0, 
     """A row of a suite, measured on 450 images."""
     metric = {"codes": "modified_code_rate", "cost": "seconds_per_step"}.get(suite, "accuracy")
     values = {"metric": metric, "n": 450, "ci": None, "recipe_hash": "0123abcd", "protocol": {"batch": 64}}
-    return Row(suite=suite, value=float(value), method=method, seed=seed, **(values | changes))  # pyright: ignore[reportArgumentType]
+    return Row(suite=suite, value=float(value), method=method, seed=seed, **(values | changes))  # pyright: ignore[reportArgumentType]  # one dict of all types
 
 
 def rows_of(suite: str, values: dict[str, list[float]]) -> list[Row]:
