@@ -22,7 +22,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from dat.discretizers.frozen import FrozenVQGAN
+from dat.discretizers.frozen import FrozenDiscretizer
 from dat.discretizers.vqgan import VQGAN, VQGANConfig
 from dat.engine.loop import SupervisedLearner, Training, accelerator
 from dat.measure import machine, versions
@@ -96,7 +96,7 @@ class Bench:
 class MarkedDiscretizer:
     """A discretizer that notes what the clock says before and after each pass."""
 
-    def __init__(self, discretizer: FrozenVQGAN) -> None:
+    def __init__(self, discretizer: FrozenDiscretizer) -> None:
         self.inner: Discretizer = discretizer
         self.codebook_size, self.stride = discretizer.codebook_size, discretizer.stride
         self.clock: Callable[[], float] = seconds
@@ -180,7 +180,9 @@ def prepared(options: argparse.Namespace) -> Iterator[Bench]:
     preset = PRESETS[options.preset]
     with accelerator(options.precision) as here:
         torch.manual_seed(SEED)
-        frozen = FrozenVQGAN(VQGAN(preset.network), precision=PRECISIONS[options.discretizer_precision], copy_network=False)
+        frozen = FrozenDiscretizer(
+            VQGAN(preset.network), precision=PRECISIONS[options.discretizer_precision], copy_network=False
+        )
         memory_format = layout(options.channels_last)
         marked = MarkedDiscretizer(frozen.to(here.device).to(memory_format=memory_format))
         images = torch.rand(options.batch, 3, options.size, options.size)

@@ -19,7 +19,7 @@ from dat import recipe as recipes
 from dat.analysis.codes import Change, discrete_change, mean_rate
 from dat.data.pipeline import CenterCrop, ImageDataset, evaluation_batches
 from dat.data.subset import Subset, first_per_class
-from dat.discretizers.frozen import FrozenVQGAN
+from dat.discretizers.frozen import FrozenDiscretizer
 from dat.evaluation.evaluate import Outcome, evaluate
 from dat.evaluation.metrics import accuracy_rows
 from dat.progress import Bar
@@ -107,7 +107,7 @@ def _rows_of(subject: Subject, outcomes: Mapping[tuple[str, str], Outcome], key:
     )
 
 
-def modified_codes(subject: Subject, models: Models, discretizer: FrozenVQGAN) -> list[Row]:
+def modified_codes(subject: Subject, models: Models, discretizer: FrozenDiscretizer) -> list[Row]:
     """How many codes of the test pictures (as many as are corrupted) the recipe's DAT adversary modifies, per model."""
     dataset, size = _fewer_pictures(subject), subject.recipe.evaluation.batch_size
     protocol: dict[str, object] = {"data": subject.fingerprint, "alpha": subject.alpha}
@@ -137,7 +137,7 @@ def costs(subject: Subject, folder: Path) -> list[Row]:
     return rows
 
 
-def pictures(subject: Subject, models: Models, discretizer: FrozenVQGAN, path: Path) -> dict[str, object]:
+def pictures(subject: Subject, models: Models, discretizer: FrozenDiscretizer, path: Path) -> dict[str, object]:
     """Write some test pictures on their way through the adversary, and say whose they are."""
     attacked = next((key for key in models if _alpha_of(subject.recipe.methods[key[0]]) is not None), next(iter(models)))
     images, targets = _examples(subject)

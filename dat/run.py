@@ -21,7 +21,7 @@ from torch import nn
 
 from dat import measure
 from dat import recipe as recipes
-from dat.discretizers.frozen import FrozenVQGAN
+from dat.discretizers.frozen import FrozenDiscretizer
 from dat.discretizers.pretrained import load_discretizer
 from dat.engine import checkpoint, run_folder
 from dat.engine.discretizer_loop import reconstruction_quality, train_discretizer
@@ -145,7 +145,7 @@ def _classification(context: Context, recipe: recipes.ClassificationRecipe, data
     write_report(context.folder)
 
 
-def _discretizer(context: Context, recipe: recipes.ClassificationRecipe, data: recipes.Data) -> FrozenVQGAN | None:
+def _discretizer(context: Context, recipe: recipes.ClassificationRecipe, data: recipes.Data) -> FrozenDiscretizer | None:
     """Load or train the discretizer, and measure its reconstructions of the test pictures."""
     section = recipe.discretizer
     if section is None:
@@ -202,7 +202,7 @@ def _train_one(
     context: Context,
     recipe: recipes.ClassificationRecipe,
     data: recipes.Data,
-    discretizer: FrozenVQGAN | None,
+    discretizer: FrozenDiscretizer | None,
     key: tuple[str, int],
     title: str,
 ) -> nn.Module:

@@ -17,7 +17,7 @@ from dat.errors import UsageError
 
 Images = Float[Tensor, "batch 3 height width"]
 PerImage = Float[Tensor, " batch"]
-Codes = Int[Tensor, "batch rows columns"]
+Codes = Int[Tensor, "batch *grid"]
 Latents = Float[Tensor, "batch depth rows columns"]
 Vectors = Float[Tensor, "count depth"]
 Indices = Int[Tensor, " count"]

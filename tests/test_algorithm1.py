@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from dat import attacks
-from dat.discretizers.frozen import FrozenVQGAN
+from dat.discretizers.frozen import FrozenDiscretizer
 from dat.discretizers.pretrained import load_discretizer
 from dat.errors import UsageError
 
@@ -134,7 +134,7 @@ def golden_classifier(golden: Golden) -> nn.Sequential:
     return network
 
 
-def golden_discretizer(golden: Golden, dtype: torch.dtype) -> FrozenVQGAN:
+def golden_discretizer(golden: Golden, dtype: torch.dtype) -> FrozenDiscretizer:
     config = json.loads((golden("ldm_vq_f8") / "config.json").read_text())["config"]
     return load_discretizer(golden("ldm_vq_f8") / "weights.safetensors", config, dtype=dtype)
 

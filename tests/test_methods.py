@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dat.discretizers.frozen import FrozenVQGAN
+from dat.discretizers.frozen import FrozenDiscretizer
 from dat.discretizers.vqgan import VQGAN, VQGANConfig
 from dat.methods import METHODS
 from dat.methods.random_codes import RandomCodes
@@ -47,12 +47,12 @@ def network(*, batch_norm: bool = True, dropout: float = 0.5) -> nn.Sequential:
 
 
 @pytest.fixture(scope="module")
-def discretizer() -> FrozenVQGAN:
+def discretizer() -> FrozenDiscretizer:
     torch.set_num_threads(1)
     torch.manual_seed(1)
     vqgan = VQGAN(NETWORK)
     vqgan.quantize.initialise(vqgan.latents(2 * torch.rand(8, 3, 8, 8) - 1).detach(), torch.Generator().manual_seed(2))
-    return FrozenVQGAN(vqgan)
+    return FrozenDiscretizer(vqgan)
 
 
 def batch(count: int = 6, *, soft: bool = False, seed: int = 3) -> Batch:
@@ -81,7 +81,7 @@ class Recorder:
 class Counting(nn.Module):
     """A discretizer that counts how often it is used."""
 
-    def __init__(self, inner: FrozenVQGAN) -> None:
+    def __init__(self, inner: FrozenDiscretizer) -> None:
         super().__init__()
         self.inner, self.codebook_size, self.stride = inner, inner.codebook_size, inner.stride
         self.encodings = self.decodings = 0
@@ -106,7 +106,7 @@ def test_every_method_has_a_row() -> None:
 
 @every_method
 @pytest.mark.parametrize("soft", [False, True])
-def test_losses_are_finite_scalars_with_a_graph(name: str, soft: bool, discretizer: FrozenVQGAN) -> None:
+def test_losses_are_finite_scalars_with_a_graph(name: str, soft: bool, discretizer: FrozenDiscretizer) -> None:
     model, method = network(), ROWS[name].build(discretizer)
     assert isinstance(method, Method)
     losses = []
@@ -122,7 +122,7 @@ def test_losses_are_finite_scalars_with_a_graph(name: str, soft: bool, discretiz
 
 
 @every_method
-def test_nothing_but_the_training_forward_leaves_a_trace(name: str, discretizer: FrozenVQGAN) -> None:
+def test_nothing_but_the_training_forward_leaves_a_trace(name: str, discretizer: FrozenDiscretizer) -> None:
     """Gradients, running statistics, modes and torch's stream: as if the model had seen the yielded images, once."""
     model, recorder = network(), Recorder()
     model[2].eval()  # a part that the caller froze
@@ -143,7 +143,7 @@ def test_nothing_but_the_training_forward_leaves_a_trace(name: str, discretizer:
 
 
 @every_method
-def test_a_step_costs_what_the_card_says(name: str, discretizer: FrozenVQGAN) -> None:
+def test_a_step_costs_what_the_card_says(name: str, discretizer: FrozenDiscretizer) -> None:
     row, counting, recorder = ROWS[name], Counting(discretizer), Recorder()
     list(row.build(counting)(network(), batch(), recorder))
     assert len(recorder.shown) == row.forwards
@@ -155,14 +155,14 @@ def test_a_step_costs_what_the_card_says(name: str, discretizer: FrozenVQGAN) ->
 
 
 @every_method
-def test_only_standard_training_shows_the_images_themselves(name: str, discretizer: FrozenVQGAN) -> None:
+def test_only_standard_training_shows_the_images_themselves(name: str, discretizer: FrozenDiscretizer) -> None:
     recorder = Recorder()
     list(ROWS[name].build(discretizer)(network(), batch(), recorder))
     assert torch.equal(recorder.shown[-1], batch().images) == (name == "standard")
 
 
 @every_method
-def test_the_same_seed_gives_the_same_bits(name: str, discretizer: FrozenVQGAN) -> None:
+def test_the_same_seed_gives_the_same_bits(name: str, discretizer: FrozenDiscretizer) -> None:
     def shown(seed: int) -> Tensor:
         recorder, numbers = Recorder(), torch.Generator().manual_seed(seed)
         list(ROWS[name].build(discretizer)(network(), replace(batch(), generator=numbers), recorder))
@@ -174,7 +174,7 @@ def test_the_same_seed_gives_the_same_bits(name: str, discretizer: FrozenVQGAN) 
 
 @every_method
 @pytest.mark.parametrize("size", [1, 2, 3])
-def test_parts_of_a_batch_see_their_rows_of_the_whole(name: str, size: int, discretizer: FrozenVQGAN) -> None:
+def test_parts_of_a_batch_see_their_rows_of_the_whole(name: str, size: int, discretizer: FrozenDiscretizer) -> None:
     """A step on several processes, or in micro-batches, uses the numbers of the step on one."""
     model, whole = network(batch_norm=False, dropout=0.0), batch(6)
     method = ROWS[name].build(discretizer)
@@ -196,7 +196,7 @@ def part_of(whole: Batch, first: int, size: int) -> Batch:
 
 
 @every_method
-def test_bfloat16_autocast(name: str, discretizer: FrozenVQGAN) -> None:
+def test_bfloat16_autocast(name: str, discretizer: FrozenDiscretizer) -> None:
     model = network()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         losses = list(ROWS[name].build(discretizer)(model, batch(), Classification()))
@@ -206,7 +206,7 @@ def test_bfloat16_autocast(name: str, discretizer: FrozenVQGAN) -> None:
 
 
 @every_method
-def test_images_and_discretizer_are_left_alone(name: str, discretizer: FrozenVQGAN) -> None:
+def test_images_and_discretizer_are_left_alone(name: str, discretizer: FrozenDiscretizer) -> None:
     given = batch()
     before = {key: tensor.clone() for key, tensor in discretizer.state_dict().items()}
     for loss in ROWS[name].build(discretizer)(network(), given, Classification()):
@@ -228,7 +228,7 @@ def test_at_stays_in_its_ball_with_a_random_start(norm: str) -> None:
         assert 0.01 < sizes.min() <= sizes.max() <= 0.1 + 1e-6
 
 
-def test_dat_shows_a_reconstruction_made_worse(discretizer: FrozenVQGAN) -> None:
+def test_dat_shows_a_reconstruction_made_worse(discretizer: FrozenDiscretizer) -> None:
     """The attack steps uphill from Q(x), in eval mode, and shows what the discretizer makes of it.
 
     What the untrained discretizer makes of a step need not have a higher loss; that the step itself has is what is held.
@@ -250,7 +250,7 @@ def test_dat_shows_a_reconstruction_made_worse(discretizer: FrozenVQGAN) -> None
     assert (losses[1] > losses[0]).float().mean() > 0.95
 
 
-def test_random_codes_change_at_their_rate(discretizer: FrozenVQGAN) -> None:
+def test_random_codes_change_at_their_rate(discretizer: FrozenDiscretizer) -> None:
     """Seen by a discretizer that records what it is given to decode; the rate within four deviations."""
 
     class Seen(Counting):
@@ -264,7 +264,7 @@ def test_random_codes_change_at_their_rate(discretizer: FrozenVQGAN) -> None:
     assert abs(changed.float().mean().item() - 0.3) < 4 * (0.3 * 0.7 / changed.numel()) ** 0.5
 
 
-def test_images_that_are_no_multiple_of_the_stride_keep_their_size(discretizer: FrozenVQGAN) -> None:
+def test_images_that_are_no_multiple_of_the_stride_keep_their_size(discretizer: FrozenDiscretizer) -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, CLASSES))
     given = Batch(torch.rand(2, 3, 7, 9), torch.tensor([0, 1]), torch.Generator())
     for row in ROWS.values():

@@ -19,7 +19,7 @@ from torch import nn
 import dat
 from dat import cli
 from dat import recipe as recipes
-from dat.discretizers.frozen import FrozenVQGAN
+from dat.discretizers.frozen import FrozenDiscretizer
 from dat.discretizers.pretrained import save_discretizer
 from dat.discretizers.vqgan import VQGAN, VQGANConfig
 
@@ -64,7 +64,7 @@ def what_a_reader_has() -> dict[str, Any]:
         "loader": [(torch.rand(4, 3, 16, 16), torch.randint(0, 10, (4,))) for _ in range(2)],
         "model": model,
         "optimizer": torch.optim.SGD(model.parameters(), lr=0.1),
-        "discretizer": FrozenVQGAN(small_vqgan()),
+        "discretizer": FrozenDiscretizer(small_vqgan()),
     }
 
 

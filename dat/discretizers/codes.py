@@ -11,8 +11,8 @@ from torch import Tensor
 from dat.errors import UsageError
 from dat.types import Codes, PerImage
 
-Changed = Bool[Tensor, "batch rows columns"]
-Numbers = Float[Tensor, "batch rows columns"]
+Changed = Bool[Tensor, "batch *grid"]
+Numbers = Float[Tensor, "batch *grid"]
 
 
 @dataclass(frozen=True)

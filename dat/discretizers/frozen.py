@@ -1,4 +1,4 @@
-"""A trained VQGAN as the method's `Q`: frozen, [0, 1] in and out, any image size."""
+"""A trained autoencoder as the method's `Q`: frozen, [0, 1] in and out, any image size."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from dat.discretizers.vqgan import VQGAN
+from dat.discretizers.autoencoder import Autoencoder
 from dat.errors import UsageError
 from dat.types import Codes, Images, Latents, check_images
 
 PaddedImages = Float[Tensor, "batch 3 rows columns"]
 
 
-class FrozenVQGAN(nn.Module):
-    """The discretizer of a VQGAN: frozen, without gradients, untouched by `.train()` and by the caller's autocast.
+class FrozenDiscretizer(nn.Module):
+    """The discretizer of an autoencoder: frozen, without gradients, untouched by `.train()` and by the caller's autocast.
 
     It keeps a copy of the network; with `copy_network=False` it takes the network itself, which is then frozen.
     Images whose sides are not multiples of `stride` are reflected on the right and below, and cropped again.
@@ -27,26 +27,28 @@ class FrozenVQGAN(nn.Module):
     """
 
     check_range: bool = True
+    network: Autoencoder
 
-    def __init__(self, vqgan: VQGAN, *, precision: torch.dtype | None = None, copy_network: bool = True) -> None:
+    def __init__(self, network: Autoencoder, *, precision: torch.dtype | None = None, copy_network: bool = True) -> None:
         super().__init__()
-        self.vqgan = (copy.deepcopy(vqgan) if copy_network else vqgan).requires_grad_(False)
-        self.codebook_size: int = vqgan.config.n_embed
-        self.stride: int = vqgan.config.stride
+        self.network = (copy.deepcopy(network) if copy_network else network).requires_grad_(False)
+        self.codebook_size: int = network.codebook_size
+        self.stride: int = network.stride
         self.train(False)
         self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  # missing in torch's stub
         if precision is not None:
             self.low_precision(precision)
 
-    def train(self, mode: bool = True) -> FrozenVQGAN:
+    def train(self, mode: bool = True) -> FrozenDiscretizer:
         """Stay in evaluation mode, also as a part of a model that trains."""
         del mode
         return super().train(False)
 
-    def low_precision(self, precision: torch.dtype) -> FrozenVQGAN:
-        """Put the networks, not the codebook, into `precision`; in place."""
-        for part in (self.vqgan.encoder, self.vqgan.decoder, self.vqgan.quant_conv, self.vqgan.post_quant_conv):
-            part.to(precision)
+    def low_precision(self, precision: torch.dtype) -> FrozenDiscretizer:
+        """Put the networks, not the quantizer, into `precision`; in place."""
+        quantizer = copy.deepcopy(self.network.quantize)  # its exact weights, which a cast there and back would round
+        self.network.to(precision)
+        self.network.quantize = quantizer
         return self
 
     def forward(self, images: Images) -> Images:
@@ -58,57 +60,75 @@ class FrozenVQGAN(nn.Module):
         """Codes of each patch; the grid is the image size over `stride`, rounded up.
 
         Raises:
-            UsageError: not floating point images of 3 channels in [0, 1].
+            UsageError: not floating point images of 3 channels in [0, 1], or not of the only size that the network takes.
             DivergenceError: the latents are NaN or infinite.
         """
         with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
-            return self.vqgan.quantize.encode(self.latents(images))
+            return self.network.quantize.encode(self.latents(images))
 
     def latents(self, images: Images) -> Latents:
-        """What the nearest codes are searched for, in the dtype of the codebook (float32 unless `.double()`).
+        """What the codes are searched for, in float32 (float64 after `.double()`).
 
         Raises:
-            UsageError: not floating point images of 3 channels in [0, 1].
+            UsageError: see `encode`.
         """
         if self.check_range:
             check_images(images)
+        check_size(images, self.network)
+        low, high = self.network.pixel_range
         with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
             exact = images.to(torch.promote_types(images.dtype, self._dtype))
-            padded = pad_to_multiple(2 * exact - 1, self.stride)
-            return self.vqgan.latents(padded.to(self._dtype)).to(self.vqgan.quantize.embedding.weight.dtype)
+            padded = pad_to_multiple((high - low) * exact + low, self.stride)
+            found = self.network.latents(padded.to(self._dtype))
+            return found.to(torch.promote_types(found.dtype, torch.float32))
 
     def decode(self, codes: Codes) -> Images:
-        """Images in [0, 1], `stride` times as large as the grid of codes, in the dtype of the codebook.
+        """Images in [0, 1], `stride` times as large as the grid of codes, in float32 (float64 after `.double()`).
 
         Raises:
-            UsageError: a code is not in the codebook.
+            UsageError: a code is not in the codebook, or their shape is not that of the network's codes.
         """
-        check_codes(codes, self.codebook_size)
-        return self._decode(codes, self.vqgan.quantize.embedding.weight.dtype)
+        check_codes(codes, self.network)
+        return self._decode(codes, torch.promote_types(self._dtype, torch.float32))
 
     def _decode(self, codes: Codes, dtype: torch.dtype) -> Images:
+        low, high = self.network.pixel_range
         with torch.no_grad(), torch.autocast(codes.device.type, enabled=False):
-            raw = self.vqgan.decode_vectors(self.vqgan.quantize.decode(codes).to(self._dtype))
-            return raw.to(torch.promote_types(raw.dtype, dtype)).clamp_(-1, 1).add_(1).div_(2).to(dtype)
+            raw = self.network.decode_vectors(self.network.quantize.decode(codes).to(self._dtype))
+            return raw.to(torch.promote_types(raw.dtype, dtype)).clamp_(low, high).sub_(low).div_(high - low).to(dtype)
 
     @property
     def _dtype(self) -> torch.dtype:
-        return self.vqgan.quant_conv.weight.dtype
+        return next(self.network.encoder.parameters()).dtype
 
 
-def check_codes(codes: Tensor, codebook_size: int) -> None:
-    """Refuse codes that are not in the codebook.
+def check_codes(codes: Tensor, network: Autoencoder) -> None:
+    """Refuse codes that are not the network's.
 
     Raises:
-        UsageError: a code is below 0 or not below `codebook_size`, or codes are not whole numbers.
+        UsageError: a code is below 0 or not below the codebook's size, codes are not whole numbers, or of another shape.
     """
-    if codes.ndim != 3 or codes.is_floating_point() or not codes.numel():
-        raise UsageError(
-            f"Codes are {codes.dtype} of shape {tuple(codes.shape)}; they must be integers (batch, rows, columns)."
-        )
+    shape = "(batch, rows, columns)" if network.tokens is None else f"(batch, {network.tokens})"
+    fits = codes.ndim == 3 if network.tokens is None else codes.shape[1:] == (network.tokens,)
+    if not fits or codes.is_floating_point() or not codes.numel():
+        raise UsageError(f"Codes are {codes.dtype} of shape {tuple(codes.shape)}; they must be integers {shape}.")
     lowest, highest = torch.stack(torch.aminmax(codes)).tolist()
-    if lowest < 0 or highest >= codebook_size:
-        raise UsageError(f"Codes reach from {lowest} to {highest}; this codebook holds 0 to {codebook_size - 1}.")
+    if lowest < 0 or highest >= network.codebook_size:
+        raise UsageError(f"Codes reach from {lowest} to {highest}; this codebook holds 0 to {network.codebook_size - 1}.")
+
+
+def check_size(images: Tensor, network: Autoencoder) -> None:
+    """Refuse images of another size where the network takes one only.
+
+    Raises:
+        UsageError: the size that was met, and the one that is taken.
+    """
+    side, tokens = network.image_size, network.tokens
+    if side is not None and tuple(images.shape[-2:]) != (side, side):
+        raise UsageError(
+            f"Images are {images.shape[-2]} x {images.shape[-1]} pixels; this discretizer takes exactly {side} x {side}, as "
+            f"{tokens or (side // network.stride) ** 2} codes; resize the images, or take a convolutional one for any size."
+        )
 
 
 def pad_to_multiple(images: Images, stride: int) -> PaddedImages:

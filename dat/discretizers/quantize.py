@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from dat.discretizers.autoencoder import Quantizer
 from dat.errors import DivergenceError, UsageError
 from dat.types import Codes, Indices, Latents, Vectors
 
@@ -30,12 +31,17 @@ COARSEST = max(INPUT_ROUNDING.values())
 
 @dataclass(frozen=True)
 class Quantized:
-    """Latents after quantisation: `vectors` pass the gradient straight through, the two losses are unweighted means."""
+    """Latents after quantisation: `vectors` pass the gradient straight through, the losses are unweighted means.
+
+    `entropy_loss` is that of quantizers without a codebook of vectors: low where each position is sure of its code and all
+    codes are used. A quantizer that has no such term leaves it None.
+    """
 
     vectors: Latents
     codes: Codes
     codebook_loss: Scalar
     commitment_loss: Scalar
+    entropy_loss: Scalar | None = None
 
 
 def nearest_code(vectors: Vectors, codebook: Codebook, *, budget: int = 64 * 2**20) -> Indices:
@@ -87,11 +93,12 @@ def random_vectors(vectors: Vectors, count: int, generator: torch.Generator | No
     return chosen
 
 
-class VectorQuantizer(nn.Module):
+class VectorQuantizer(Quantizer):
     """A codebook learned by gradient. Source: van den Oord et al. (2017); key layout of taming-transformers."""
 
     def __init__(self, codebook_size: int, depth: int) -> None:
         super().__init__()
+        self.codebook_size = codebook_size
         self.embedding = nn.Embedding(codebook_size, depth)
         nn.init.uniform_(self.embedding.weight, -1 / codebook_size, 1 / codebook_size)
 

@@ -14,15 +14,19 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from dat.discretizers.quantize import Quantized, VectorQuantizer
+from dat.discretizers.autoencoder import Autoencoder
+from dat.discretizers.quantize import Quantized
+from dat.discretizers.quantizers import TrainableQuantizer, create_quantizer
 from dat.errors import UsageError
 from dat.types import Images, Latents
 
 Features = Float[Tensor, "batch _ _ _"]
 
 GROUPS = 32
-SEQUENCES = ("ch_mult", "attn_resolutions")
+SEQUENCES = ("ch_mult", "attn_resolutions", "levels")
 TOP_LEVEL = ("n_embed", "embed_dim")
+OF_QUANTIZER = {"quantizer": "vq", "levels": ()}
+"""Keys of ours that no public configuration has, and their values there."""
 # Keys of public configurations that concern training or logging, not the network.
 OF_TRAINING = {
     *("beta", "legacy", "sane_index_shape", "lossconfig", "monitor", "ckpt_path", "ignore_keys", "image_key"),
@@ -36,7 +40,7 @@ class VQGANConfig:
 
     `ch_mult`: width of each level over `ch`, the stride is 2 per level after the first. `attn_resolutions`: attention
     goes where `resolution` halved per level is listed, whatever the size of the images. `attn_type` "none": nowhere,
-    not even in the middle.
+    not even in the middle. `quantizer` is a name of `QUANTIZERS`; `levels` are the values per channel of "fsq".
     """
 
     n_embed: int = 1024
@@ -51,13 +55,15 @@ class VQGANConfig:
     in_channels: int = 3
     out_ch: int = 3
     dropout: float = 0.0
+    quantizer: str = "vq"
+    levels: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.attn_type not in ("vanilla", "none"):
             raise UsageError(f"attn_type is {self.attn_type!r}; a VQGAN has 'vanilla' attention or 'none'.")
         values = asdict(self)
         sequences = {key: values.pop(key) for key in SEQUENCES}
-        counts = {key: value for key, value in values.items() if key not in ("attn_type", "dropout")}
+        counts = {key: value for key, value in values.items() if key not in ("attn_type", "dropout", "quantizer")}
         counts |= {f"{key}[{i}]": value for key, entries in sequences.items() for i, value in enumerate(entries)}
         if faults := [f"{key}={value!r}" for key, value in counts.items() if type(value) is not int or value < 1]:
             raise UsageError(f"The sizes of a VQGAN are whole numbers from 1 on; got {', '.join(faults)}.")
@@ -106,18 +112,25 @@ class VQGANConfig:
         values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
         values = {key: list(value) if key in SEQUENCES else value for key, value in values.items()}
         outer = {key: values.pop(key) for key in TOP_LEVEL}
+        own = {key: values.pop(key) for key in OF_QUANTIZER}
+        outer |= {key: value for key, value in own.items() if getattr(self, key) != OF_QUANTIZER[key]}
         return {"ddconfig": {"double_z": False, **values}, **outer}
 
 
-class VQGAN(nn.Module):
-    """Encoder, codebook and decoder; trainable. Images are in [-1, 1] here; `FrozenVQGAN` speaks [0, 1]."""
+class VQGAN(Autoencoder):
+    """Encoder, codebook and decoder; trainable. Images are in [-1, 1] here; `FrozenDiscretizer` speaks [0, 1]."""
+
+    layout = "vqgan"
 
     def __init__(self, config: VQGANConfig) -> None:
         super().__init__()
-        self.config = config
+        # Set once, so these types may be narrower than the interface's.
+        self.config: VQGANConfig = config  # pyright: ignore[reportIncompatibleVariableOverride]
+        self.codebook_size, self.stride = config.n_embed, config.stride
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
-        self.quantize = VectorQuantizer(config.n_embed, config.embed_dim)
+        quantizer = create_quantizer(config.quantizer, config.n_embed, config.embed_dim, config.levels)
+        self.quantize: TrainableQuantizer = quantizer  # pyright: ignore[reportIncompatibleVariableOverride]
         self.quant_conv = nn.Conv2d(config.z_channels, config.embed_dim, 1)
         self.post_quant_conv = nn.Conv2d(config.embed_dim, config.z_channels, 1)
 
@@ -128,6 +141,11 @@ class VQGAN(nn.Module):
     def decode_vectors(self, vectors: Latents) -> Images:
         """Images around [-1, 1], not clamped."""
         return self.decoder(self.post_quant_conv(vectors))
+
+    @property
+    def last_layer(self) -> nn.Parameter:
+        """The weight by whose gradients taming balances its losses."""
+        return self.decoder.get_parameter("conv_out.weight")
 
     def forward(self, images: Images) -> tuple[Images, Quantized]:
         """Reconstruction and codes of images in [-1, 1]; the gradient passes straight through the quantizer."""

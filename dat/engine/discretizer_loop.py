@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from dat.data.pipeline import ImageDataset, TrainingOrder, evaluation_batches
 from dat.discretizers import codes
-from dat.discretizers.frozen import FrozenVQGAN
+from dat.discretizers.frozen import FrozenDiscretizer
 from dat.discretizers.objective import Perceptual, VQGANObjective
 from dat.discretizers.pretrained import save_discretizer
 from dat.discretizers.vqgan import VQGAN
@@ -160,7 +160,7 @@ class TwoPlayerLearner:
             images,
             reconstruction,
             quantized,
-            last_layer=self.bare.decoder.conv_out.weight,
+            last_layer=self.bare.last_layer,
             logits_fake=logits,
             perceptual=self.perceptual,
             updates=step,
@@ -243,10 +243,10 @@ class TwoPlayerLearner:
 
     def quality(self) -> dict[str, float]:
         """See `reconstruction_quality`."""
-        return reconstruction_quality(FrozenVQGAN(self.bare), self.test, self.place)
+        return reconstruction_quality(FrozenDiscretizer(self.bare), self.test, self.place)
 
 
-def reconstruction_quality(discretizer: FrozenVQGAN, test: ImageDataset, place: Place) -> dict[str, float]:
+def reconstruction_quality(discretizer: FrozenDiscretizer, test: ImageDataset, place: Place) -> dict[str, float]:
     """PSNR in dB (of the mean squared error over all test pictures), and use of the codebook, on this process alone."""
     squared, pixels, words = 0.0, 0, []
     for fetched in evaluation_batches(test, 256):

@@ -10,8 +10,9 @@ import safetensors.torch
 import torch
 from safetensors.torch import load_file
 
-from dat.discretizers.frozen import FrozenVQGAN
-from dat.discretizers.pretrained import infer_config, load_discretizer, read_extra, save_discretizer
+from dat.discretizers.frozen import FrozenDiscretizer
+from dat.discretizers.pretrained import load_discretizer, read_extra, save_discretizer
+from dat.discretizers.taming import infer_config
 from dat.discretizers.vqgan import VQGAN, VQGANConfig
 from dat.errors import CheckpointError, UsageError
 
@@ -28,6 +29,11 @@ def network() -> VQGAN:
     return VQGAN(TINY)
 
 
+def network_of(frozen: FrozenDiscretizer) -> VQGAN:
+    assert isinstance(frozen.network, VQGAN)
+    return frozen.network
+
+
 def tamings(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "config.json").read_text())["config"]
 
@@ -42,7 +48,7 @@ def test_public_weights_load_with_and_without_their_configuration(golden: Golden
     assert torch.equal(frozen.encode(io["x"]), io["codes"])
     torch.testing.assert_close(frozen(io["x"]), io["rec01"], atol=1e-4, rtol=0)
     public = VQGANConfig.from_dict(config)
-    inferred = frozen.vqgan.config
+    inferred = network_of(frozen).config
     assert [public.has_attention(level) for level in range(4)] == [inferred.has_attention(level) for level in range(4)]
 
 
@@ -81,16 +87,16 @@ def test_our_own_format_survives_a_round_trip(tmp_path: Path, network: VQGAN, as
     written = save_discretizer(target, network, {"steps": 3})
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [written]
     loaded, images = load_discretizer(target), torch.rand(2, 3, 8, 8)
-    assert loaded.vqgan.config == TINY
+    assert loaded.network.config == TINY
     assert read_extra(target) == {"steps": 3}
-    assert torch.equal(loaded(images), FrozenVQGAN(network)(images))
-    assert all(torch.equal(value, network.state_dict()[key]) for key, value in loaded.vqgan.state_dict().items())
+    assert torch.equal(loaded(images), FrozenDiscretizer(network)(images))
+    assert all(torch.equal(value, network.state_dict()[key]) for key, value in loaded.network.state_dict().items())
 
 
 @pytest.mark.parametrize("prefix", ["loss.discriminator.main.0.weight", "model_ema.decay"])
 def test_keys_beside_the_network_are_dropped(tmp_path: Path, network: VQGAN, prefix: str) -> None:
     torch.save({"state_dict": {**network.state_dict(), prefix: torch.zeros(2)}, "epoch": 3}, tmp_path / "q.ckpt")
-    assert load_discretizer(tmp_path / "q.ckpt").vqgan.config == TINY
+    assert load_discretizer(tmp_path / "q.ckpt").network.config == TINY
 
 
 @pytest.mark.parametrize(
@@ -105,14 +111,15 @@ def test_keys_beside_the_network_are_dropped(tmp_path: Path, network: VQGAN, pre
 def test_dtype_is_of_the_networks(
     tmp_path: Path, network: VQGAN, dtype: torch.dtype | None, networks: torch.dtype, codebook: torch.dtype
 ) -> None:
-    loaded = load_discretizer(save_discretizer(tmp_path, network), dtype=dtype).vqgan
-    assert loaded.encoder.conv_in.weight.dtype == networks
+    loaded = network_of(load_discretizer(save_discretizer(tmp_path, network), dtype=dtype))
+    assert loaded.quant_conv.weight.dtype == networks
+    assert next(loaded.encoder.parameters()).dtype == networks
     assert loaded.quantize.embedding.weight.dtype == codebook
 
 
 def test_half_precision_files_become_float32(tmp_path: Path, network: VQGAN) -> None:
     safetensors.torch.save_file(network.half().state_dict(), tmp_path / "half.safetensors")
-    assert load_discretizer(tmp_path / "half.safetensors").vqgan.quant_conv.weight.dtype == torch.float32
+    assert network_of(load_discretizer(tmp_path / "half.safetensors")).quant_conv.weight.dtype == torch.float32
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".ckpt"])
@@ -134,7 +141,7 @@ def test_flipped_bits_are_noticed(tmp_path: Path, network: VQGAN, suffix: str) -
         content[place] ^= 4
         flipped.write_bytes(content)
         try:
-            loaded = load_discretizer(flipped).vqgan.state_dict()
+            loaded = load_discretizer(flipped).network.state_dict()
         except CheckpointError as error:
             noticed += 1
             assert str(flipped) in str(error)  # noqa: PT017, as a flip in the padding of a zip file does no harm

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from dat.discretizers.frozen import FrozenVQGAN, check_codes, pad_to_multiple
+from dat.discretizers.frozen import FrozenDiscretizer, check_codes, pad_to_multiple
 from dat.discretizers.vqgan import VQGAN, VQGANConfig
 from dat.errors import DivergenceError, UsageError
 from dat.types import Discretizer, check_images
@@ -106,7 +106,7 @@ def test_is_the_original_network_at_full_size(golden: Golden) -> None:
 @pytest.mark.shared
 @pytest.mark.parametrize("item", ["ldm_vq_f8", "easyrobust_reconstruct"])
 def test_frozen_reconstructs_as_the_original(golden: Golden, item: str) -> None:
-    io, frozen = load_file(golden(item) / "io.safetensors"), FrozenVQGAN(golden_network(golden("ldm_vq_f8")))
+    io, frozen = load_file(golden(item) / "io.safetensors"), FrozenDiscretizer(golden_network(golden("ldm_vq_f8")))
     torch.testing.assert_close(frozen(io["x"]), io["rec01"], atol=1e-4, rtol=0)
     torch.testing.assert_close(frozen.latents(io["x"]), io["z"], atol=1e-4, rtol=0)
     assert torch.equal(frozen.encode(io["x"]), io["codes"])
@@ -119,8 +119,8 @@ def test_frozen_reconstructs_as_the_original(golden: Golden, item: str) -> None:
 @pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])
 def test_low_precision_keeps_the_search_and_most_codes(golden: Golden, precision: torch.dtype) -> None:
     io = load_file(golden("ldm_vq_f8") / "io.safetensors")
-    frozen = FrozenVQGAN(golden_network(golden("ldm_vq_f8")), precision=precision)
-    assert frozen.vqgan.quantize.embedding.weight.dtype == torch.float32
+    frozen = FrozenDiscretizer(golden_network(golden("ldm_vq_f8")), precision=precision)
+    assert frozen.network.quantize.get_parameter("embedding.weight").dtype == torch.float32
     assert frozen.latents(io["x"]).dtype == frozen(io["x"]).dtype == torch.float32
     assert frozen(io["x"].to(precision)).dtype == precision
     assert (frozen.encode(io["x"]) != io["codes"]).float().mean() < 0.1
@@ -129,15 +129,15 @@ def test_low_precision_keeps_the_search_and_most_codes(golden: Golden, precision
 
 def test_float64_runs_in_float64(tiny: VQGAN) -> None:
     images = torch.rand(2, 3, 16, 16, dtype=torch.float64)
-    frozen = FrozenVQGAN(tiny).double()
+    frozen = FrozenDiscretizer(tiny).double()
     assert frozen.latents(images).dtype == frozen(images).dtype == torch.float64
     assert frozen(images.float()).dtype == torch.float32
-    torch.testing.assert_close(frozen(images).float(), FrozenVQGAN(tiny)(images.float()), atol=1e-4, rtol=0)
+    torch.testing.assert_close(frozen(images).float(), FrozenDiscretizer(tiny)(images.float()), atol=1e-4, rtol=0)
 
 
 def test_frozen_is_a_discretizer_that_never_changes(tiny: VQGAN) -> None:
     tiny.train()
-    frozen = FrozenVQGAN(tiny)
+    frozen = FrozenDiscretizer(tiny)
     assert isinstance(frozen, Discretizer)
     assert (frozen.codebook_size, frozen.stride) == (32, 2)
     whole = nn.Sequential(frozen).train()
@@ -148,11 +148,11 @@ def test_frozen_is_a_discretizer_that_never_changes(tiny: VQGAN) -> None:
     images = torch.rand(2, 3, 8, 8, requires_grad=True)
     assert not frozen(images).requires_grad
     assert not frozen.latents(images).requires_grad
-    assert FrozenVQGAN(tiny, copy_network=False).vqgan is tiny
+    assert FrozenDiscretizer(tiny, copy_network=False).network is tiny
 
 
 def test_frozen_ignores_autocast(tiny: VQGAN) -> None:
-    frozen, images = FrozenVQGAN(tiny), torch.rand(2, 3, 16, 16)
+    frozen, images = FrozenDiscretizer(tiny), torch.rand(2, 3, 16, 16)
     plain = frozen(images)
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(frozen(images), plain)
@@ -163,7 +163,7 @@ def test_frozen_ignores_autocast(tiny: VQGAN) -> None:
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (2, 3), (7, 8), (8, 8), (13, 5)])
 def test_any_size_is_padded_and_cropped(size: tuple[int, int]) -> None:
     config = VQGANConfig(n_embed=16, embed_dim=3, z_channels=3, ch=32, ch_mult=(1, 1, 1), num_res_blocks=1)
-    frozen, images = FrozenVQGAN(VQGAN(config)), torch.rand(2, 3, *size)
+    frozen, images = FrozenDiscretizer(VQGAN(config)), torch.rand(2, 3, *size)
     assert frozen(images).shape == images.shape
     grid = [-(-side // 4) for side in size]
     assert list(frozen.encode(images).shape) == [2, *grid]
@@ -196,7 +196,7 @@ def test_wrong_images_are_refused_with_what_was_seen(tiny: VQGAN, images: Tensor
         check_images(images)
     # The public call itself; the shape checks of the tests refuse some of these earlier.
     with pytest.raises((UsageError, jaxtyping.TypeCheckError)):
-        FrozenVQGAN(tiny)(images)
+        FrozenDiscretizer(tiny)(images)
 
 
 def test_rounding_beyond_the_range_is_accepted() -> None:
@@ -212,20 +212,20 @@ def test_rounding_beyond_the_range_is_accepted() -> None:
         (torch.zeros(2, 2, dtype=torch.int64), r"\(2, 2\)"),
     ],
 )
-def test_wrong_codes_are_refused(codes: Tensor, message: str) -> None:
+def test_wrong_codes_are_refused(tiny: VQGAN, codes: Tensor, message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        check_codes(codes, 32)
+        check_codes(codes, tiny)
 
 
 def test_decode_checks_its_codes(tiny: VQGAN) -> None:
     with pytest.raises(UsageError, match="this codebook holds"):
-        FrozenVQGAN(tiny).decode(torch.full((1, 2, 2), 32))
+        FrozenDiscretizer(tiny).decode(torch.full((1, 2, 2), 32))
 
 
 def test_a_diverged_network_is_named(tiny: VQGAN) -> None:
     tiny.quant_conv.weight.data[0, 0] = torch.nan
     with pytest.raises(DivergenceError):
-        FrozenVQGAN(tiny)(torch.rand(1, 3, 8, 8))
+        FrozenDiscretizer(tiny)(torch.rand(1, 3, 8, 8))
 
 
 def test_every_parameter_gets_a_gradient(tiny: VQGAN) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from dat.data.embedded import ArraySource
 from dat.data.pipeline import CenterCrop, CropFlip, ImageDataset
-from dat.discretizers.frozen import FrozenVQGAN
+from dat.discretizers.frozen import FrozenDiscretizer
 from dat.discretizers.vqgan import VQGAN, VQGANConfig
 from dat.engine import checkpoint
 from dat.engine.checkpoint import State
@@ -64,7 +64,7 @@ def vqgan(*, codes: int = 16) -> VQGAN:
 
 def methods() -> dict[str, Method]:
     """One of each kind, with all that is random in it turned on."""
-    discretizer = FrozenVQGAN(vqgan())
+    discretizer = FrozenDiscretizer(vqgan())
     return {
         "standard": METHODS["standard"](),
         "at": METHODS["at"](epsilon=0.05, step_size=0.05, steps=1, random_start=True),
