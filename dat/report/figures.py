@@ -260,18 +260,51 @@ def training_figure(methods: Sequence[str], logs: dict[str, list[Log]]) -> Figur
     return figure
 
 
+HEALTH = {
+    "loss": "loss",
+    "psnr_db": "PSNR, dB",
+    "ssim": "SSIM",
+    "codes_used": "share of codes used",
+    "perplexity": "perplexity of the codes",
+    "agreement": "codes as the teacher's",
+    "psnr_to_teacher_db": "PSNR to the teacher's output, dB",
+    "discriminator": "loss of the discriminator",
+    "discriminator_accuracy": "discriminator right",
+}
+"""What the log of a discretizer tells of it, with the titles; distances, whose names tell the network, come after these."""
+
+DISTANCES = re.compile(r"lpips_\w+|\w+_distance|frechet_\w+")
+COLUMNS = 3
+
+
+def health_keys(log: Log) -> dict[str, str]:
+    """What can be drawn of a log, with titles."""
+    logged = {key for line in log for key, value in line.items() if is_number(value)}
+    distances = {key: key.replace("_", " ") for key in sorted(logged) if DISTANCES.fullmatch(key)}
+    return {key: title for key, title in (HEALTH | distances).items() if key in logged}
+
+
 @mpl.rc_context(STYLE)
-def discretizer_figure(log: Log) -> Figure:
-    """Loss and reconstruction quality of the discretizer against step, as far as they were logged."""
-    names = {"loss": "loss", "psnr": "PSNR, dB"}
-    found = [key for key in names if any(is_number(line.get(key)) for line in log)]
+def health_figure(log: Log) -> Figure:
+    """How a discretizer did while it was trained, against step: one panel for each measure of its log.
+
+    Raises:
+        DataError: the log holds none.
+    """
+    found = health_keys(log)
     if not found:
-        raise DataError("The log of the discretizer holds neither `loss` nor `psnr`.")
-    figure, axes = panels(len(found), width=8.2, height=2.7)
-    for panel, key in zip(axes, found, strict=True):
-        panel.plot(*series(log, key), color=INK)
-        panel.set_title(names[key], loc="left", fontweight="bold")
+        raise DataError("The log of the discretizer holds no loss and no measure of its reconstructions.")
+    columns = min(COLUMNS, len(found))
+    rows = -(-len(found) // columns)
+    figure = Figure(figsize=(8.2, 0.6 + 1.9 * rows), layout="constrained")
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for panel, (key, title) in zip(axes, found.items(), strict=False):
+        steps, values = series(log, key)
+        panel.plot(steps, values, color=INK, marker="o" if len(steps) < 30 else "", ms=3)
+        panel.set_title(title, loc="left", fontweight="bold")
         panel.set_xlabel("step")
+    for panel in axes[len(found) :]:
+        panel.set_visible(False)
     return figure
 
 

@@ -245,8 +245,8 @@ def discretizer_plot(run: Path, comparison: Comparison) -> Plot:
     return draw(
         comparison,
         "discretizer",
-        figures.discretizer_figure(log),
-        "Training of the discretizer, before the methods: its loss, and how close its reconstructions come (PSNR).",
+        figures.health_figure(log),
+        "Training of the discretizer, before the methods: losses, and how it reconstructs the test pictures after each epoch.",
     )
 
 
@@ -291,7 +291,7 @@ def data_words(data: Mapping[str, object]) -> list[str]:
 def provenance(facts: Facts, rows: Iterable[Row]) -> dict[str, str]:
     """What was run, with which versions, where, and for how long; only what the run says."""
     rows = list(rows)
-    versions = section(facts, "versions") or rows[0].versions
+    versions = section(facts, "versions") or (rows[0].versions if rows else {})
     hashes = [str(facts["recipe_hash"])] if "recipe_hash" in facts else sorted({row.recipe_hash for row in rows})
     discretizer = section(facts, "discretizer")
     known = {
@@ -345,15 +345,23 @@ def short(value: object) -> str:
 
 def html_page(report: Report) -> str:
     """The page: styles, figures and pictures inside, no script, no address outside."""
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string(resources.files("dat.report").joinpath("page.html.j2").read_text())
     colours = figures.method_colours(report.methods)
-    return template.render(
+    return render(
+        "page.html.j2",
         report=report,
         order={method: index for index, method in enumerate(report.methods)},
         light=[light for light, _ in colours.values()],
         dark=[dark for _, dark in colours.values()],
     )
+
+
+def render(template: str, **values: object) -> str:
+    """A template of this folder, filled."""
+    loader = jinja2.FunctionLoader(lambda name: resources.files("dat.report").joinpath(name).read_text())
+    environment = jinja2.Environment(
+        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.get_template(template).render(**values)
 
 
 def markdown_page(report: Report) -> str:

@@ -79,7 +79,7 @@ def write_logs(folder: Path) -> None:
                 [{"step": int(s), "loss": float(v)} for s, v in zip(steps, losses, strict=True)],
             )
     psnr = 24 - 12 * np.exp(-steps / 400) + 0.4 * random.random(len(steps))
-    lines = [{"step": int(s), "loss": 1 / float(p), "psnr": float(p)} for s, p in zip(steps, psnr, strict=True)]
+    lines = [{"step": int(s), "loss": 1 / float(p), "psnr_db": float(p), "ssim": 0.9} for s, p in zip(steps, psnr, strict=True)]
     write_log(folder / "discretizer", lines)
 
 

@@ -12,9 +12,10 @@ from dat.errors import DataError
 from dat.report.figures import (
     CHANGED,
     METHOD_COLOURS,
+    Log,
     amplification,
-    discretizer_figure,
     enlarged,
+    health_figure,
     mark_codes,
     mean_curve,
     method_colours,
@@ -77,9 +78,18 @@ def test_mean_curve_ends_with_the_shortest():
 
 
 def test_discretizer_log_without_a_curve_is_refused():
-    with pytest.raises(DataError, match="neither"):
-        discretizer_figure([{"step": 1, "images_per_s": 3.0}])
-    assert len(discretizer_figure([{"step": s, "psnr": 20.0 + s, "loss": None} for s in range(3)]).axes) == 1
+    with pytest.raises(DataError, match="no loss and no measure"):
+        health_figure([{"step": 1, "images_per_s": 3.0}])
+    assert titles([{"step": s, "psnr_db": 20.0 + s, "loss": None} for s in range(3)]) == ["PSNR, dB"]
+
+
+def test_health_is_drawn_with_distances_last():
+    log = [{"step": 1, "frechet_net": 3.0, "loss": 1.0, "codes_used": 0.5, "lpips_vgg16": 0.1, "images_per_s": 9.0}]
+    assert titles(log) == ["loss", "share of codes used", "frechet net", "lpips vgg16"]
+
+
+def titles(log: Log) -> list[str]:
+    return [axes.get_title(loc="left") for axes in health_figure(log).axes if axes.get_visible()]
 
 
 @pytest.mark.parametrize(("largest", "factor"), [(0, 127), (1, 127), (12, 10), (60, 2), (127, 1), (200, 1)])
