@@ -20,6 +20,9 @@ Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY.SUB=VALUE].
 Resume = Annotated[bool, typer.Option("--resume", help="Continue the run that is in the output folder.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON lines instead of a table.")]
 Cpu = Annotated[bool, typer.Option("--cpu", help="Use no GPU, even if there is one.")]
+Config = Annotated[Path | None, typer.Option(help="Its public configuration, YAML or JSON, where the file does not tell.")]
+Layout = Annotated[str | None, typer.Option(help="The layout of its tensors, where they do not tell.")]
+Source = Annotated[str, typer.Argument(metavar="SOURCE", help="A file of weights, or a name of `dat discretizer list`.")]
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
@@ -38,6 +41,12 @@ recipes_app = typer.Typer(
     no_args_is_help=True,
 )
 app.add_typer(recipes_app, name="recipes")
+discretizer_app = typer.Typer(
+    help="Trained discretizers by name: which there are, where to get them, and their files.",
+    epilog="Example:  dat discretizer list",
+    no_args_is_help=True,
+)
+app.add_typer(discretizer_app, name="discretizer")
 
 
 @app.command(epilog="Example:  dat demo")
@@ -74,10 +83,10 @@ def evaluate(run: Path, overrides: Overrides = None, json: Json = False, cpu: Cp
 
 @app.command(epilog="Example:  dat report runs/demo")
 def report(run: Path) -> None:
-    """Write report.html and report.md of a finished run from its stored results."""
-    from dat.report.page import write_report
+    """Write the page of a finished run, report.html (and report.md of a comparison), from what it stored."""
+    from dat.report.write import write
 
-    print(write_report(run))
+    print(write(run))
 
 
 @app.command(epilog="Example:  dat doctor")
@@ -89,6 +98,79 @@ def doctor(json: Json = False) -> None:
     print(jsonlib.dumps(findings) if json else examination.as_text(findings))
     if examination.missing(findings):
         raise typer.Exit(1)
+
+
+@app.command("discretize", epilog="Example:  dat discretize photos --with ldm-vq-f8 --size 256 --out seen")
+def discretize_pictures(
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGES", help="Pictures, or folders of them.")],
+    source: Annotated[str, typer.Option("--with", help="The discretizer: a name, or a file of weights.")],
+    config: Config = None,
+    size: Annotated[int | None, typer.Option(help="Resize the short side to this and cut out the centre.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for picture.png, codes.npz and reconstructions/.")] = Path("discretized"),
+    rate: Annotated[float | None, typer.Option(help="Share of the codes that is replaced at random.")] = None,
+    seed: Annotated[int, typer.Option(help="Of those random codes.")] = 0,
+    json: Json = False,
+    cpu: Cpu = False,
+) -> None:
+    """Reconstruct IMAGES with a discretizer: write pictures and codes, print PSNR and how the codebook is used."""
+    import torch
+
+    from dat import discretize
+    from dat.discretizers.listing import read_config
+    from dat.discretizers.pretrained import load_discretizer
+
+    found = discretize.find_pictures(images)
+    device = "cuda" if torch.cuda.is_available() and not cpu else "cpu"
+    discretizer = load_discretizer(source, read_config(config)).to(device)
+    random_codes = None if rate is None else discretize.RandomCodes(rate, seed)
+    outcomes, total = discretize.discretize(found, discretizer, out, size=size, random_codes=random_codes)
+    if json:
+        for row in (*outcomes, total):
+            print(jsonlib.dumps(asdict(row)))
+    else:
+        print(discretize.as_table(outcomes, total))
+        print(out / discretize.PICTURE)
+
+
+@discretizer_app.command("list", epilog="Example:  dat discretizer list")
+def list_discretizers(json: Json = False) -> None:
+    """Names of discretizers: ours, which come with the package, and the public ones, with licence and source."""
+    from dat.discretizers import listing
+
+    found = listing.rows()
+    for row in found if json else ():
+        print(jsonlib.dumps(row))
+    if not json:
+        print(listing.as_table(found))
+
+
+@discretizer_app.command("get", epilog="Example:  dat discretizer get ldm-vq-f8")
+def get_discretizer(name: Annotated[str, typer.Argument(help="A public name that `dat discretizer list` shows.")]) -> None:
+    """Download a public discretizer, or the rest of it, into DAT_WEIGHTS (else torch.hub's folder), and say its SHA-256."""
+    from dat.discretizers import download, names
+
+    row = names.public(name)
+    if names.stored(row) is None:
+        for (url, digest), published in zip(download.get(row).items(), row.sha256, strict=True):
+            print(f"{digest}  {url}  ({'as published' if published else 'none is published to compare it with'})")
+    print(names.stored(row))
+
+
+@discretizer_app.command("check", epilog="Example:  dat discretizer check ldm-vq-f8")
+def check_discretizer(source: Source, config: Config = None, layout: Layout = None) -> None:
+    """Load a discretizer, every tensor of it, and say what it is as a line of JSON."""
+    from dat.discretizers import listing
+    from dat.discretizers.pretrained import load_discretizer
+
+    print(jsonlib.dumps(listing.describe(load_discretizer(source, listing.read_config(config, layout)))))
+
+
+@discretizer_app.command("convert", epilog="Example:  dat discretizer convert ldm-vq-f8 vq-f8.safetensors")
+def convert_discretizer(source: Source, target: Path, config: Config = None, layout: Layout = None) -> None:
+    """Write a discretizer as one safetensors file that tells its layout, its configuration and what it was made of."""
+    from dat.discretizers import listing, pretrained
+
+    print(pretrained.convert(source, target, listing.read_config(config, layout)))
 
 
 @recipes_app.command("list", epilog="Example:  dat recipes list")

@@ -35,8 +35,9 @@ from dat.engine.steps import stream_seed
 from dat.errors import CheckpointError, DataError, UsageError
 from dat.evaluation.suites import FGSM, Clean, Suite, corruption_suites
 from dat.methods import METHODS
+from dat.nn.imagenet_networks import ImageNetNetwork, load_imagenet_network
 from dat.nn.norm import Normalized
-from dat.nn.perceptual import load_lpips, multiscale_gradient_distance
+from dat.nn.perceptual import load_feature_distance, load_lpips, multiscale_gradient_distance
 from dat.nn.zoo import create_network
 from dat.recipe_faults import did_you_mean, sentence
 from dat.types import Codes, Discretizer, Images, Method
@@ -311,6 +312,15 @@ class LPIPSSection(Strict):
     cache: str | None = None
 
 
+class FeatureDistanceSection(Strict):
+    """Distance in the features of a small ImageNet classifier whose file is on disk, without LPIPS's linear layers."""
+
+    kind: Literal["features"]
+    network: Literal["squeezenet1_0", "mobilenet_v2", "tiny_darknet"]
+    weights: str
+    least_side: int = Field(default=64, ge=0)
+
+
 class MultiscaleGradientSection(Strict):
     """Differences of image gradients over a pyramid: needs no trained network."""
 
@@ -323,13 +333,24 @@ class NoPerceptual(Strict):
     kind: Literal["none"]
 
 
+PerceptualSection = LPIPSSection | FeatureDistanceSection | MultiscaleGradientSection | NoPerceptual
+
+
+class FrechetSection(Strict):
+    """The ImageNet classifier in whose features originals and reconstructions are compared as sets, for the log."""
+
+    network: Literal["squeezenet1_0", "mobilenet_v2", "tiny_darknet"]
+    weights: str
+
+
 class DiscretizerSpec(Strict):
     """A discretizer to train: its network, its objective, its training."""
 
     network: NetworkSection
     objective: ObjectiveSection
     training: DiscretizerTrainingSection
-    perceptual: Annotated[LPIPSSection | MultiscaleGradientSection | NoPerceptual, Field(discriminator="kind")]
+    perceptual: Annotated[PerceptualSection, Field(discriminator="kind")]
+    frechet: FrechetSection | None = None
     seed: int = 0
 
 
@@ -422,19 +443,30 @@ def build_vqgan(spec: DiscretizerSpec) -> VQGAN:
     return VQGAN(spec.network)
 
 
-def build_perceptual(section: LPIPSSection | MultiscaleGradientSection | NoPerceptual) -> Perceptual | None:
+def build_perceptual(section: PerceptualSection) -> Perceptual | None:
     """The perceptual distance of a recipe.
 
     Raises:
-        CheckpointError: LPIPS's weights are not on disk.
+        CheckpointError: its weights are not on disk.
     """
-    if isinstance(section, LPIPSSection):
-        cache = Path(section.cache) if section.cache is not None else None
-        try:
+    try:
+        if isinstance(section, LPIPSSection):
+            cache = Path(section.cache) if section.cache is not None else None
             return load_lpips(section.backbone, Path(section.linear_layers), cache=cache)
-        except CheckpointError as error:
-            raise CheckpointError(f"{error} Without LPIPS, write perceptual: {{kind: multiscale-gradient}}.") from error
+        if isinstance(section, FeatureDistanceSection):
+            return load_feature_distance(section.network, Path(section.weights), least_side=section.least_side)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error} Without them, write perceptual: {{kind: multiscale-gradient}}.") from error
     return multiscale_gradient_distance if isinstance(section, MultiscaleGradientSection) else None
+
+
+def build_frechet(section: FrechetSection | None) -> ImageNetNetwork | None:
+    """The network whose features tell how far the reconstructions are from the originals, as sets.
+
+    Raises:
+        CheckpointError: its weights are not on disk.
+    """
+    return None if section is None else load_imagenet_network(section.network, Path(section.weights))
 
 
 def needs_discretizer(section: BaseModel) -> bool:

@@ -24,13 +24,19 @@ from dat import recipe as recipes
 from dat.discretizers.frozen import FrozenDiscretizer
 from dat.discretizers.pretrained import load_discretizer
 from dat.engine import checkpoint, run_folder
-from dat.engine.discretizer_loop import reconstruction_quality, train_discretizer
+from dat.engine.discretizer_health import reconstruction_quality
+from dat.engine.discretizer_loop import train_discretizer
 from dat.engine.loop import train
 from dat.errors import CheckpointError
+from dat.nn.weights import file_sha256
+from dat.report.discretizer_page import write_discretizer_report
 from dat.report.page import write_report
 from dat.results import Row, write_rows, write_text
 from dat.tasks.classification import Classification
 from dat.types import Place
+
+WEIGHT_FILES = ("weights", "linear_layers")
+"""Keys of a recipe that name a file of weights which a training uses."""
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -82,6 +88,8 @@ def run(recipe: recipes.Recipe, *, resume: bool = False, cpu: bool = False) -> P
         if isinstance(recipe, recipes.DiscretizerRecipe):
             with context.timed("discretizer"):
                 _train_discretizer(context, recipe, data, folder)
+            if place.is_main:
+                write_discretizer_report(folder)
         else:
             _classification(context, recipe, data)
     return folder
@@ -177,7 +185,8 @@ def _train_discretizer(context: Context, spec: recipes.DiscretizerSpec, data: re
         "recipe_hash": context.recipe_hash,
         "data": data.fingerprint,
         "objective": asdict(spec.objective),
-        "perceptual": spec.perceptual.model_dump(),
+        "perceptual": _with_hashes(spec.perceptual.model_dump()),
+        "frechet": _with_hashes(spec.frechet.model_dump()) if spec.frechet is not None else {"kind": "none"},
         "seed": spec.seed,
         "versions": measure.versions(),
     }
@@ -192,10 +201,17 @@ def _train_discretizer(context: Context, spec: recipes.DiscretizerSpec, data: re
         folder=folder,
         weights=path,
         provenance=made_by,
+        features=recipes.build_frechet(spec.frechet),
         title=f"train discretizer (perceptual: {spec.perceptual.kind})",
         cpu=context.cpu,
     )
     return path
+
+
+def _with_hashes(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings of a section in which a file of weights stands with its name and hash, not with its place."""
+    files = {key: Path(settings[key]) for key in WEIGHT_FILES if settings.get(key) is not None}
+    return settings | {key: f"{path.name} sha256:{file_sha256(path)}" for key, path in files.items()}
 
 
 def _train_one(

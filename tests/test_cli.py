@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import shutil
@@ -14,12 +15,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
+import torch
 import typer.main
 import yaml
 from PIL import Image
 
 from dat import cli, doctor, recipe_file
 from dat import recipe as recipes
+from dat.discretizers import download, names
+from dat.discretizers.vqgan import VQGAN, VQGANConfig
 
 RECIPE = """
 kind: classification
@@ -68,12 +73,22 @@ def write_pictures(folder: Path) -> None:
             Image.fromarray(pixels).save(folder / name / f"{number}.png")
 
 
+@functools.cache
+def tiny_discretizer() -> bytes:
+    """A file of an untrained VQGAN, in the layout of taming-transformers."""
+    torch.manual_seed(0)
+    sizes = {"n_embed": 12, "embed_dim": 3, "z_channels": 5, "ch": 32, "ch_mult": (1, 1), "num_res_blocks": 1}
+    return safetensors.torch.save(VQGAN(VQGANConfig(**sizes, attn_resolutions=())).state_dict())
+
+
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder with eight training pictures of two classes, as many test pictures, and a recipe."""
     write_pictures(tmp_path / "photos")
     (tmp_path / "tiny.yaml").write_text(RECIPE)
+    (tmp_path / "q.safetensors").write_bytes(tiny_discretizer())
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DAT_WEIGHTS", str(tmp_path / "weights"))
     return tmp_path
 
 
@@ -118,6 +133,7 @@ COMMANDS = dict(commands())
 def test_these_are_the_commands():
     assert {" ".join(words) for words in COMMANDS} >= {
         "", "demo", "train", "eval", "report", "doctor", "recipes", "recipes list", "recipes show", "recipes check",
+        "discretize", "discretizer", "discretizer list", "discretizer get", "discretizer check", "discretizer convert",
     }  # fmt: skip
 
 
@@ -214,6 +230,50 @@ def test_recipes_check_says_which_are_good(here: Path, dat: Dat):
     assert dat("recipes", "check", "tiny.yaml", "demo").out.splitlines() == ["tiny.yaml: good", "demo: good"]
 
 
+def test_pictures_are_discretized_into_a_folder(here: Path, dat: Dat):
+    outcome = dat("discretize", "photos/test/cat", "photos/test/dog/0.png", "--with", "q.safetensors", "--out", "seen")
+    assert outcome.code == GOOD
+    assert outcome.out.splitlines()[1].startswith("photos/test/cat/0.png  16 x 16  8 x 8")
+    assert outcome.out.splitlines()[-1] == "seen/picture.png"
+    written = {path.relative_to("seen").as_posix() for path in Path("seen").rglob("*.*")}
+    names_given = ("0", "1", "2", "3", "0-2")
+    assert written == {"picture.png", "codes.npz", *(f"reconstructions/{name}.png" for name in names_given)}
+    again = dat("discretize", "photos/test/cat/0.png", "--with", "q.safetensors", "--size", "8", "--rate", "0.5", "--json")
+    picture, total = (json.loads(line) for line in again.out.splitlines())
+    assert (picture["width"], picture["grid"], total["images"], total["codebook_size"]) == (8, [4, 4], 1, 12)
+    assert Path("discretized/picture.png").is_file()
+
+
+def test_an_unreadable_picture_is_named(here: Path, dat: Dat):
+    Path("photos/test/cat/2.png").write_bytes(b"no picture")
+    outcome = dat("discretize", "photos/test/cat", "--with", "q.safetensors")
+    assert outcome.code == CANNOT
+    assert "Cannot read the picture photos/test/cat/2.png (10 bytes): not an image" in only_sentence(outcome)
+
+
+def test_discretizers_are_listed_checked_and_converted(here: Path, dat: Dat):
+    rows = [json.loads(line) for line in dat("discretizer", "list", "--json").out.splitlines()]
+    assert {row["name"] for row in rows} >= set(names.PUBLIC)
+    assert all(name in dat("discretizer", "list").out for name in names.PUBLIC)
+    assert json.loads(dat("discretizer", "check", "q.safetensors").out)["layout"] == "vqgan"
+    assert dat("discretizer", "convert", "q.safetensors", "new.safetensors").out == "new.safetensors\n"
+    assert json.loads(dat("discretizer", "check", "new.safetensors").out)["codebook_size"] == 12
+
+
+def test_get_downloads_once_and_prints_the_hash(here: Path, dat: Dat, monkeypatch: pytest.MonkeyPatch):
+    def fake(row: names.PublicDiscretizer) -> dict[str, str]:
+        (path,) = names.files(row)
+        path.parent.mkdir()
+        path.write_bytes(tiny_discretizer())
+        return dict.fromkeys(row.urls, "abc")
+
+    monkeypatch.setattr(download, "get", fake)
+    hash_line, path = dat("discretizer", "get", "ibq-1024").out.splitlines()
+    assert hash_line.startswith("abc  https://huggingface.co/TencentARC/IBQ-Tokenizer-1024/")
+    assert path == str(here / "weights" / "ibq-1024.ckpt")
+    assert dat("discretizer", "get", "ibq-1024").out.splitlines() == [path]
+
+
 def test_doctor_says_what_is_here(dat: Dat):
     outcome = dat("doctor", "--json")
     found = json.loads(outcome.out)
@@ -260,6 +320,17 @@ MISTAKES = {
     "report of nothing": (["report", "nowhere"], CANNOT, "nowhere"),
     "show of nothing": (["recipes", "show", "nowhere"], MISUSE, "There is no recipe 'nowhere'"),
     "check of nothing": (["recipes", "check", "nowhere"], MISUSE, "There is no recipe 'nowhere'"),
+    "discretize by nothing": (["discretize", "photos"], MISUSE, "Missing option '--with'"),
+    "discretize by an unknown": (["discretize", "photos", "--with", "ldm-f8"], CANNOT, "did you mean 'ldm-vq-f8'?"),
+    "discretize by an absent": (["discretize", "photos", "--with", "ibq-1024"], CANNOT, "`dat discretizer get ibq-1024`"),
+    "discretize no picture": (["discretize", "nowhere", "--with", "ibq-1024"], CANNOT, "no picture and no folder at nowhere"),
+    "no such public discretizer": (["discretizer", "get", "ibq-1023"], MISUSE, "did you mean 'ibq-1024'?"),
+    "check of no discretizer": (["discretizer", "check", "tiny.yaml"], CANNOT, "tiny.yaml"),
+    "no such layout": (["discretizer", "check", "q.safetensors", "--layout", "vqgam"], MISUSE, "There is no layout 'vqgam'"),
+    "no configuration": (
+        ["discretizer", "convert", "q.safetensors", "new.safetensors", "--config", "no.yaml"], MISUSE, "no.yaml"
+    ),
+    "convert onto itself": (["discretizer", "convert", "q.safetensors", "q.safetensors"], MISUSE, "is there already"),
 }  # fmt: skip
 
 
@@ -286,7 +357,7 @@ def test_a_mistake_gets_one_sentence_and_its_exit_code(here: Path, dat: Dat, arg
 def test_what_is_wrong_in_a_recipe_is_said_before_anything_is_written(here: Path, dat: Dat):
     for override in ("methods.standard.alpha=1", "model.name=resnet81", "training.schedule=cosin", "model.options.depth=9"):
         assert dat("train", "tiny.yaml", override).code == MISUSE
-    assert sorted(path.name for path in here.iterdir()) == ["photos", "tiny.yaml"]
+    assert sorted(path.name for path in here.iterdir()) == ["photos", "q.safetensors", "tiny.yaml"]
 
 
 def test_an_empty_class_folder_is_named(here: Path, dat: Dat):

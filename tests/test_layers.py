@@ -21,7 +21,7 @@ LAYERS = [
     {"engine", "evaluation", "analysis", "report"},
     {"recipe"},
     {"measure"},
-    {"run", "doctor"},
+    {"run", "doctor", "discretize"},
     {"cli"},
     {"__main__"},
     {"__init__"},

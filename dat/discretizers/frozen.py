@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -49,6 +50,15 @@ class FrozenDiscretizer(nn.Module):
         quantizer = copy.deepcopy(self.network.quantize)  # its exact weights, which a cast there and back would round
         self.network.to(precision)
         self.network.quantize = quantizer
+        return self
+
+    def compile_networks(self, **options: Any) -> FrozenDiscretizer:
+        """Put encoder and decoder through `torch.compile` with these options; in place, and no key of the weights changes.
+
+        The search is left as it is: its branches depend on the data. The first call with each size of images compiles.
+        """
+        self.network.encoder.compile(**options)
+        self.network.decoder.compile(**options)
         return self
 
     def forward(self, images: Images) -> Images:

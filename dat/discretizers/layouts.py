@@ -12,7 +12,14 @@ from typing import Any
 from torch import Tensor
 
 from dat.discretizers.autoencoder import Autoencoder
-from dat.discretizers.taming import build_taming
+from dat.discretizers.dalle import build_dalle
+from dat.discretizers.fast import build_fast
+from dat.discretizers.llamagen import build_llamagen
+from dat.discretizers.magvit2 import build_magvit2
+from dat.discretizers.maskgit import build_maskgit
+from dat.discretizers.taming import build_gumbel, build_ibq, build_taming, refuse_undecided
+from dat.discretizers.titok import build_titok
+from dat.discretizers.vqvae import build_vqvae
 from dat.errors import CheckpointError, UsageError
 
 Tensors = Mapping[str, Tensor]
@@ -24,11 +31,13 @@ class Layout:
     """A public key layout. It is that of a file with all `keys`, and, if there are `settings`, a configuration with one.
 
     `build` makes the network of tensors, their configuration (None: it is read off the tensors) and the file's name.
+    `check` refuses a file that only a configuration could tell from one of another layout.
     """
 
     build: Builder
     keys: tuple[str, ...]
     settings: tuple[str, ...] = ()
+    check: Callable[[Tensors, str], None] | None = None
 
     def fits(self, tensors: Tensors, config: Mapping[str, Any] | None) -> bool:
         """Whether a file is of this layout, as far as keys and settings tell."""
@@ -38,7 +47,16 @@ class Layout:
 
 # The first that fits is taken, so a layout stands before those whose keys it has, too.
 LAYOUTS = {
-    "vqgan": Layout(build_taming, ("quantize.embedding.weight",)),
+    "fast": Layout(build_fast, ("encoder.1.mix.weight", "decoder.1.mix.weight")),
+    "dalle": Layout(build_dalle, ("encoder.blocks.input.w",)),
+    "vqvae": Layout(build_vqvae, ("vq_vae.codebook.weight",)),
+    "titok": Layout(build_titok, ("latent_tokens",)),
+    "llamagen": Layout(build_llamagen, ("encoder.conv_blocks.0.res.0.norm1.weight",)),
+    "maskgit": Layout(build_maskgit, ("encoder.mid.0.norm1.weight", "encoder.down.0.block.0.norm1.weight")),
+    "lfq": Layout(build_magvit2, ("decoder.adaptive.0.gamma.weight",)),
+    "gumbel": Layout(build_gumbel, ("quantize.embed.weight",)),
+    "ibq": Layout(build_ibq, ("quantize.embedding.weight",), settings=("l2_normalize", "use_entropy_loss")),
+    "vqgan": Layout(build_taming, ("quantize.embedding.weight",), check=refuse_undecided),
 }
 
 
@@ -59,6 +77,8 @@ def build(tensors: Tensors, config: Mapping[str, Any] | None, name: str) -> Auto
 def _recognised(tensors: Tensors, config: Mapping[str, Any] | None, name: str) -> str:
     for layout_name, layout in LAYOUTS.items():
         if layout.fits(tensors, config):
+            if layout.check is not None and not config:
+                layout.check(tensors, name)
             return layout_name
     first = ", ".join(sorted(tensors)[:3])
     raise CheckpointError(

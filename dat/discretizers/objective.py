@@ -40,7 +40,8 @@ class VQGANObjective:
     `generator_term`: the generator raises the mean logit (taming, with both losses of the discriminator), or lowers
     `log(1 - D)`. `adaptive`: `disc_weight` times `adaptive_weight`, or `disc_weight` alone.
     `disc_start` counts updates of the generator: the adversarial terms are 0 before it. (taming compares it with a counter
-    whose meaning depends on the version of its trainer.) `beta` and `legacy`: see `vq_loss`.
+    whose meaning depends on the version of its trainer.) `beta` and `legacy`: see `vq_loss`. `entropy_weight`: of the
+    quantizer's entropy loss, which makes it use all codes; 0.1 is usual with "lfq", 5e-4 with "gumbel".
     """
 
     pixel_weight: float = 1.0
@@ -48,6 +49,7 @@ class VQGANObjective:
     codebook_weight: float = 1.0
     beta: float = 0.25
     legacy: bool = True
+    entropy_weight: float = 0.0
     disc_loss: Literal["hinge", "vanilla"] = "hinge"
     generator_term: Literal["logit", "minimax"] = "logit"
     adaptive: bool = True
@@ -86,18 +88,27 @@ class VQGANObjective:
         logits_fake: Logits | None = None,
         perceptual: Perceptual | None = None,
         updates: int = 0,
+        codebook_term: bool = True,
     ) -> GeneratorLoss:
         """Loss of encoder, codebook and decoder after `updates` updates of them; `last_layer` is decoder.conv_out.weight.
 
         `logits_fake` are those of the reconstruction, with their graph. Before `disc_start` they are not needed.
+        `codebook_term` False: the codebook is not learned by gradient; `beta` times the commitment is left, legacy or not.
 
         Raises:
-            UsageError: the objective needs `perceptual` or, from `disc_start` on, `logits_fake`, and it is missing.
+            UsageError: the objective needs `perceptual`, an entropy loss of the quantizer or, from `disc_start` on,
+                `logits_fake`, and it is missing.
         """
         nll = self.reconstruction_loss(images, reconstruction, perceptual)
-        codebook = vq_loss(quantized.codebook_loss, quantized.commitment_loss, beta=self.beta, legacy=self.legacy)
+        codebook = self.beta * quantized.commitment_loss
+        if codebook_term:
+            codebook = vq_loss(quantized.codebook_loss, quantized.commitment_loss, beta=self.beta, legacy=self.legacy)
         total = nll + self.codebook_weight * codebook
         parts: dict[str, float | Tensor] = {"reconstruction": nll.detach(), "codebook": codebook.detach()}
+        if self.entropy_weight:
+            entropy = _entropy_loss(quantized, self.entropy_weight)
+            total = total + self.entropy_weight * entropy
+            parts["entropy"] = entropy.detach()
         if self.adversarial(updates):
             if logits_fake is None:
                 raise UsageError(f"Update {updates} is past disc_start={self.disc_start}; give logits_fake.")
@@ -128,6 +139,12 @@ class VQGANObjective:
         if perceptual is None:
             raise UsageError(f"perceptual_weight is {self.perceptual_weight}; give a perceptual distance, or set it to 0.")
         return loss + self.perceptual_weight * perceptual(images, reconstruction).mean()
+
+
+def _entropy_loss(quantized: Quantized, weight: float) -> Scalar:
+    if quantized.entropy_loss is None:
+        raise UsageError(f"entropy_weight is {weight}, but this quantizer has no entropy loss; write 0, or quantizer: lfq.")
+    return quantized.entropy_loss
 
 
 def pixel_loss(images: Images, reconstruction: Images) -> Scalar:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ import torch
 from torch import Tensor
 
 from dat import results
-from dat.discretizers import layouts
+from dat.discretizers import download, layouts, names
 from dat.discretizers.autoencoder import Autoencoder
+from dat.discretizers.dalle import HALVES, DalleDVAE, encoder_in, read_both_halves
 from dat.discretizers.frozen import FrozenDiscretizer
 from dat.errors import CheckpointError, UsageError
 from dat.nn.weights import read_tensors
@@ -28,19 +30,21 @@ Tensors = Mapping[str, Tensor]
 def load_discretizer(
     source: str | Path, config: Mapping[str, Any] | None = None, *, dtype: torch.dtype | None = None
 ) -> FrozenDiscretizer:
-    """The frozen discretizer of a file: ours (also its folder), or a checkpoint of taming-transformers or latent diffusion.
+    """The frozen discretizer of a file: ours (also its folder), or of a public layout; or of a name (`dat discretizer list`).
 
-    `config` is the public configuration (`ddconfig`, `n_embed`, `embed_dim`); without it, it is read off the tensors.
+    A path goes before a name. Nothing is downloaded. `config` is the public configuration (`ddconfig`, `n_embed`,
+    `embed_dim`); without it, it is read off the tensors.
     `dtype`: float64 for everything, bfloat16 or float16 for the networks but not the search. Runs no code of the file.
 
     Raises:
         CheckpointError: the file is missing, damaged or of another kind, or its tensors are not those of the network.
         UsageError: `config` is none of a VQGAN, or `dtype` is none of the above.
     """
-    path = Path(source) / FILE_NAME if Path(source).is_dir() else Path(source)
+    path, known = names.locate(source)
+    path, config = _file_of(path), known if config is None else config
     if dtype not in (None, torch.float32, torch.float64, torch.bfloat16, torch.float16):
         raise UsageError(f"A discretizer does not run in {dtype}; give float32, float64, bfloat16 or float16.")
-    tensors, metadata = read_tensors(path)
+    tensors, metadata = read_both_halves(path)
     if FORMAT in metadata:
         config = _own_header(path, tensors, metadata)["config"]
     frozen = FrozenDiscretizer(layouts.build(tensors, config, str(path)), copy_network=False)
@@ -63,17 +67,56 @@ def save_discretizer(path: str | Path, network: Autoencoder, extra: Mapping[str,
     return path
 
 
+def convert(source: str | Path, target: str | Path, config: Mapping[str, Any] | None = None) -> Path:
+    """Write a discretizer as a file of our own format, once and for all; its codes and pictures stay the same to the bit.
+
+    `read_extra` of the new file tells its layout, name, bytes and SHA-256 of what it was made of, and a public name's facts.
+
+    Raises:
+        CheckpointError: see `load_discretizer`.
+        UsageError: see `load_discretizer`; or `target` is no .safetensors file and no folder, or is there already.
+    """
+    target, (path, known) = Path(target), names.locate(source)
+    if target.suffix not in ("", ".safetensors"):
+        raise UsageError(f"A discretizer is converted to safetensors, not to {target}; write {target.stem}.safetensors.")
+    written = target if target.suffix else target / FILE_NAME
+    if written.exists():
+        raise UsageError(f"{written} is there already; delete it first, or write another name.")
+    network = load_discretizer(path, known if config is None else config).network
+    files = _read_from(_file_of(path), network.layout)
+    made_of = [{"file": file.name, "bytes": file.stat().st_size, "sha256": download.file_sha256(file)} for file in files]
+    extra: dict[str, Any] = {"layout": network.layout, "source": made_of}
+    if known and (row := names.PUBLIC.get(str(source))):
+        extra |= {"name": row.name, "page": row.page, "licence": row.licence}
+    with suppress(CheckpointError):  # only our own format tells how it was made
+        extra = {**read_extra(path), **extra}
+    return save_discretizer(written, network, extra)
+
+
 def read_extra(source: str | Path) -> dict[str, Any]:
-    """The `extra` that was saved with a discretizer of our own format.
+    """The `extra` that was saved with a discretizer of our own format; `source` as for `load_discretizer`.
 
     Raises:
         CheckpointError: the file is missing, damaged or not of our own format.
     """
-    path = Path(source) / FILE_NAME if Path(source).is_dir() else Path(source)
+    path, _ = names.locate(source)
+    path = path / FILE_NAME if path.is_dir() else path
     tensors, metadata = read_tensors(path)
     if FORMAT not in metadata:
         raise CheckpointError(f"{path} was not written by save_discretizer, so it says nothing of how it was made.")
     return _own_header(path, tensors, metadata)["extra"]
+
+
+def _file_of(path: Path) -> Path:
+    """Of a folder, our own file, or the encoder's of the two of a dVAE."""
+    own = path / FILE_NAME
+    return path if not path.is_dir() else own if own.is_file() else encoder_in(path) or own
+
+
+def _read_from(file: Path, layout: str) -> list[Path]:
+    """The file itself, or both halves of a dVAE."""
+    beside = sorted(other for other in file.parent.iterdir() if any(half in other.name.lower() for half in HALVES))
+    return beside if layout == DalleDVAE.layout and file in beside else [file]
 
 
 def _own_header(path: Path, tensors: Tensors, metadata: Mapping[str, str]) -> dict[str, Any]:

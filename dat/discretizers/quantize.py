@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -33,8 +33,8 @@ COARSEST = max(INPUT_ROUNDING.values())
 class Quantized:
     """Latents after quantisation: `vectors` pass the gradient straight through, the losses are unweighted means.
 
-    `entropy_loss` is that of quantizers without a codebook of vectors: low where each position is sure of its code and all
-    codes are used. A quantizer that has no such term leaves it None.
+    `entropy_loss` is low where each position is sure of its code and all codes are used (of "gumbel": it is the divergence
+    of a position's codes from the uniform ones). A quantizer that has no such term leaves it None.
     """
 
     vectors: Latents
@@ -93,47 +93,55 @@ def random_vectors(vectors: Vectors, count: int, generator: torch.Generator | No
     return chosen
 
 
-class VectorQuantizer(Quantizer):
-    """A codebook learned by gradient. Source: van den Oord et al. (2017); key layout of taming-transformers."""
+def as_vectors(latents: Latents) -> Vectors:
+    """One row per position, image by image and row by row."""
+    return latents.permute(0, 2, 3, 1).flatten(0, 2)
 
-    def __init__(self, codebook_size: int, depth: int) -> None:
-        super().__init__()
-        self.codebook_size = codebook_size
-        self.embedding = nn.Embedding(codebook_size, depth)
-        nn.init.uniform_(self.embedding.weight, -1 / codebook_size, 1 / codebook_size)
+
+def check_finite(*tensors: Tensor) -> None:
+    """Refuse latents or codebooks that are no numbers; one pass over them.
+
+    Raises:
+        DivergenceError: a value is NaN or infinite.
+    """
+    if not all(math.isfinite(extreme) for tensor in tensors if tensor.numel() for extreme in tensor.detach().aminmax()):
+        raise DivergenceError(
+            "Latents or codebook hold NaN or infinite values; the discretizer has diverged or its weights are damaged."
+        )
+
+
+class TrainableQuantizer(Quantizer):
+    """Interface: a quantizer with losses. Calling it quantises in float32 or better, whatever the network's dtype.
+
+    Those that are a `CodebookQuantizer` have codes that can be initialised and revived; the others have no vectors of
+    which an encoder output could be one.
+    """
 
     def forward(self, latents: Latents) -> Quantized:
-        """Each latent replaced by its nearest code; searched and summed in float32 or better, whatever the network's dtype.
+        """Latents after quantisation, in their own dtype and outside the autocast of the caller.
 
         Raises:
             DivergenceError: a latent or a code is NaN or infinite.
         """
         with torch.autocast(latents.device.type, enabled=False):
-            precise = latents if latents.dtype == torch.float64 else latents.float()
-            codes = self.encode(precise)
-            nearest = self.decode(codes).to(precise.dtype)
-            return Quantized(
-                vectors=(precise + (nearest - precise).detach()).to(latents.dtype),
-                codes=codes,
-                codebook_loss=(nearest - precise.detach()).square().mean(),
-                commitment_loss=(nearest.detach() - precise).square().mean(),
-            )
+            quantized = self.quantized(latents.to(torch.promote_types(latents.dtype, torch.float32)))
+            return replace(quantized, vectors=quantized.vectors.to(latents.dtype))
 
-    def encode(self, latents: Latents) -> Codes:
-        """Code of the nearest codebook row at each position."""
-        batch, depth, rows, columns = latents.shape
-        vectors = latents.permute(0, 2, 3, 1).reshape(-1, depth)
-        return nearest_code(vectors, self.embedding.weight).view(batch, rows, columns)
+    def quantized(self, latents: Latents) -> Quantized:
+        """The same for latents in float32 or float64."""
+        raise NotImplementedError
 
-    def decode(self, codes: Codes) -> Latents:
-        """Codebook row at each position."""
-        return self.embedding(codes).permute(0, 3, 1, 2)
+
+class CodebookQuantizer(TrainableQuantizer):
+    """Interface: a quantizer whose codes are vectors like the latents, the rows of `embedding`."""
+
+    embedding: nn.Embedding
 
     @torch.no_grad()
     def initialise(self, latents: Latents, generator: torch.Generator | None = None) -> None:
         """Set every code to a random encoder output, so that training starts with codes in use."""
-        vectors = latents.permute(0, 2, 3, 1).flatten(0, 2)
-        self.embedding.weight.copy_(random_vectors(vectors, len(self.embedding.weight), generator))
+        weight = self.embedding.weight
+        weight.copy_(random_vectors(as_vectors(latents), len(weight), generator))
 
     @torch.no_grad()
     def revive(self, latents: Latents, codes: AnyCodes, generator: torch.Generator | None = None) -> int:
@@ -145,9 +153,38 @@ class VectorQuantizer(Quantizer):
         dead = torch.ones(len(self.embedding.weight), dtype=torch.bool, device=codes.device)
         dead[codes.flatten()] = False
         count = int(dead.sum())
-        vectors = latents.permute(0, 2, 3, 1).flatten(0, 2)
-        self.embedding.weight[dead] = random_vectors(vectors, count, generator).to(self.embedding.weight)
+        self.embedding.weight[dead] = random_vectors(as_vectors(latents), count, generator).to(self.embedding.weight)
         return count
+
+
+class VectorQuantizer(CodebookQuantizer):
+    """A codebook learned by gradient. Source: van den Oord et al. (2017); key layout of taming-transformers."""
+
+    def __init__(self, codebook_size: int, depth: int) -> None:
+        super().__init__()
+        self.codebook_size = codebook_size
+        self.embedding = nn.Embedding(codebook_size, depth)
+        nn.init.uniform_(self.embedding.weight, -1 / codebook_size, 1 / codebook_size)
+
+    def quantized(self, latents: Latents) -> Quantized:
+        """Each latent replaced by its nearest code."""
+        codes = self.encode(latents)
+        nearest = self.decode(codes).to(latents.dtype)
+        return Quantized(
+            vectors=latents + (nearest - latents).detach(),
+            codes=codes,
+            codebook_loss=(nearest - latents.detach()).square().mean(),
+            commitment_loss=(nearest.detach() - latents).square().mean(),
+        )
+
+    def encode(self, latents: Latents) -> Codes:
+        """Code of the nearest codebook row at each position."""
+        codes = nearest_code(as_vectors(latents), self.embedding.weight)
+        return codes.view(len(latents), *latents.shape[2:])
+
+    def decode(self, codes: Codes) -> Latents:
+        """Codebook row at each position."""
+        return self.embedding(codes).permute(0, 3, 1, 2)
 
 
 def _chunk_sizes(vectors: Vectors, codebook: Codebook, budget: int) -> tuple[int, int]:
@@ -226,10 +263,7 @@ def _by_distances(vectors: Vectors, codebook: Codebook, columns: int) -> Indices
     Raises:
         DivergenceError: a vector or a code is NaN or infinite. Checked only here, as such rows are never certain.
     """
-    if not all(math.isfinite(extreme) for tensor in (vectors, codebook) for extreme in tensor.aminmax()):
-        raise DivergenceError(
-            "Latents or codebook hold NaN or infinite values; the discretizer has diverged or its weights are damaged."
-        )
+    check_finite(vectors, codebook)
     vectors = vectors.double()
     best = torch.full_like(vectors[:, 0], torch.inf)
     codes = torch.zeros_like(best, dtype=torch.int64)

@@ -52,7 +52,7 @@ class Learner(Protocol):
         """Become what `state` was taken from."""
         ...
 
-    def epoch_end(self, epoch: int) -> Mapping[str, float]:
+    def epoch_end(self, epoch: int) -> Mapping[str, float | str]:
         """Measurements for the log, after each epoch."""
         ...
 
@@ -187,7 +187,7 @@ class _Log:
             self.sums[name] = self.sums.get(name, torch.zeros((), device=value.device)) + value.detach()
         self.count, self.images = self.count + 1, self.images + images
 
-    def write(self, step: int, epoch: int, more: Mapping[str, float]) -> str:
+    def write(self, step: int, epoch: int, more: Mapping[str, float | str]) -> str:
         """Write the means of the steps since the last line; gives the note for the progress bar."""
         means = {name: float(total) / self.count for name, total in self.sums.items()}
         if bad := [name for name, value in means.items() if not math.isfinite(value)]:

@@ -2,32 +2,42 @@
 
 from __future__ import annotations
 
-import pickle
-import zipfile
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from dat.errors import CheckpointError
+from dat.nn.torch_files import read_torch_file
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors by name and text metadata of a safetensors or torch file, whatever its suffix.
 
-    Of a torch file only the dictionary of tensors is read, which may lie under `state_dict`; it has no metadata.
+    Of a torch file only the dictionary of tensors is read, which may lie under `state_dict` or the like, or that of a
+    pickled module; whatever else it holds is passed over, neither imported nor called. It has no metadata.
 
     Raises:
-        CheckpointError: the file is missing, damaged, of another kind, or holds objects that only code could restore.
+        CheckpointError: the file is missing, damaged, of another kind, or holds no dictionary of tensors.
     """
-    if not path.is_file():
-        raise CheckpointError(f"There is no weight file at {path}; give the path of a .safetensors or torch file.")
+    _check_there(path)
     with path.open("rb") as file:
         is_safetensors = file.read(9)[8:] == b"{"
     return _read_safetensors(path) if is_safetensors else (_read_torch(path), {})
+
+
+def file_sha256(path: Path) -> str:
+    """Hash of a file's bytes, in hexadecimal, as manifests and download pages give it.
+
+    Raises:
+        CheckpointError: there is no such file.
+    """
+    _check_there(path)
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def load_strictly(network: nn.Module, tensors: Mapping[str, Tensor], *, name: str) -> None:
@@ -51,6 +61,11 @@ def load_strictly(network: nn.Module, tensors: Mapping[str, Tensor], *, name: st
     network.load_state_dict(dict(tensors), assign=True)
 
 
+def _check_there(path: Path) -> None:
+    if not path.is_file():
+        raise CheckpointError(f"There is no weight file at {path}; give the path of a .safetensors or torch file.")
+
+
 def _first(keys: list[str]) -> str:
     return ", ".join(keys[:3]) + (", ..." if len(keys) > 3 else "")
 
@@ -66,22 +81,11 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 def _read_torch(path: Path) -> dict[str, Tensor]:
     try:
-        if zipfile.is_zipfile(path) and (member := zipfile.ZipFile(path).testzip()):
-            raise zipfile.BadZipFile(f"checksum of {member} differs")
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if "Unsupported global" not in str(error) and "Unsupported class" not in str(error):
-            raise CheckpointError(_damaged(path, error)) from error
-        raise CheckpointError(
-            f"{path} holds Python objects beside its tensors, and restoring them could run code of the file; "
-            "save its state_dict alone, best as .safetensors."
-        ) from error
-    except Exception as error:  # A damaged file makes torch fail in any way: EOFError, RuntimeError, KeyError, ...
+        return read_torch_file(path)
+    except CheckpointError:
+        raise
+    except Exception as error:  # Damage shows in any way: EOFError, BadZipFile, KeyError, MemoryError, ...
         raise CheckpointError(_damaged(path, error)) from error
-    tensors = content.get("state_dict", content) if isinstance(content, dict) else None
-    if not (isinstance(tensors, dict) and tensors and all(isinstance(value, Tensor) for value in tensors.values())):
-        raise CheckpointError(f"{path} holds no dictionary of tensors, neither at its top nor under 'state_dict'.")
-    return {str(key): value for key, value in tensors.items()}
 
 
 def _damaged(path: Path, error: Exception) -> str:

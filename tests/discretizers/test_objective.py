@@ -130,6 +130,28 @@ def test_the_papers_objective_is_its_formula() -> None:
     assert loss.total.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
+def test_a_codebook_that_is_not_learned_by_gradient_leaves_the_commitment() -> None:
+    images, found = torch.rand(1, 3, 4, 4), []
+    for legacy in (True, False):
+        objective = VQGANObjective(perceptual_weight=0.0, beta=0.25, legacy=legacy, codebook_weight=2.0)
+        loss = objective.generator_loss(images, images, quantized(7.0, 0.4), last_layer=images, codebook_term=False)
+        found.append(loss.total.item())
+    assert found == pytest.approx([2 * 0.25 * 0.4] * 2)
+
+
+def test_the_entropy_loss_is_weighed() -> None:
+    images, objective = torch.rand(1, 3, 4, 4), VQGANObjective(perceptual_weight=0.0, entropy_weight=0.1)
+    with_entropy = replace(quantized(0.0, 0.0), entropy_loss=torch.tensor(-3.0))
+    loss = objective.generator_loss(images, images, with_entropy, last_layer=images)
+    assert loss.total.item() == pytest.approx(-0.3)
+    assert float(loss.parts["entropy"]) == pytest.approx(-3.0)
+    unweighed = replace(objective, entropy_weight=0.0).generator_loss(images, images, with_entropy, last_layer=images)
+    assert unweighed.total.item() == 0
+    assert "entropy" not in unweighed.parts
+    with pytest.raises(UsageError, match=r"entropy_weight is 0\.1, but this quantizer has no entropy loss"):
+        objective.generator_loss(images, images, quantized(0.0, 0.0), last_layer=images)
+
+
 def test_the_discriminator_waits_for_its_start() -> None:
     images, reconstruction, logits = torch.rand(1, 3, 4, 4), torch.rand(1, 3, 4, 4), torch.ones(1, requires_grad=True)
     pixels = replace(OBJECTIVE, perceptual_weight=0.0)

@@ -1,6 +1,7 @@
 import json
 import os
 import pickle
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -61,8 +62,9 @@ def test_a_lightning_checkpoint_loads_without_its_loss(golden: Golden) -> None:
 
 @pytest.mark.shared
 def test_foreign_objects_are_not_restored(golden: Golden) -> None:
-    with pytest.raises(CheckpointError, match="could run code of the file"):
+    with pytest.raises(CheckpointError, match=r"lacks the tensor 'encoder\.conv_out\.weight'"):  # it holds four tensors only
         load_discretizer(golden("lightning_foreign_ckpt") / "foreign.ckpt")
+    assert not {"omegaconf", "pytorch_lightning"} & sys.modules.keys()
 
 
 class _Attack:
@@ -75,9 +77,9 @@ def test_no_code_of_a_file_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     torch.save({"state_dict": network.state_dict(), "callback": _Attack()}, "zip.ckpt")
     torch.save({"state_dict": network.state_dict(), "c": _Attack()}, "old.ckpt", _use_new_zipfile_serialization=False)
     Path("bare.pkl").write_bytes(pickle.dumps(_Attack()))
-    for name in ("zip.ckpt", "old.ckpt", "bare.pkl"):
-        with pytest.raises(CheckpointError):
-            load_discretizer(name)
+    assert load_discretizer("zip.ckpt").network.config == load_discretizer("old.ckpt").network.config == TINY
+    with pytest.raises(CheckpointError, match=r"bare\.pkl"):
+        load_discretizer("bare.pkl")
     assert not Path("executed").exists()
 
 
@@ -114,7 +116,7 @@ def test_dtype_is_of_the_networks(
     loaded = network_of(load_discretizer(save_discretizer(tmp_path, network), dtype=dtype))
     assert loaded.quant_conv.weight.dtype == networks
     assert next(loaded.encoder.parameters()).dtype == networks
-    assert loaded.quantize.embedding.weight.dtype == codebook
+    assert loaded.quantize.get_parameter("embedding.weight").dtype == codebook
 
 
 def test_half_precision_files_become_float32(tmp_path: Path, network: VQGAN) -> None:

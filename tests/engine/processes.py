@@ -22,6 +22,7 @@ from dat.data.embedded import digits
 from dat.data.pipeline import CropFlip, ImageDataset
 from dat.data.subset import Subset
 from dat.discretizers.objective import VQGANObjective
+from dat.engine import checkpoint
 from dat.engine.discretizer_loop import DiscretizerTraining, TwoPlayerLearner, train_discretizer
 from dat.evaluation.evaluate import evaluate
 from dat.evaluation.suites import FGSM, Clean
@@ -76,6 +77,17 @@ def train_two_players(folder: Path, *, last: int | None = None) -> nn.Module:
     return vqgan
 
 
+def train_running_means(folder: Path) -> dict[str, Tensor]:
+    """Codebook and statistics after six steps with a revival; no discriminator, whose own statistics depend on the division."""
+    vqgan, pictures = tiny.vqgan(codes=32), tiny.pictures(16)
+    objective = VQGANObjective(perceptual_weight=0.0, disc_factor=0.0)
+    training = DiscretizerTraining(3, 8, 1e-4, codebook_update="ema", ema_codebook_decay=0.8, revive_every=4, disc_layers=0)
+    arguments = {"seed": 0, "folder": folder, "weights": folder / "weights.safetensors", "provenance": {}, "cpu": True}
+    train_discretizer(vqgan, objective, None, training, pictures, pictures, **arguments)
+    state = checkpoint.load(checkpoint.list_checkpoints(folder / "checkpoints")[-1])
+    return {"codebook": vqgan.state_dict()["quantize.embedding.weight"], **state.tensors["codebook"]}
+
+
 def train_all(out: Path, place: Place) -> None:
     for name, method in tiny.methods().items():
         dataset = small_digits(80)
@@ -101,6 +113,7 @@ def main(out: Path) -> None:
     place = Place(torch.device("cpu"), state.process_index, state.num_processes)
     train_all(out, place)
     train_with_statistics(out, place)
+    save_file(train_running_means(out / "means"), out / f"means-{place.process}.safetensors")
     found = accuracies(place)
     if place.is_main:
         (out / "correct.json").write_text(json.dumps(found))

@@ -55,6 +55,17 @@ def test_all_processes_hold_the_same_also_after_a_resume(runs: tuple[Path, Path]
             assert different == [], f"{run}, process {process}"
 
 
+def test_a_codebook_of_running_means_is_the_same_on_one_and_two_processes(runs: tuple[Path, Path]) -> None:
+    one, first, second = (
+        load_file(out / f"means-{process}.safetensors") for out, process in zip(runs[:1] + runs[1:] * 2, (0, 0, 1), strict=True)
+    )
+    assert {*one} == {"codebook", "used", "counts", "sums"}
+    assert one["counts"].unique().numel() > 4
+    for name, tensor in one.items():
+        assert torch.equal(first[name], second[name]), name
+        torch.testing.assert_close(first[name], tensor, rtol=1e-6, atol=1e-6)
+
+
 def test_every_image_is_evaluated_once(runs: tuple[Path, Path]) -> None:
     one, two = (json.loads((out / "correct.json").read_text()) for out in runs)
     assert [len(correct) for size in SIZES for correct in one[str(size)]] == [size for size in SIZES for _ in range(2)]

@@ -17,7 +17,9 @@ from tiny import KilledInCall, assert_same_state, final_state
 
 from dat.data.pipeline import ImageDataset
 from dat.discretizers.objective import VQGANObjective
+from dat.discretizers.pretrained import read_extra
 from dat.engine import checkpoint, steps
+from dat.engine.codebook import CodebookUpdate
 from dat.engine.discretizer_loop import DiscretizerTraining, TwoPlayerLearner, train_discretizer
 from dat.errors import CheckpointError
 from dat.methods import METHODS
@@ -137,13 +139,21 @@ def test_the_log_of_a_resumed_run_has_each_step_once(tmp_path: Path) -> None:
     assert logged == list(range(1, STEPS + 1))
 
 
-def train_two_players(folder: Path, dataset: ImageDataset) -> None:
+def train_two_players(folder: Path, dataset: ImageDataset, update: CodebookUpdate) -> None:
     train_discretizer(
         tiny.vqgan(codes=256),  # more than one step uses, so that a lost record of use changes what is revived
         VQGANObjective(disc_start=2, disc_weight=0.5),
         multiscale_gradient_distance,
         DiscretizerTraining(
-            epochs=2, batch_size=8, lr=1e-3, cosine=True, revive_every=4, accumulate=2, disc_layers=1, disc_width=8
+            epochs=2,
+            batch_size=8,
+            lr=1e-3,
+            cosine=True,
+            codebook_update=update,
+            revive_every=4,
+            accumulate=2,
+            disc_layers=1,
+            disc_width=8,
         ),
         dataset,
         tiny.pictures(8, augmented=False),
@@ -156,10 +166,14 @@ def train_two_players(folder: Path, dataset: ImageDataset) -> None:
 
 
 @pytest.mark.usefixtures("saves_every_third_step")
-def test_interrupted_training_of_a_discretizer_ends_with_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    train_two_players(tmp_path / "alone", tiny.pictures())
-    alone = final_state(tmp_path / "alone")
-    assert {*alone.tensors} == {"vqgan", "optimizer", "critic", "critic_optimizer", "used"}
+@pytest.mark.parametrize(("update", "statistics"), [("gradient", {"used"}), ("ema", {"used", "counts", "sums"})])
+def test_interrupted_training_of_a_discretizer_ends_with_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, update: CodebookUpdate, statistics: set[str]
+) -> None:
+    train_two_players(tmp_path / "alone", tiny.pictures(), update)
+    alone, said = final_state(tmp_path / "alone"), read_extra(tmp_path / "alone" / "weights.safetensors")
+    assert {*alone.tensors} == {"vqgan", "vqgan_optimizer", "critic", "critic_optimizer", "codebook"}
+    assert {*alone.tensors["codebook"]} == statistics
     step = TwoPlayerLearner.step
     for last in (0, 2, 4, 8):
         folder = tmp_path / f"killed-{last}"
@@ -171,12 +185,14 @@ def test_interrupted_training_of_a_discretizer_ends_with_the_same_bits(tmp_path:
 
         monkeypatch.setattr(TwoPlayerLearner, "step", dying)
         with pytest.raises(tiny.Killed):
-            train_two_players(folder, tiny.pictures())
+            train_two_players(folder, tiny.pictures(), update)
         monkeypatch.setattr(TwoPlayerLearner, "step", step)
-        train_two_players(folder, tiny.pictures())
+        train_two_players(folder, tiny.pictures(), update)
         assert_same_state(final_state(folder), alone)
         weights, expected = (load_file(run / "weights.safetensors") for run in (folder, tmp_path / "alone"))
         assert all(torch.equal(tensor, expected[name]) for name, tensor in weights.items())
+        assert read_extra(folder / "weights.safetensors") == said
+        assert (folder / "reconstructions.npz").read_bytes() == (tmp_path / "alone" / "reconstructions.npz").read_bytes()
 
 
 # ---- signals and kills of real processes

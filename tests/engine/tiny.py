@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from dat.data.embedded import ArraySource
 from dat.data.pipeline import CenterCrop, CropFlip, ImageDataset
 from dat.discretizers.frozen import FrozenDiscretizer
+from dat.discretizers.quantize import CodebookQuantizer
 from dat.discretizers.vqgan import VQGAN, VQGANConfig
 from dat.engine import checkpoint
 from dat.engine.checkpoint import State
@@ -57,6 +58,7 @@ def vqgan(*, codes: int = 16) -> VQGAN:
     """An untrained VQGAN whose codebook consists of its own outputs, so that many codes are used."""
     torch.manual_seed(1)
     model = VQGAN(replace(NETWORK, n_embed=codes))
+    assert isinstance(model.quantize, CodebookQuantizer)
     with torch.no_grad():
         model.quantize.initialise(model.latents(2 * torch.rand(8, 3, 8, 8) - 1), torch.Generator().manual_seed(2))
     return model

@@ -1,0 +1,233 @@
+"""Pictures through `Q` onto the disk: reconstructions, codes, numbers, and one picture to look at.
+
+Knows no command line: paths and settings come in, files and outcomes go out.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from dat.data.folders import EXTENSIONS
+from dat.data.images import decode
+from dat.data.pipeline import CenterCrop
+from dat.discretizers import codes as code_space
+from dat.discretizers.frozen import FrozenDiscretizer
+from dat.discretizers.listing import in_columns
+from dat.errors import DataError
+from dat.progress import Bar
+from dat.report.figures import INK, MUTED, PAPER
+from dat.results import write_bytes
+
+Picture = Float[Tensor, "1 3 _ _"]
+PictureCodes = Int[Tensor, "1 *_"]
+Pair = tuple[Picture, Picture]
+"""A picture and its reconstruction. Pictures have sizes of their own, so these sizes have no names."""
+
+PICTURE, CODES, RECONSTRUCTIONS = "picture.png", "codes.npz", "reconstructions"
+MOST_SHOWN, CELL, CAPTION, GAP, LINE, MARGIN = 8, 256, 160, 8, 18, 116
+
+
+@dataclass(frozen=True)
+class RandomCodes:
+    """Replace codes blindly at a rate before decoding; the same seed gives the same codes."""
+
+    rate: float
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One picture through `Q`: its size in pixels, the shape of its codes, how many are distinct, and PSNR in dB."""
+
+    image: str
+    width: int
+    height: int
+    grid: tuple[int, ...]
+    distinct: int
+    psnr_db: float
+
+
+@dataclass(frozen=True)
+class Total:
+    """All pictures together. `fraction` of the codebook that occurs, `perplexity` the effective number of codes."""
+
+    images: int
+    codebook_size: int
+    used: int
+    fraction: float
+    perplexity: float
+    mean_psnr_db: float
+
+
+def discretize(
+    paths: Sequence[Path],
+    discretizer: FrozenDiscretizer,
+    out: Path,
+    *,
+    size: int | None = None,
+    random_codes: RandomCodes | None = None,
+) -> tuple[list[Outcome], Total]:
+    """Reconstruct pictures one by one; writes each as PNG, all codes (`codes.npz`), and one picture of the first eight.
+
+    `size`: the short side is resized to it and the centre cut out; None keeps every picture as it is.
+
+    Raises:
+        DataError: a picture cannot be read; the message names it.
+        UsageError: `size` or the rate is out of range, or the discretizer takes pictures of another size only.
+    """
+    crop = CenterCrop(size, crop_pct=1.0)
+    device = next(discretizer.parameters()).device
+    generator = torch.Generator().manual_seed(random_codes.seed if random_codes else 0)
+    outcomes: list[Outcome] = []
+    found: dict[str, PictureCodes] = {}
+    shown: list[Pair] = []
+    with Bar("discretize", len(paths)) as bar:
+        for name, path in zip(distinct_names(paths), paths, strict=True):
+            images = _tensor(crop(decode(path)))
+            codes = discretizer.encode(images.to(device)).cpu()
+            codes = codes if random_codes is None else _resampled(codes, discretizer.codebook_size, random_codes, generator)
+            decoded = discretizer.decode(codes.to(device)).cpu().float()
+            write_bytes(out / RECONSTRUCTIONS / f"{name}.png", _png(_picture(decoded)))
+            outcomes.append(_outcome(path, images, decoded, codes))
+            found[name] = codes
+            shown += [(images, decoded)] if len(shown) < MOST_SHOWN else []
+            bar.advance(len(outcomes), "")
+    write_bytes(out / CODES, _npz(found))
+    write_bytes(out / PICTURE, _png(draw(shown, outcomes[: len(shown)])))
+    return outcomes, _total(outcomes, found.values(), discretizer.codebook_size)
+
+
+def find_pictures(sources: Sequence[Path]) -> list[Path]:
+    """The files themselves, and of folders every visible picture below, in order of names.
+
+    Raises:
+        DataError: a path is not there, or a folder holds no picture.
+    """
+    found: list[Path] = []
+    for source in sources:
+        if not source.exists():
+            raise DataError(f"There is no picture and no folder at {source}; check the path.")
+        below = [source] if source.is_file() else [path for path in sorted(source.rglob("*")) if _is_picture(path, source)]
+        if not below:
+            raise DataError(f"The folder {source} holds no pictures ({' '.join(EXTENSIONS)}); name another.")
+        found += below
+    return found
+
+
+def _is_picture(path: Path, folder: Path) -> bool:
+    hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+    return path.suffix.lower() in EXTENSIONS and path.is_file() and not hidden
+
+
+def distinct_names(paths: Iterable[Path]) -> list[str]:
+    """A name for each file: its own without suffix, numbered where it was given already."""
+    given: list[str] = []
+    for path in paths:
+        numbered = (f"{path.stem}-{number}" for number in range(2, len(given) + 3))
+        given.append(path.stem if path.stem not in given else next(name for name in numbered if name not in given))
+    return given
+
+
+def _tensor(picture: Image.Image) -> Picture:
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1).unsqueeze(0) / 255
+
+
+def _picture(images: Picture) -> Image.Image:
+    return Image.fromarray((255 * images[0]).round().byte().permute(1, 2, 0).numpy())
+
+
+def _png(picture: Image.Image) -> bytes:
+    file = io.BytesIO()
+    picture.save(file, format="PNG")
+    return file.getvalue()
+
+
+def _npz(arrays: Mapping[str, PictureCodes]) -> bytes:
+    file = io.BytesIO()
+    np.savez_compressed(file, **{name: codes[0].int().numpy() for name, codes in arrays.items()})  # pyright: ignore[reportArgumentType]  # numpy's stub takes any name for `allow_pickle`
+    return file.getvalue()
+
+
+def _resampled(codes: PictureCodes, codebook_size: int, settings: RandomCodes, generator: torch.Generator) -> PictureCodes:
+    chance, choice = (torch.rand(codes.shape, generator=generator) for _ in range(2))
+    return code_space.resample(codes, codebook_size, settings.rate, chance, choice)
+
+
+def _outcome(path: Path, images: Picture, decoded: Picture, codes: PictureCodes) -> Outcome:
+    error = (decoded - images).square().mean().clamp(min=1e-12)  # 120 dB at most, so that JSON can hold it
+    height, width = images.shape[2:]
+    return Outcome(str(path), width, height, tuple(codes.shape[1:]), len(codes.unique()), round(-10 * error.log10().item(), 2))
+
+
+def _total(outcomes: Sequence[Outcome], codes: Iterable[PictureCodes], codebook_size: int) -> Total:
+    usage = code_space.usage(torch.cat([one.flatten() for one in codes]).unsqueeze(0), codebook_size)
+    psnr = sum(outcome.psnr_db for outcome in outcomes) / len(outcomes)
+    used = codebook_size - len(usage.dead)
+    return Total(len(outcomes), codebook_size, used, usage.fraction, round(usage.perplexity, 2), round(psnr, 2))
+
+
+def as_table(outcomes: Sequence[Outcome], total: Total) -> str:
+    """Outcomes in columns, and what the pictures use of the codebook."""
+    rows = [("picture", "pixels", "codes", "distinct", "PSNR, dB")]
+    rows += [
+        (one.image, f"{one.width} x {one.height}", " x ".join(map(str, one.grid)), str(one.distinct), f"{one.psnr_db:.2f}")
+        for one in outcomes
+    ]
+    use = f"{total.used} of {total.codebook_size} codes used ({total.fraction:.1%}), perplexity {total.perplexity:.1f}"
+    return f"{in_columns(rows)}\n\n{use}; mean PSNR {total.mean_psnr_db:.2f} dB"
+
+
+# ---- one picture of originals, reconstructions and differences
+
+
+def draw(shown: Sequence[Pair], outcomes: Sequence[Outcome]) -> Image.Image:
+    """Rows: original, reconstruction, difference around grey, amplified alike for all; below each column its numbers."""
+    factor = amplification(shown)
+    kinds = ("original", "reconstruction", f"difference x {factor}")
+    columns = [[_fitted(_picture(view)) for view in _views(*pair, factor)] for pair in shown]
+    widths = [max(column[0].width, CAPTION) for column in columns]
+    height = max(column[0].height for column in columns)
+    size = (MARGIN + sum(widths) + GAP * (len(widths) + 1), (height + GAP) * len(kinds) + GAP + 2 * LINE + GAP)
+    sheet = Image.new("RGB", size, PAPER)
+    pen = ImageDraw.Draw(sheet)
+    font = ImageFont.truetype(str(Path(mpl.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")), 11)
+    for row, kind in enumerate(kinds):
+        pen.text((GAP, GAP + row * (height + GAP) + height // 2), kind, MUTED, font, anchor="lm")
+    left = MARGIN + GAP
+    for column, width, outcome in zip(columns, widths, outcomes, strict=True):
+        for row, view in enumerate(column):
+            sheet.paste(view, (left, GAP + row * (height + GAP)))
+        caption = f"{outcome.psnr_db:.1f} dB\n{np.prod(outcome.grid)} codes, {outcome.distinct} distinct"
+        pen.multiline_text((left, size[1] - GAP - 2 * LINE), caption, INK, font)
+        left += width + GAP
+    return sheet
+
+
+def amplification(shown: Sequence[Pair]) -> int:
+    """Largest whole factor that keeps 99 % of all differences between black and white; at least 1."""
+    differences = torch.cat([(decoded - images).abs().flatten() for images, decoded in shown])
+    rank = max(1, round(0.99 * len(differences)))
+    return max(1, int(0.5 / max(differences.kthvalue(rank).values.item(), 1 / 255)))
+
+
+def _views(images: Picture, decoded: Picture, factor: int) -> Iterator[Picture]:
+    yield from (images, decoded, (0.5 + factor * (decoded - images)).clamp(0, 1))
+
+
+def _fitted(picture: Image.Image) -> Image.Image:
+    """Small pictures with each pixel repeated, so that none is blurred; large ones made smaller."""
+    longest = max(picture.size)
+    if longest > CELL:
+        return picture.resize([max(1, round(side * CELL / longest)) for side in picture.size], Image.Resampling.LANCZOS)
+    scale = max(1, CELL // longest)
+    return picture.resize([side * scale for side in picture.size], Image.Resampling.NEAREST)

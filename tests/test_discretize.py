@@ -1,0 +1,150 @@
+"""Pictures through a discretizer onto the disk: files, numbers against plain arithmetic, and the sheet to look at."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dat.discretize import (
+    CAPTION,
+    CELL,
+    GAP,
+    MARGIN,
+    RandomCodes,
+    amplification,
+    as_table,
+    discretize,
+    distinct_names,
+    draw,
+    find_pictures,
+)
+from dat.discretizers.frozen import FrozenDiscretizer
+from dat.discretizers.vqgan import VQGAN, VQGANConfig
+from dat.errors import DataError, UsageError
+
+TINY = VQGANConfig(n_embed=12, embed_dim=3, z_channels=5, ch=32, ch_mult=(1, 1), num_res_blocks=1, attn_resolutions=())
+
+
+@pytest.fixture(scope="module")
+def discretizer() -> FrozenDiscretizer:
+    torch.manual_seed(0)
+    return FrozenDiscretizer(VQGAN(TINY))
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Two pictures of unequal sizes in folders, a text beside them, and hidden files."""
+    numbers = np.random.default_rng(0)
+    for name, size in {"a/cat.png": (13, 20), "b/cat.png": (16, 16), "b/.hidden.png": (4, 4), ".trash/dog.png": (4, 4)}.items():
+        (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(numbers.integers(0, 255, (*size, 3), dtype=np.uint8)).save(tmp_path / "photos" / name)
+    (tmp_path / "photos" / "labels.csv").write_text("cat")
+    return tmp_path / "photos"
+
+
+def pixels(path: Path) -> np.ndarray:
+    with Image.open(path) as picture:
+        return np.asarray(picture).astype(np.float64)
+
+
+def arrays(path: Path) -> dict[str, np.ndarray]:
+    with np.load(path) as file:
+        return dict(file)
+
+
+def test_files_and_numbers_are_those_of_the_discretizer(photos: Path, discretizer: FrozenDiscretizer, tmp_path: Path):
+    outcomes, total = discretize(find_pictures([photos]), discretizer, tmp_path / "out")
+    first = outcomes[0]
+    original = pixels(photos / "a" / "cat.png")
+    codes = discretizer.encode(torch.from_numpy(original / 255).permute(2, 0, 1)[None].float())
+    stored = arrays(tmp_path / "out" / "codes.npz")
+    assert (first.width, first.height, first.grid, first.distinct) == (20, 13, (7, 10), len(codes.unique()))
+    assert np.array_equal(stored["cat"], codes[0].numpy())
+    assert stored["cat-2"].shape == (8, 8)
+    reconstruction = pixels(tmp_path / "out" / "reconstructions" / "cat.png")
+    assert np.array_equal(
+        reconstruction, np.rint(255 * discretizer.decode(codes)[0, :, :13, :20].permute(1, 2, 0).double().numpy())
+    )
+    psnr = -10 * np.log10(np.mean(((reconstruction - original) / 255) ** 2))
+    assert first.psnr_db == pytest.approx(psnr, abs=0.02)  # the file is rounded to 8 bits
+    used = set(stored["cat"].flatten()) | set(stored["cat-2"].flatten())
+    assert (total.images, total.used, total.fraction) == (2, len(used), pytest.approx(len(used) / 12))
+    assert total.mean_psnr_db == pytest.approx(sum(one.psnr_db for one in outcomes) / 2, abs=0.01)
+    assert pixels(tmp_path / "out" / "picture.png").shape[1] > 2 * CAPTION
+
+
+def test_size_crops_the_centre(photos: Path, discretizer: FrozenDiscretizer, tmp_path: Path):
+    (outcome,), _ = discretize([photos / "a" / "cat.png"], discretizer, tmp_path / "out", size=10)
+    assert (outcome.width, outcome.height, outcome.grid) == (10, 10, (5, 5))
+    with pytest.raises(UsageError, match="size"):
+        discretize([photos / "a" / "cat.png"], discretizer, tmp_path / "out", size=0)
+
+
+def test_random_codes_change_at_their_rate_and_repeat_by_seed(photos: Path, discretizer: FrozenDiscretizer, tmp_path: Path):
+    def codes(folder: str, settings: RandomCodes | None) -> np.ndarray:
+        discretize([photos / "a" / "cat.png"], discretizer, tmp_path / folder, random_codes=settings)
+        return arrays(tmp_path / folder / "codes.npz")["cat"]
+
+    plain = codes("plain", None)
+    assert np.array_equal(codes("none", RandomCodes(0.0)), plain)
+    assert (codes("all", RandomCodes(1.0)) != plain).all()
+    some = codes("some", RandomCodes(0.5, seed=1))
+    assert 0.2 < (some != plain).mean() < 0.8
+    assert np.array_equal(codes("again", RandomCodes(0.5, seed=1)), some)
+    assert not np.array_equal(codes("other", RandomCodes(0.5, seed=2)), some)
+    with pytest.raises(UsageError, match=r"rate of random codes is 1\.5"):
+        codes("wrong", RandomCodes(1.5))
+
+
+def test_pictures_are_found_in_order_without_hidden_ones(photos: Path):
+    found = [photos / "a" / "cat.png", photos / "b" / "cat.png"]
+    assert find_pictures([photos]) == found
+    assert find_pictures([photos / "b" / ".hidden.png", photos / "a"]) == [photos / "b" / ".hidden.png", found[0]]
+
+
+def test_what_is_no_picture_is_named(photos: Path, discretizer: FrozenDiscretizer, tmp_path: Path):
+    with pytest.raises(DataError, match=r"no folder at .*nowhere"):
+        find_pictures([photos / "nowhere"])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="empty holds no pictures"):
+        find_pictures([tmp_path / "empty"])
+    with pytest.raises(DataError, match=r"labels\.csv \(3 bytes\): not an image"):
+        discretize(find_pictures([photos / "labels.csv"]), discretizer, tmp_path / "out")
+
+
+def test_names_are_distinct():
+    paths = [Path(text) for text in ("a/x.png", "b/x.jpg", "x-2.png", "c/x.png", "y.png")]
+    assert distinct_names(paths) == ["x", "x-2", "x-2-2", "x-3", "y"]
+
+
+def test_the_table_says_everything(photos: Path, discretizer: FrozenDiscretizer, tmp_path: Path):
+    outcomes, total = discretize(find_pictures([photos]), discretizer, tmp_path / "out")
+    lines = as_table(outcomes, total).splitlines()
+    cells = [str(photos / "a" / "cat.png"), "20 x 13", "7 x 10", str(outcomes[0].distinct), f"{outcomes[0].psnr_db:.2f}"]
+    assert re.split(r" {2,}", lines[1]) == cells
+    assert lines[-1].startswith(f"{total.used} of 12 codes used ({total.fraction:.1%}), perplexity")
+
+
+def test_amplification_leaves_all_but_one_percent_in_range():
+    black = torch.zeros(1, 3, 10, 10)
+    assert amplification([(black, black + 0.09)]) == 5
+    assert amplification([(black, black)]) == 127
+    spike = black.clone()
+    spike[0, 0, 0, 0] = 1
+    assert amplification([(black, spike)]) == 127
+    assert amplification([(black, black + 0.9)]) == 1
+
+
+def test_the_sheet_shows_original_reconstruction_and_difference(photos: Path, discretizer: FrozenDiscretizer, tmp_path: Path):
+    (outcome, *_), _ = discretize(find_pictures([photos]), discretizer, tmp_path / "out")
+    red, green = (torch.tensor(colour).view(1, 3, 1, 1).expand(1, 3, 8, 8) for colour in ([1.0, 0, 0], [0, 1.0, 0]))
+    sheet = np.asarray(draw([(red, green)], [outcome]))
+    for colour in ((255, 0, 0), (0, 255, 0), (0, 255, 128)):
+        assert (sheet == colour).all(axis=2).sum() >= CELL * CELL
+    tall = torch.rand(1, 3, 4 * CELL, 8)
+    assert draw([(tall, tall), (red, green)], [outcome, outcome]).size[0] == MARGIN + CAPTION + CELL + 3 * GAP
