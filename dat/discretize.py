@@ -96,7 +96,7 @@ def discretize(
             images = _tensor(crop(decode(path)))
             codes = discretizer.encode(images.to(device)).cpu()
             codes = codes if random_codes is None else _resampled(codes, discretizer.codebook_size, random_codes, generator)
-            decoded = discretizer.decode(codes.to(device)).cpu().float()
+            decoded = discretizer.decode(codes.to(device)).cpu().float()[..., : images.shape[2], : images.shape[3]]
             write_bytes(out / RECONSTRUCTIONS / f"{name}.png", _png(_picture(decoded)))
             outcomes.append(_outcome(path, images, decoded, codes))
             found[name] = codes

@@ -27,9 +27,12 @@ from dat import recipe_file
 from dat.data.embedded import digits, in_memory
 from dat.data.folders import ImageFolder, ImageSource
 from dat.data.pipeline import CenterCrop, CropFlip, ImageDataset, ImageNet, Transform
+from dat.discretizers.autoencoder import Autoencoder
+from dat.discretizers.fast import FastAutoencoder, affordable, student_of
 from dat.discretizers.objective import Perceptual, VQGANObjective
 from dat.discretizers.vqgan import VQGAN, VQGANConfig
 from dat.engine.discretizer_loop import DiscretizerTraining
+from dat.engine.distill import Distillation
 from dat.engine.loop import Training
 from dat.engine.steps import stream_seed
 from dat.errors import CheckpointError, DataError, UsageError
@@ -88,6 +91,14 @@ class DiscretizerTrainingSection(DiscretizerTraining):
 
 
 @validated_dataclass(config=STRICT, frozen=True)
+class DistillationSection(Distillation):
+    """`dat.engine.distill.Distillation`, read strictly."""
+
+    def __post_init__(self) -> None:
+        _check_ranges(self)
+
+
+@validated_dataclass(config=STRICT, frozen=True)
 class NetworkSection(VQGANConfig):
     """`dat.discretizers.vqgan.VQGANConfig`, read strictly."""
 
@@ -97,7 +108,7 @@ class ObjectiveSection(VQGANObjective):
     """`dat.discretizers.objective.VQGANObjective`, read strictly."""
 
 
-def _check_ranges(settings: Training | DiscretizerTraining) -> None:
+def _check_ranges(settings: Training | DiscretizerTraining | Distillation) -> None:
     """Refuse numbers that no training can have, all of one section together."""
     values = dataclasses.asdict(settings)
     faults = [
@@ -426,7 +437,36 @@ class DiscretizerRecipe(DiscretizerSpec):
     out: str = ""
 
 
-Recipe = ClassificationRecipe | DiscretizerRecipe
+class TeacherSection(Strict):
+    """The discretizer to learn from: a file of weights, or a name of `dat discretizer list`."""
+
+    load: str
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+
+
+class StudentSection(Strict):
+    """The widest student within `budget`, its share of the teacher's FLOPs; its blocks before and after the codes."""
+
+    budget: float = Field(default=0.02, gt=0)
+    encoder_blocks: int = Field(default=3, ge=0)
+    decoder_blocks: int = Field(default=3, ge=0)
+
+
+class DistillationRecipe(Strict):
+    """Train a fast discretizer after a slow one."""
+
+    kind: Literal["distillation"]
+    title: str
+    data: DataSection
+    teacher: TeacherSection
+    student: StudentSection = StudentSection()
+    training: DistillationSection
+    perceptual: Annotated[PerceptualSection, Field(discriminator="kind")] = NoPerceptual(kind="none")
+    seed: int = 0
+    out: str = ""
+
+
+Recipe = ClassificationRecipe | DiscretizerRecipe | DistillationRecipe
 _ADAPTER: TypeAdapter[Recipe] = TypeAdapter(Annotated[Recipe, Field(discriminator="kind")])
 
 
@@ -469,6 +509,16 @@ def build_frechet(section: FrechetSection | None) -> ImageNetNetwork | None:
     return None if section is None else load_imagenet_network(section.network, Path(section.weights))
 
 
+def build_student(recipe: DistillationRecipe, teacher: Autoencoder, *, size: int) -> FastAutoencoder:
+    """The untrained student of a recipe, for pictures of `size` pixels a side.
+
+    Raises:
+        UsageError: no student is within the budget, or none can have the teacher's codes.
+    """
+    torch.manual_seed(stream_seed(recipe.seed, 0))
+    return student_of(teacher, affordable(teacher, size=size, **recipe.student.model_dump()))
+
+
 def needs_discretizer(section: BaseModel) -> bool:
     """Whether a method of a recipe uses `Q`."""
     method = METHODS[dict(section)["method"]]
@@ -490,6 +540,7 @@ def check(recipe: Recipe) -> None:
     """
     if isinstance(recipe, DiscretizerRecipe):
         build_vqgan(recipe)
+    if not isinstance(recipe, ClassificationRecipe):
         return
     build_model(recipe.model, num_classes=10, seed=0)
     if recipe.discretizer is not None and recipe.discretizer.train is not None:

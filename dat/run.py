@@ -26,6 +26,7 @@ from dat.discretizers.pretrained import load_discretizer
 from dat.engine import checkpoint, run_folder
 from dat.engine.discretizer_health import reconstruction_quality
 from dat.engine.discretizer_loop import train_discretizer
+from dat.engine.distill import distill
 from dat.engine.loop import train
 from dat.errors import CheckpointError
 from dat.nn.weights import file_sha256
@@ -85,13 +86,14 @@ def run(recipe: recipes.Recipe, *, resume: bool = False, cpu: bool = False) -> P
             write_text(folder / "recipe.yaml", recipes.resolved(recipe))
             context.write()
         state.wait_for_everyone()
-        if isinstance(recipe, recipes.DiscretizerRecipe):
+        if isinstance(recipe, recipes.ClassificationRecipe):
+            _classification(context, recipe, data)
+        else:
             with context.timed("discretizer"):
-                _train_discretizer(context, recipe, data, folder)
+                make = _train_discretizer if isinstance(recipe, recipes.DiscretizerRecipe) else _distill
+                make(context, recipe, data, folder)
             if place.is_main:
                 write_discretizer_report(folder)
-        else:
-            _classification(context, recipe, data)
     return folder
 
 
@@ -206,6 +208,37 @@ def _train_discretizer(context: Context, spec: recipes.DiscretizerSpec, data: re
         cpu=context.cpu,
     )
     return path
+
+
+def _distill(context: Context, recipe: recipes.DistillationRecipe, data: recipes.Data, folder: Path) -> None:
+    """Train the student of a recipe; what was measured, seconds included, goes into `run.json`."""
+    teacher = load_discretizer(recipe.teacher.load, dtype=PRECISIONS[recipe.teacher.precision]).to(context.place.device)
+    student = recipes.build_student(recipe, teacher.network, size=max(data.size))
+    made_by = {
+        "recipe_hash": context.recipe_hash,
+        "data": data.fingerprint,
+        "teacher": {
+            "name": Path(recipe.teacher.load).stem,
+            "codes": teacher.codebook_size,
+            "precision": recipe.teacher.precision,
+        },
+        "perceptual": _with_hashes(recipe.perceptual.model_dump()),
+        "seed": recipe.seed,
+        "versions": measure.versions(),
+    }
+    context.facts["distillation"] = distill(
+        student,
+        teacher,
+        recipe.training,
+        data.train,
+        data.test,
+        perceptual=recipes.build_perceptual(recipe.perceptual),
+        seed=recipe.seed,
+        folder=folder,
+        weights=folder / "discretizer.safetensors",
+        provenance=made_by,
+        cpu=context.cpu,
+    )
 
 
 def _with_hashes(settings: dict[str, Any]) -> dict[str, Any]:

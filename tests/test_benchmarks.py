@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from dat.data.corruptions import CORRUPTIONS, EXTRA_CORRUPTIONS
+from dat.discretizers.pretrained import save_discretizer
+from dat.discretizers.vqgan import VQGAN, VQGANConfig
 from dat.methods import METHODS
 
 Run = Callable[..., str]
@@ -24,6 +26,8 @@ SMALLEST = ("--size", "8", "--batch", "2", "--repeats", "3", "--threads", "1")
 def output_of(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Run]:
     """What a script prints; in this process, as starting Python takes longer than the smallest benchmark."""
     threads = torch.get_num_threads()
+
+    monkeypatch.syspath_prepend(FOLDER)
 
     def run(name: str, *options: str) -> str:
         monkeypatch.setattr(sys, "argv", [name, *options])
@@ -87,6 +91,37 @@ def test_kept_results_have_the_form_that_is_written_now() -> None:
             result = json.loads(path.read_text())
             check_step(result)
             check_work(result)
+
+
+def test_discretizer(tmp_path: Path, output_of: Run) -> None:
+    output = tmp_path / "discretizer.json"
+    table = output_of("discretizer.py", *SMALLEST, "--precision", "fp32", "bf16", "--json", str(output))
+    result = json.loads(output.read_text())
+    assert set(result["variants"]) == {"straightforward", "ours fp32", "ours bf16"}
+    for name, row in result["variants"].items():
+        assert name in table
+        low, high = row["speedup_range"]
+        assert 0 < low <= row["speedup"] <= high
+        assert row["seconds"] > 0
+        assert row["changed_codes"] <= (0.5 if "bf16" in name else 0)
+        assert row["largest_difference"] <= (0.2 if "bf16" in name else 1e-4)
+    assert result["variants"]["straightforward"]["speedup"] == 1
+    assert result["machine"]["threads"] == 1
+    assert str(tmp_path) not in output.read_text()
+
+
+def test_discretizer_of_a_file(tmp_path: Path, output_of: Run) -> None:
+    """With attention, a shortcut and a level of more than one block, evaluated independently of our network."""
+    config = VQGANConfig(n_embed=16, embed_dim=4, z_channels=4, ch=32, ch_mult=(1, 2), resolution=8, attn_resolutions=(4,))
+    torch.manual_seed(0)
+    network = VQGAN(config)
+    network.quantize.initialise(network.latents(torch.rand(4, 3, 8, 8) * 2 - 1))
+    weights, output = save_discretizer(tmp_path, network), tmp_path / "result.json"
+    output_of("discretizer.py", *SMALLEST, "--weights", str(weights), "--precision", "fp32", "--json", str(output))
+    result = json.loads(output.read_text())
+    assert result["setting"]["weights"] == weights.name
+    assert result["variants"]["ours fp32"]["changed_codes"] == 0
+    assert result["variants"]["ours fp32"]["largest_difference"] < 1e-4
 
 
 def test_corruptions(output_of: Run) -> None:

@@ -200,7 +200,8 @@ def frame_of(teacher: Autoencoder, depth: int) -> Frame | None:
     if depth > rows.shape[1]:
         raise UsageError(f"depth is {depth}, but the codes of the teacher have {rows.shape[1]} channels; write that or less.")
     centre, _, axes = _principal_axes(rows)
-    kept = (axes[:, :depth] / neighbour_distance(rows)).float()
+    # Contiguous, as a saved one is: the strides decide in which order a product is summed, and so its last bits.
+    kept = (axes[:, :depth] / neighbour_distance(rows)).float().contiguous()
     return Frame(centre.float(), kept, unit=isinstance(quantizer, CosineQuantizer))
 
 

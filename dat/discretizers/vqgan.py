@@ -283,7 +283,7 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Twice the resolution by repetition, then a convolution; both in one, of 4/9 of the work, where no gradient is asked for."""
+    """Twice the resolution by repetition, then a convolution; without gradients both in one, at 4/9 of the work."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

@@ -56,9 +56,9 @@ class RunningMeans:
 class CodebookCare:
     """What is done to a codebook beside its gradient: data to start from, running means, revival.
 
-    `update` "ema": the codebook has no gradient and follows `RunningMeans` (of "cosine": of the latents at length 1). A code
-    is dead if no latent took it since the last revival; it becomes a random latent, and what remembers its old place is
-    told. `decay` None: learned by gradient.
+    With `decay`, the codebook has no gradient and follows `RunningMeans` (of "cosine": of the latents at length 1). A code is
+    dead if no latent took it since the last revival; it becomes a random latent, and statistics and moments of its old place
+    are forgotten.
 
     Raises:
         UsageError: `decay` is no share below 1, or the codes of this quantizer are no means of latents.
@@ -77,7 +77,8 @@ class CodebookCare:
 
     def _start_step(self) -> None:
         self.counts: Counts = torch.zeros_like(self.weight[:, 0], requires_grad=False)
-        self.sums: Codebook = torch.zeros_like(self.weight, requires_grad=False)
+        if self.means is not None:
+            self.sums: Codebook = torch.zeros_like(self.means.sums)
 
     @torch.no_grad()
     def start_from(self, latents: Latents, generator: torch.Generator) -> None:

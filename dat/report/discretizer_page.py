@@ -38,8 +38,14 @@ QUALITY_WORDS = {
     "codes_used": "share of codes used",
     "perplexity": "perplexity of the codes",
     "dead_codes": "codes never used",
-    "agreement": "share of codes equal to the teacher's",
+    "code_agreement": "share of codes equal to the teacher's",
     "psnr_to_teacher_db": "PSNR to the teacher's output in dB",
+    "decoder_psnr_to_teacher_db": "PSNR to the teacher's output in dB, of the same codes",
+    "teacher_psnr_db": "PSNR of the teacher in dB",
+    "flops": "FLOPs an image",
+    "teacher_flops": "FLOPs an image of the teacher",
+    "flops_ratio": "FLOPs over the teacher's",
+    "size": "side of an image in pixels",
 }
 
 

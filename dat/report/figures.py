@@ -266,7 +266,7 @@ HEALTH = {
     "ssim": "SSIM",
     "codes_used": "share of codes used",
     "perplexity": "perplexity of the codes",
-    "agreement": "codes as the teacher's",
+    "code_agreement": "codes as the teacher's",
     "psnr_to_teacher_db": "PSNR to the teacher's output, dB",
     "discriminator": "loss of the discriminator",
     "discriminator_accuracy": "discriminator right",

@@ -100,6 +100,11 @@ def test_the_documentation_has_the_table():
     assert listing.as_markdown() in DOCS.read_text(), "replace the table in docs/discretizers.md by listing.as_markdown()"
 
 
+def test_the_documentation_names_every_layout():
+    said = DOCS.read_text().partition("## Layouts")[2].partition("```")[0]
+    assert set(re.findall(r"`([a-z]+)`", said)) == set(LAYOUTS)
+
+
 # ---- where a name leads
 
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from dat.discretizers.frozen import FrozenDiscretizer, check_codes, pad_to_multiple
-from dat.discretizers.vqgan import VQGAN, VQGANConfig
+from dat.discretizers.vqgan import VQGAN, Upsample, VQGANConfig
 from dat.errors import DivergenceError, UsageError
 from dat.types import Discretizer, check_images
 
@@ -226,6 +226,57 @@ def test_a_diverged_network_is_named(tiny: VQGAN) -> None:
     tiny.quant_conv.weight.data[0, 0] = torch.nan
     with pytest.raises(DivergenceError):
         FrozenDiscretizer(tiny)(torch.rand(1, 3, 8, 8))
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5), (torch.bfloat16, 0.05)])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_upsampling_without_gradients_is_repetition_and_convolution(
+    dtype: torch.dtype, tolerance: float, layout: torch.memory_format
+) -> None:
+    upsample, features = Upsample(8).to(dtype).to(memory_format=layout), torch.randn(2, 8, 5, 3, dtype=dtype)  # pyright: ignore[reportCallIssue]  # missing in torch's stub
+    expected = upsample(features.to(memory_format=layout))
+    with torch.no_grad():
+        folded = upsample(features.to(memory_format=layout))
+    assert folded.is_contiguous(memory_format=layout)
+    torch.testing.assert_close(folded, expected.detach(), atol=tolerance, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_passes_without_gradients_follow_weights_that_change(tiny: VQGAN, dtype: torch.dtype) -> None:
+    """What is computed from the weights, and what is done in place, leaves weights and inputs alone."""
+    network, vectors = tiny.to(dtype), torch.randn(2, 4, 4, 4, dtype=dtype)
+    before, keys = vectors.clone(), list(network.state_dict())
+    for _ in range(2):
+        with torch.no_grad():
+            without = network.decode_vectors(vectors)
+        torch.testing.assert_close(
+            without, network.decode_vectors(vectors).detach(), atol=0.1 if dtype == torch.bfloat16 else 1e-5, rtol=0
+        )
+        with torch.no_grad():
+            for parameter in network.decoder.parameters():
+                parameter.mul_(1.5)
+    assert torch.equal(vectors, before)
+    assert list(network.state_dict()) == keys
+
+
+@pytest.mark.parametrize(("width", "side"), [(32, 32), (32, 8), (64, 33), (512, 4)])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_group_norm_in_low_precision(width: int, side: int, dtype: torch.dtype) -> None:
+    norm = VQGAN(TINY).encoder.get_submodule("norm_out").__class__(32, width, eps=1e-6)
+    features = (3 + 2 * torch.randn(2, width, side, side)).to(dtype).to(memory_format=torch.channels_last)
+    with torch.no_grad():
+        exact = norm(features.float())
+        normed = norm.to(dtype)(features)
+    assert normed.dtype == dtype
+    torch.testing.assert_close(normed.float(), exact, atol=0.05, rtol=0)
+
+
+def test_compiled_networks_are_the_same_network(tiny: VQGAN) -> None:
+    frozen, images = FrozenDiscretizer(tiny), torch.rand(2, 3, 16, 16)
+    compiled = FrozenDiscretizer(tiny).compile_networks(backend="eager")
+    assert list(compiled.state_dict()) == list(frozen.state_dict())
+    assert torch.equal(compiled(images), frozen(images))
+    assert torch.equal(compiled.encode(images), frozen.encode(images))
 
 
 def test_every_parameter_gets_a_gradient(tiny: VQGAN) -> None:
