@@ -329,7 +329,7 @@ class FeatureDistanceSection(Strict):
     kind: Literal["features"]
     network: Literal["squeezenet1_0", "mobilenet_v2", "tiny_darknet"]
     weights: str
-    least_side: int = Field(default=64, ge=0)
+    least_side: int = Field(default=32, ge=0)
 
 
 class MultiscaleGradientSection(Strict):

@@ -90,8 +90,10 @@ def run(recipe: recipes.Recipe, *, resume: bool = False, cpu: bool = False) -> P
             _classification(context, recipe, data)
         else:
             with context.timed("discretizer"):
-                make = _train_discretizer if isinstance(recipe, recipes.DiscretizerRecipe) else _distill
-                make(context, recipe, data, folder)
+                if isinstance(recipe, recipes.DiscretizerRecipe):
+                    _train_discretizer(context, recipe, data, folder)
+                else:
+                    _distill(context, recipe, data, folder)
             if place.is_main:
                 write_discretizer_report(folder)
     return folder
@@ -217,11 +219,7 @@ def _distill(context: Context, recipe: recipes.DistillationRecipe, data: recipes
     made_by = {
         "recipe_hash": context.recipe_hash,
         "data": data.fingerprint,
-        "teacher": {
-            "name": Path(recipe.teacher.load).stem,
-            "codes": teacher.codebook_size,
-            "precision": recipe.teacher.precision,
-        },
+        "teacher": {"name": Path(recipe.teacher.load).stem, "precision": recipe.teacher.precision},
         "perceptual": _with_hashes(recipe.perceptual.model_dump()),
         "seed": recipe.seed,
         "versions": measure.versions(),

@@ -122,7 +122,7 @@ class FeatureDistance(nn.Module):
     Its values are no LPIPS and compare only within one network and one `least_side`.
 
     `least_side`: smaller images are enlarged to so many pixels a side, bilinearly. Enlarging 32 to 64 pixels costs 4 times as
-    much, weighs noise higher, and orders blur, noise and JPEG no better (measured on CIFAR-10), so it is not the default.
+    much, weighs noise higher, and orders JPEG qualities slightly better (measured on CIFAR-10); not the default, for its cost.
     Under autocast the network runs in lower precision, the lengths and differences in float32.
     """
 

@@ -1,0 +1,198 @@
+"""What the documentation says works: its Python runs, its commands can be parsed, its links lead somewhere."""
+
+from __future__ import annotations
+
+import re
+import runpy
+import shlex
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import typer.main
+import yaml
+from torch import nn
+
+import dat
+from dat import cli
+from dat import recipe as recipes
+from dat.discretizers.frozen import FrozenDiscretizer
+from dat.discretizers.pretrained import save_discretizer
+from dat.discretizers.vqgan import VQGAN, VQGANConfig
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = ["README.md", "docs/method.md", "docs/recipes.md", "docs/reproducibility.md", "docs/discretizers.md"]
+EXAMPLES = ["changed_codes.py", "own_loop.py"]
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", flags=re.MULTILINE | re.DOTALL)
+
+
+def blocks(page: str, *languages: str) -> list[str]:
+    return [text for language, text in BLOCK.findall((ROOT / page).read_text()) if language in languages]
+
+
+def commands(page: str) -> Iterator[list[str]]:
+    """Every line of a shell block that calls `dat`, in words."""
+    for block in blocks(page, "sh", "console"):
+        for line in block.splitlines():
+            words = shlex.split(line.removeprefix("$ "), comments=True)
+            if words[:1] == ["accelerate"]:
+                words = words[words.index("-m") + 1 :]
+            if words[:1] == ["dat"]:
+                yield words[1:]
+
+
+def small_vqgan() -> VQGAN:
+    torch.manual_seed(0)
+    sizes = {"n_embed": 16, "embed_dim": 4, "z_channels": 4, "ch": 32, "ch_mult": (1, 1), "num_res_blocks": 1}
+    return VQGAN(VQGANConfig.from_dict({**VQGANConfig().to_dict(), **sizes, "attn_resolutions": (), "attn_type": "none"}))
+
+
+@pytest.fixture(scope="module")
+def discretizer_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_discretizer(tmp_path_factory.mktemp("weights"), small_vqgan())
+
+
+def what_a_reader_has() -> dict[str, Any]:
+    """The reader's own loader, model, optimizer and discretizer, tiny."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(48, 10))
+    model = dat.Normalized(network, mean=[0.5] * 3, std=[0.5] * 3)
+    return {
+        "loader": [(torch.rand(4, 3, 16, 16), torch.randint(0, 10, (4,))) for _ in range(2)],
+        "model": model,
+        "optimizer": torch.optim.SGD(model.parameters(), lr=0.1),
+        "discretizer": FrozenDiscretizer(small_vqgan()),
+    }
+
+
+# ---- Python
+
+
+@pytest.mark.parametrize(("page", "count"), [("README.md", 1), ("docs/method.md", 3), ("docs/reproducibility.md", 1), ("docs/discretizers.md", 2)])
+def test_the_python_of_a_page_runs(
+    page: str, count: int, discretizer_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "vqgan-f8-16384.ckpt").symlink_to(discretizer_file)
+    sources = blocks(page, "python")
+    assert len(sources) == count
+    namespace = what_a_reader_has()
+    before = [parameter.clone() for parameter in namespace["model"].parameters()]
+    for source in sources:
+        exec(compile(source, page, "exec"), namespace)
+    if page == "README.md":
+        after = list(namespace["model"].parameters())
+        assert not any(old.equal(new) for old, new in zip(before, after, strict=True))
+        assert not namespace["adversarial"].requires_grad
+
+
+def test_the_official_adversary_of_the_page_moves_by_alpha(monkeypatch: pytest.MonkeyPatch):
+    namespace = what_a_reader_has()
+    for source in blocks("docs/method.md", "python"):
+        exec(source, namespace)
+    seen: list[torch.Tensor] = []
+
+    class Watched:
+        def __call__(self, images: torch.Tensor) -> torch.Tensor:
+            seen.append(images)
+            return images
+
+    images = 0.4 + 0.2 * torch.rand(4, 3, 16, 16)
+    namespace["official_adversary"](images, namespace["loss_fn"], Watched(), torch.randn_like(images), alpha=0.1)
+    lengths = torch.linalg.vector_norm(seen[-1] - images, dim=(1, 2, 3))
+    assert (lengths <= 0.1 + 1e-5).all()
+    assert (lengths > 0.02).all()
+
+
+def test_the_method_of_contributing_is_a_method():
+    source = blocks("CONTRIBUTING.md", "python")
+    assert len(source) == 1
+    header = (
+        "from collections.abc import Iterator\nfrom dataclasses import dataclass\n"
+        "from torch import Tensor, nn\nfrom dat.types import Batch, Task\n"
+    )
+    namespace: dict[str, Any] = {"__name__": "mine"}
+    exec(header + source[0], namespace)
+    reader = what_a_reader_has()
+    batch = dat.Batch(*reader["loader"][0])
+    (loss,) = namespace["Mine"]()(reader["model"], batch, dat.Classification())
+    assert loss.ndim == 0
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_an_example_runs(
+    name: str, discretizer_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    options = ["--epochs", "1", "--pictures", "64"] if name == "own_loop.py" else []
+    monkeypatch.setattr(sys, "argv", [name, str(discretizer_file), *options])
+    runpy.run_path(str(ROOT / "examples" / name), run_name="__main__")
+    assert "%" in capsys.readouterr().out
+
+
+def test_every_example_is_tested():
+    assert sorted(path.name for path in (ROOT / "examples").glob("*.py")) == EXAMPLES
+
+
+# ---- commands
+
+
+@pytest.mark.parametrize(("page", "count"), [("README.md", 4), ("docs/recipes.md", 7)])
+def test_the_commands_of_a_page_can_be_parsed(page: str, count: int):
+    found = list(commands(page))
+    assert len(found) == count
+    for words in found:
+        command, arguments = typer.main.get_command(cli.app), list(words)
+        while hasattr(command, "commands"):
+            command = command.commands[arguments.pop(0)]  # pyright: ignore[reportAttributeAccessIssue]  # a group has them
+        values = command.make_context("dat", arguments).params
+        if "recipe" in values:
+            recipes.load(values["recipe"], values["overrides"] or ())
+        elif words[0] in ("demo", "eval"):
+            recipes.load("demo", [text for text in values["overrides"] or () if not text.startswith("data.")])
+
+
+def test_every_yaml_of_the_pages_fits_a_recipe():
+    demo = yaml.safe_load(recipes.resolved(recipes.load("demo")))
+    sources = [source for page in PAGES for source in blocks(page, "yaml")]
+    assert len(sources) == 1
+    for source in sources:
+        recipes.parse({**demo, **yaml.safe_load(source)})
+
+
+def test_the_make_targets_of_the_readme_exist():
+    targets = re.findall(r"^make ([\w-]+)", "\n".join(blocks("README.md", "sh")), flags=re.MULTILINE)
+    assert targets == ["demo", "test"]
+    for target in targets:
+        assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+
+
+# ---- links and names
+
+
+def test_links_lead_to_files():
+    links = [
+        (page, link)
+        for page in [*PAGES, "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md"]
+        for link in re.findall(r"(?<!!)\[[^\]]*\]\(([^)#]+)\)", (ROOT / page).read_text())
+        if not link.startswith("http")
+    ]
+    assert len(links) >= 5
+    for page, link in links:
+        assert ((ROOT / page).parent / link).is_file(), f"{page} links to {link}"
+
+
+def test_the_map_names_what_is_there():
+    tree = (ROOT / "README.md").read_text().split("## Where things are\n\n```\n")[1].split("```")[0]
+    named = [line.split()[0] for line in tree.splitlines()]
+    assert all((ROOT / name).exists() for name in named)
+    packages = {f"dat/{path.parent.name}/" for path in (ROOT / "dat").glob("*/__init__.py")}
+    assert packages <= set(named)
+
+
+def test_every_method_is_on_the_page_of_the_method():
+    page = (ROOT / "docs/method.md").read_text()
+    for name in dat.METHODS:
+        assert f"`{name}: {{" in page
