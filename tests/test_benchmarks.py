@@ -115,7 +115,7 @@ def test_discretizer_of_a_file(tmp_path: Path, output_of: Run) -> None:
     config = VQGANConfig(n_embed=16, embed_dim=4, z_channels=4, ch=32, ch_mult=(1, 2), resolution=8, attn_resolutions=(4,))
     torch.manual_seed(0)
     network = VQGAN(config)
-    network.quantize.initialise(network.latents(torch.rand(4, 3, 8, 8) * 2 - 1))
+    torch.nn.init.normal_(network.quantize.get_parameter("embedding.weight"))
     weights, output = save_discretizer(tmp_path, network), tmp_path / "result.json"
     output_of("discretizer.py", *SMALLEST, "--weights", str(weights), "--precision", "fp32", "--json", str(output))
     result = json.loads(output.read_text())

@@ -24,7 +24,7 @@ from dat.discretizers.pretrained import save_discretizer
 from dat.discretizers.vqgan import VQGAN, VQGANConfig
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ["README.md", "docs/method.md", "docs/recipes.md", "docs/reproducibility.md"]
+PAGES = ["README.md", "docs/method.md", "docs/recipes.md", "docs/reproducibility.md", "docs/discretizers.md"]
 EXAMPLES = ["changed_codes.py", "own_loop.py"]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", flags=re.MULTILINE | re.DOTALL)
 
@@ -71,7 +71,9 @@ def what_a_reader_has() -> dict[str, Any]:
 # ---- Python
 
 
-@pytest.mark.parametrize(("page", "count"), [("README.md", 1), ("docs/method.md", 3), ("docs/reproducibility.md", 1)])
+@pytest.mark.parametrize(
+    ("page", "count"), [("README.md", 1), ("docs/method.md", 3), ("docs/reproducibility.md", 1), ("docs/discretizers.md", 2)]
+)
 def test_the_python_of_a_page_runs(
     page: str, count: int, discretizer_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

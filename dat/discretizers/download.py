@@ -1,11 +1,10 @@
 """Files of public discretizers from the network: only when the user asks, resumed where they broke off, checked.
 
-Knows urls and files, nothing of networks. Standard library only.
+Knows urls and files, nothing of networks.
 """
 
 from __future__ import annotations
 
-import hashlib
 import http.client
 import shutil
 import urllib.error
@@ -16,6 +15,7 @@ from pathlib import Path, PurePosixPath
 
 from dat.discretizers import names
 from dat.errors import CheckpointError
+from dat.nn.weights import file_sha256
 from dat.progress import Bar
 
 CHUNK = 2**20
@@ -128,9 +128,3 @@ def extract(archive: Path, member: str, target: Path) -> None:
         raise CheckpointError(f"{part} cannot be written ({error.strerror}); make room and run it again.") from error
     part.replace(target)
     archive.unlink()
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,7 +1,7 @@
 """A light discretizer that stands for a heavy one: its codes at a fraction of its FLOPs.
 
 All of it works at the resolution of the codes: one strided convolution, residual blocks of a 5x5 depthwise and two 1x1
-convolutions, no attention and no norm (neither is needed at this depth, and both cost memory traffic), a pixel shuffle.
+convolutions, no attention and no norm (it trains without, and a norm costs memory traffic), a pixel shuffle.
 It is made for a teacher here; `dat.engine.distill` trains it.
 """
 
@@ -43,8 +43,8 @@ WIDTH_STEP = 8
 """Widths are multiples of it, as vector units like them."""
 WIDEST = 4096
 LOST = 0.001
-"""Part of the squared distance between neighbouring codes that the axes left out may hold; 8 of 128 then give 99.9 % of the
-codes of a trained VQ-VAE, and its search costs a 16th."""
+"""Part of the squared distance between neighbouring codes that the axes left out may hold; of the 128 of a trained
+VQ-VAE 10 are kept (8 give 99.93 % of its codes on photographs, 12 give 99.95 %), and the search costs a 13th."""
 SAMPLED_ROWS = 1024
 
 # Quantizers that have no nearest code, or none to search: the student has the same, over the same latents.

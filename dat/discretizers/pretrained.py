@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from dat import results
-from dat.discretizers import download, layouts, names
+from dat.discretizers import layouts, names
 from dat.discretizers.autoencoder import Autoencoder
 from dat.discretizers.dalle import HALVES, DalleDVAE, encoder_in, read_both_halves
 from dat.discretizers.frozen import FrozenDiscretizer
 from dat.errors import CheckpointError, UsageError
-from dat.nn.weights import read_tensors
+from dat.nn.weights import file_sha256, read_tensors
 
 FORMAT = "dat.discretizer"
 FILE_NAME = "discretizer.safetensors"
@@ -84,7 +84,7 @@ def convert(source: str | Path, target: str | Path, config: Mapping[str, Any] | 
         raise UsageError(f"{written} is there already; delete it first, or write another name.")
     network = load_discretizer(path, known if config is None else config).network
     files = _read_from(_file_of(path), network.layout)
-    made_of = [{"file": file.name, "bytes": file.stat().st_size, "sha256": download.file_sha256(file)} for file in files]
+    made_of = [{"file": file.name, "bytes": file.stat().st_size, "sha256": file_sha256(file)} for file in files]
     extra: dict[str, Any] = {"layout": network.layout, "source": made_of}
     if known and (row := names.PUBLIC.get(str(source))):
         extra |= {"name": row.name, "page": row.page, "licence": row.licence}

@@ -2,8 +2,8 @@
 
 The halves share no weight and no gradient: the encoder learns what the teacher's encoder gives, the decoder what the
 teacher's decoder makes of the teacher's codes. Order, randomness, log, checkpoints and resume are those of
-`dat.engine.steps`. A cross-entropy over distances to the codes was tried beside the latents and left out: at equal time it
-agreed on no more codes, as a codebook costs more than the whole student.
+`dat.engine.steps`. There is no cross-entropy over the distances to the codes: beside the latents, at equal processor time
+on one thread, it agreed on fewer codes (74 and 67 % at weights 0.1 and 3 against 76 %; a trained VQ-VAE, one run each).
 """
 
 from __future__ import annotations

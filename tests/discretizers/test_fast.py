@@ -27,9 +27,7 @@ from dat.tasks.classification import Classification
 from dat.types import Batch, Discretizer
 
 LDM_F8 = VQGANConfig(n_embed=16384, embed_dim=4, z_channels=4, ch_mult=(1, 2, 2, 4), attn_resolutions=(32,))
-SMALL = VQGANConfig(
-    n_embed=1024, embed_dim=64, z_channels=64, ch=32, ch_mult=(1, 2, 4), num_res_blocks=1, attn_resolutions=()
-)
+SMALL = VQGANConfig(n_embed=1024, embed_dim=64, z_channels=64, ch=32, ch_mult=(1, 2, 4), num_res_blocks=1, attn_resolutions=())
 TINY = VQGANConfig(n_embed=32, embed_dim=5, z_channels=5, ch=32, ch_mult=(1, 2), num_res_blocks=1, attn_resolutions=())
 KINDS = {
     "vq": TINY,
@@ -158,10 +156,14 @@ def test_teachers_whose_codes_no_student_can_have_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"), [({"depth": 6}, "have 5 channels"), ({"stride": 4}, "stride=2"), ({"codebook_size": 8}, "codebook_size=32")]
+    ("config", "said"),
+    [
+        (FastConfig(codebook_size=32, depth=6, stride=2), "have 5 channels"),
+        (FastConfig(codebook_size=32, depth=5, stride=4), "stride=2"),
+        (FastConfig(codebook_size=8, depth=5, stride=2), "codebook_size=32"),
+    ],
 )
-def test_a_configuration_that_is_not_the_teachers_is_refused(change: dict[str, int], said: str) -> None:
-    config = FastConfig(**{"codebook_size": 32, "depth": 5, "stride": 2, **change})
+def test_a_configuration_that_is_not_the_teachers_is_refused(config: FastConfig, said: str) -> None:
     with pytest.raises(UsageError, match=said):
         student_of(untrained(TINY), config)
 

@@ -186,6 +186,9 @@ class Server(ThreadingHTTPServer):
         self.cut: int | None = None
         self.asked: list[str | None] = []
 
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client that hangs up is no fault of the server."""
+
     def address(self, name: str) -> str:
         return f"http://127.0.0.1:{self.server_port}/{name}"
 

@@ -410,6 +410,7 @@ def test_a_pickled_module_gives_its_state_dictionary(tmp_path: Path, wrapper: st
 @pytest.mark.parametrize("protocol", range(6))
 def test_values_come_out_of_every_protocol(protocol: int) -> None:
     values = {"a": [1, -5, 2**70, 1.5, None, True, False, "words", ("x",), (1, 2), (1, 2, 3), (1, 2, 3, 4), (), {}, []]}
+    values["again"] = [values["a"], values["a"]]  # recalled from memory
     stream = io.BytesIO(pickle.dumps(values, protocol) + b"rest")
     assert read_pickle(stream).content == values
     assert stream.read() == b"rest"
