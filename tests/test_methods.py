@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dat.discretizers.frozen import FrozenDiscretizer
+from dat.discretizers.quantize import CodebookQuantizer
 from dat.discretizers.vqgan import VQGAN, VQGANConfig
 from dat.methods import METHODS
 from dat.methods.random_codes import RandomCodes
@@ -51,6 +52,7 @@ def discretizer() -> FrozenDiscretizer:
     torch.set_num_threads(1)
     torch.manual_seed(1)
     vqgan = VQGAN(NETWORK)
+    assert isinstance(vqgan.quantize, CodebookQuantizer)
     vqgan.quantize.initialise(vqgan.latents(2 * torch.rand(8, 3, 8, 8) - 1).detach(), torch.Generator().manual_seed(2))
     return FrozenDiscretizer(vqgan)
 

@@ -147,7 +147,7 @@ class CodebookQuantizer(TrainableQuantizer):
     def revive(self, latents: Latents, codes: AnyCodes, generator: torch.Generator | None = None) -> int:
         """Set the codes that do not occur in `codes` to random encoder outputs; returns how many they were.
 
-        `codes` may cover more than `latents` (an epoch and its last batch). An optimizer's moments of these rows are the caller's.
+        `codes` may cover more than `latents` (an epoch and its last batch). Their optimizer's moments are the caller's.
         Source: the restarts of Dhariwal et al. (2020), Jukebox, 3.1.
         """
         dead = torch.ones(len(self.embedding.weight), dtype=torch.bool, device=codes.device)

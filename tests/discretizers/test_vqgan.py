@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from dat.discretizers.frozen import FrozenDiscretizer, check_codes, pad_to_multiple
+from dat.discretizers.quantize import CodebookQuantizer
 from dat.discretizers.vqgan import VQGAN, Residual, Upsample, VQGANConfig
 from dat.errors import DivergenceError, UsageError
 from dat.types import Discretizer, check_images
@@ -37,6 +38,7 @@ def golden_network(folder: Path) -> VQGAN:
 def tiny() -> VQGAN:
     torch.manual_seed(0)
     network = VQGAN(TINY)
+    assert isinstance(network.quantize, CodebookQuantizer)
     network.quantize.initialise(network.latents(torch.rand(4, 3, 16, 16) * 2 - 1))
     return network
 
