@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from dat.data.corruptions import CORRUPTIONS as CORRUPTIONS
     from dat.data.corruptions import corrupt as corrupt
     from dat.discretizers.codes import modified_code_rate as modified_code_rate
+    from dat.discretizers.frozen import FrozenDiscretizer as FrozenDiscretizer
     from dat.discretizers.pretrained import load_discretizer as load_discretizer
+    from dat.discretizers.pretrained import save_discretizer as save_discretizer
     from dat.errors import DatError as DatError
     from dat.methods import METHODS as METHODS
     from dat.methods.at import AT as AT
@@ -44,6 +46,7 @@ _HOME = {
     "DAT": "methods.dat",
     "DatError": "errors",
     "Discretizer": "types",
+    "FrozenDiscretizer": "discretizers.frozen",
     "METHODS": "methods",
     "Method": "types",
     "Normalized": "nn.norm",
@@ -60,6 +63,7 @@ _HOME = {
     "modified_code_rate": "discretizers.codes",
     "pgd": "attacks",
     "random_start": "attacks",
+    "save_discretizer": "discretizers.pretrained",
 }
 
 

@@ -369,12 +369,14 @@ class DiscretizerSpec(Strict):
 class DiscretizerSection(Strict):
     """The discretizer of the methods: `load` weights from a file, or `train` one first, on the same training pictures.
 
-    `precision` is that of its networks while methods use it; the search for the nearest code stays in float32.
+    `load` is a file, a folder, or a name of `dat discretizer list`. `precision` is that of its networks while methods use it;
+    the search for the nearest code stays in float32. `compile` hands the networks to `torch.compile`.
     """
 
     load: str | None = None
     train: DiscretizerSpec | None = None
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    compile: bool = False
 
     @model_validator(mode="after")
     def _one_of_both(self) -> DiscretizerSection:

@@ -167,8 +167,10 @@ def _discretizer(context: Context, recipe: recipes.ClassificationRecipe, data: r
         with context.timed("discretizer"):
             path = _train_discretizer(context, section.train, data, folder)
     else:
-        path = Path(str(section.load))
+        path = str(section.load)
     discretizer = load_discretizer(path, dtype=PRECISIONS[section.precision]).to(context.place.device)
+    if section.compile:
+        discretizer.compile_networks()
     context.facts["discretizer"] = {
         "codebook_size": discretizer.codebook_size,
         "stride": discretizer.stride,

@@ -25,7 +25,7 @@ from dat.discretizers.vqgan import VQGAN, VQGANConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ["README.md", "docs/method.md", "docs/recipes.md", "docs/reproducibility.md", "docs/discretizers.md"]
-EXAMPLES = ["changed_codes.py", "own_loop.py"]
+EXAMPLES = ["changed_codes.py", "compare_discretizers.py", "own_loop.py"]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", flags=re.MULTILINE | re.DOTALL)
 
 
@@ -126,9 +126,10 @@ def test_the_method_of_contributing_is_a_method():
 
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_an_example_runs(
-    name: str, discretizer_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    name: str, discretizer_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     options = ["--epochs", "1", "--pictures", "64"] if name == "own_loop.py" else []
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", [name, str(discretizer_file), *options])
     runpy.run_path(str(ROOT / "examples" / name), run_name="__main__")
     assert "%" in capsys.readouterr().out

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from dat.discretizers.autoencoder import Autoencoder
 from dat.discretizers.configuration import check_values, count_of, reading_off, settings_from
 from dat.discretizers.quantizers import create_quantizer
-from dat.discretizers.vqgan import GROUPS, Attention, Downsample, Features, Residual, Upsample, _norm, _silu
+from dat.discretizers.vqgan import GROUPS, Attention, Downsample, Features, Residual, Upsample, group_norm, silu
 from dat.errors import UsageError
 from dat.nn.weights import load_strictly
 from dat.types import Images, Latents
@@ -158,7 +158,7 @@ class Encoder(nn.Module):
             for level, (before, width) in enumerate(zip((config.ch, *widths), widths, strict=False))
         )
         self.mid = _middle(widths[-1], config.dropout_p)
-        self.norm_out = _norm(widths[-1])
+        self.norm_out = group_norm(widths[-1])
         self.conv_out = nn.Conv2d(widths[-1], config.z_channels, 3, padding=1)
 
     def forward(self, images: Features) -> Features:
@@ -166,7 +166,7 @@ class Encoder(nn.Module):
         features = self.conv_in(images)
         for part in (*self.conv_blocks, *self.mid):
             features = part(features)
-        return self.conv_out(_silu(self.norm_out(features)))
+        return self.conv_out(silu(self.norm_out(features)))
 
 
 class Decoder(nn.Module):
@@ -182,7 +182,7 @@ class Decoder(nn.Module):
             Level(before, width, blocks, config.dropout_p, attention=level == 0, upsample=level < last)
             for level, (before, width) in enumerate(zip((widths[0], *widths), widths, strict=False))
         )
-        self.norm_out = _norm(widths[-1])
+        self.norm_out = group_norm(widths[-1])
         self.conv_out = nn.Conv2d(widths[-1], 3, 3, padding=1)
 
     def forward(self, features: Features) -> Features:
@@ -190,7 +190,7 @@ class Decoder(nn.Module):
         features = self.conv_in(features)
         for part in (*self.mid, *self.conv_blocks):
             features = part(features)
-        return self.conv_out(_silu(self.norm_out(features)))
+        return self.conv_out(silu(self.norm_out(features)))
 
 
 class Level(nn.Module):

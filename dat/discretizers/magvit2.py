@@ -5,27 +5,26 @@ Source: Luo et al. (2024), Open-MAGVIT2; TencentARC/SEED-Voken:src/Open_MAGVIT2/
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from dat.discretizers import seed_voken
 from dat.discretizers.autoencoder import Autoencoder
+from dat.discretizers.configuration import check_values, count_of, reading_off
 from dat.discretizers.lookup_free import LookupFreeQuantizer
-from dat.errors import CheckpointError, UsageError
+from dat.discretizers.vqgan import EPSILON, GROUPS, Features, add, group_norm, silu
+from dat.errors import UsageError
 from dat.nn.weights import load_strictly
 from dat.types import Images, Latents
 
-Features = Float[Tensor, "batch _ _ _"]
 Tensors = Mapping[str, Tensor]
 
-GROUPS, EPSILON = 32, 1e-6
+KIND = "an Open-MAGVIT2"
 
 
 @dataclass(frozen=True)
@@ -45,15 +44,9 @@ class MAGVIT2Config:
     out_ch: int = 3
 
     def __post_init__(self) -> None:
-        counts = asdict(self)
-        counts |= {f"ch_mult[{level}]": factor for level, factor in enumerate(counts.pop("ch_mult"))}
-        if faults := [f"{key}={value!r}" for key, value in counts.items() if type(value) is not int or value < 1]:
-            raise UsageError(f"The sizes of an Open-MAGVIT2 are whole numbers from 1 on; got {', '.join(faults)}.")
-        if not self.ch_mult or self.ch % GROUPS:
-            raise UsageError(
-                f"An Open-MAGVIT2 needs ch a multiple of {GROUPS} (its group norms) and one ch_mult per level; "
-                f"got ch={self.ch}, ch_mult={list(self.ch_mult)}."
-            )
+        check_values(self, vars(self), KIND)
+        if self.ch % GROUPS:
+            raise UsageError(f"In {KIND} ch is a multiple of {GROUPS}, for its group norms; got ch={self.ch}.")
 
     @property
     def stride(self) -> int:
@@ -120,18 +113,20 @@ def infer_config(tensors: Tensors, name: str) -> MAGVIT2Config:
     """Shape of the network that has these tensors; the resolution of its training, which they cannot tell, is called 128.
 
     Raises:
-        CheckpointError: a tensor that tells the shape is missing.
+        CheckpointError: a tensor that tells the shape is missing or of a shape that no such network has.
     """
-    levels = 1 + max((int(found[1]) for key in tensors if (found := re.match(r"encoder\.down\.(\d+)\.", key))), default=-1)
-    try:
-        first, bits = tensors["encoder.conv_in.weight"].shape, tensors["encoder.conv_out.weight"].shape[0]
+    with reading_off(name, "Open-MAGVIT2"):
+        levels = count_of(r"encoder\.down\.(\d+)\.", tensors)
         widths = [len(tensors[f"encoder.down.{level}.block.0.conv1.weight"]) for level in range(levels)]
-        out = tensors["decoder.conv_out.weight"].shape[0]
-    except KeyError as error:
-        raise CheckpointError(f"{name} holds no Open-MAGVIT2: it lacks the tensor {error}.") from error
-    blocks = sum(1 for key in tensors if re.fullmatch(r"encoder\.mid_block\.\d+\.conv1\.weight", key))
-    multiples = tuple(width // first[0] for width in widths)
-    return MAGVIT2Config(bits, first[0], multiples, blocks, in_channels=first[1], out_ch=out)
+        ch, in_channels = tensors["encoder.conv_in.weight"].shape[:2]
+        return MAGVIT2Config(
+            z_channels=len(tensors["encoder.conv_out.weight"]),
+            ch=ch,
+            ch_mult=tuple(width // ch for width in widths),
+            num_res_blocks=count_of(r"encoder\.mid_block\.(\d+)\.", tensors),
+            in_channels=in_channels,
+            out_ch=len(tensors["decoder.conv_out.weight"]),
+        )
 
 
 class MAGVIT2(Autoencoder):
@@ -178,7 +173,7 @@ class Encoder(nn.Module):
             for level, (before, width) in enumerate(zip((config.ch, *widths), widths, strict=False))
         )
         self.mid_block = nn.Sequential(*(Residual(widths[-1], widths[-1]) for _ in range(blocks)))
-        self.norm_out = _norm(widths[-1])
+        self.norm_out = group_norm(widths[-1])
         self.conv_out = nn.Conv2d(widths[-1], config.z_channels, 1)
 
     def forward(self, images: Features) -> Features:
@@ -186,7 +181,7 @@ class Encoder(nn.Module):
         features = self.conv_in(images)
         for level in self.down:
             features = level(features)
-        return self.conv_out(F.silu(self.norm_out(self.mid_block(features))))
+        return self.conv_out(silu(self.norm_out(self.mid_block(features))))
 
 
 class EncoderLevel(nn.Module):
@@ -216,7 +211,7 @@ class Decoder(nn.Module):
             DecoderLevel(before, width, blocks, upsample=level > 0)
             for level, (before, width) in enumerate(zip(befores, widths, strict=True))
         )
-        self.norm_out = _norm(widths[0])
+        self.norm_out = group_norm(widths[0])
         self.conv_out = nn.Conv2d(widths[0], config.out_ch, 3, padding=1)
 
     def forward(self, bits: Features) -> Features:
@@ -224,7 +219,7 @@ class Decoder(nn.Module):
         features = self.mid_block(self.conv_in(bits))
         for norm, level in zip(reversed(self.adaptive), reversed(self.up), strict=True):
             features = level(norm(features, bits))
-        return self.conv_out(F.silu(self.norm_out(features)))
+        return self.conv_out(silu(self.norm_out(features)))
 
 
 class DecoderLevel(nn.Module):
@@ -245,17 +240,17 @@ class Residual(nn.Module):
 
     def __init__(self, before: int, width: int) -> None:
         super().__init__()
-        self.norm1 = _norm(before)
+        self.norm1 = group_norm(before)
         self.conv1 = nn.Conv2d(before, width, 3, padding=1, bias=False)
-        self.norm2 = _norm(width)
+        self.norm2 = group_norm(width)
         self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
         self.nin_shortcut = nn.Conv2d(before, width, 1, bias=False) if before != width else nn.Identity()
 
     def forward(self, features: Features) -> Features:
         """Features at the new width."""
-        hidden = self.conv1(F.silu(self.norm1(features)))
-        hidden = self.conv2(F.silu(self.norm2(hidden)))
-        return self.nin_shortcut(features) + hidden
+        hidden = self.conv1(silu(self.norm1(features)))
+        hidden = self.conv2(silu(self.norm2(hidden)))
+        return add(hidden, self.nin_shortcut(features))
 
 
 class AdaptiveGroupNorm(nn.Module):
@@ -286,7 +281,3 @@ class Upsample(nn.Module):
         # torch's pixel_shuffle wants the place to be the fastest index.
         by_place = self.conv1(features).unflatten(1, (4, -1)).transpose(1, 2).flatten(1, 2)
         return F.pixel_shuffle(by_place, 2)
-
-
-def _norm(width: int) -> nn.GroupNorm:
-    return nn.GroupNorm(GROUPS, width, eps=EPSILON)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from dat.discretizers.autoencoder import Autoencoder
 from dat.discretizers.configuration import check_values, count_of, reading_off, settings_from
 from dat.discretizers.quantize import VectorQuantizer
-from dat.discretizers.vqgan import GROUPS, Features, _norm, _silu
+from dat.discretizers.vqgan import GROUPS, Features, group_norm, silu
 from dat.errors import UsageError
 from dat.nn.weights import load_strictly
 from dat.types import Images, Latents
@@ -162,7 +162,7 @@ class Encoder(nn.Module):
             for level, (before, width) in enumerate(zip((config.hidden_channels, *widths), widths, strict=False))
         )
         self.mid = _residuals(config, widths[-1], widths[-1])
-        self.norm_out = _norm(widths[-1])
+        self.norm_out = group_norm(widths[-1])
         self.conv_out = nn.Conv2d(widths[-1], config.z_channels, 1)
 
     def forward(self, images: Features) -> Features:
@@ -170,7 +170,7 @@ class Encoder(nn.Module):
         features = self.conv_in(images)
         for part in (*self.down, *self.mid):
             features = part(features)
-        return self.conv_out(_silu(self.norm_out(features)))
+        return self.conv_out(silu(self.norm_out(features)))
 
 
 class Decoder(nn.Module):
@@ -185,7 +185,7 @@ class Decoder(nn.Module):
             Level(config, before, width, upsample=level > 0)
             for level, (before, width) in enumerate(zip((*widths[1:], widths[-1]), widths, strict=True))
         )
-        self.norm_out = _norm(widths[0])
+        self.norm_out = group_norm(widths[0])
         self.conv_out = nn.Conv2d(widths[0], config.num_channels, 3, padding=1)
 
     def forward(self, features: Features) -> Features:
@@ -193,7 +193,7 @@ class Decoder(nn.Module):
         features = self.conv_in(features)
         for part in (*self.mid, *reversed(self.up)):
             features = part(features)
-        return self.conv_out(_silu(self.norm_out(features)))
+        return self.conv_out(silu(self.norm_out(features)))
 
 
 class Level(nn.Module):
@@ -225,17 +225,17 @@ class Residual(nn.Module):
 
     def __init__(self, before: int, width: int, dropout: float) -> None:
         super().__init__()
-        self.norm1 = _norm(before)
+        self.norm1 = group_norm(before)
         self.conv1 = nn.Conv2d(before, width, 3, padding=1, bias=False)
-        self.norm2 = _norm(width)
+        self.norm2 = group_norm(width)
         self.dropout = nn.Dropout(dropout)
         self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
         self.nin_shortcut = nn.Conv2d(width, width, 1, bias=False) if before != width else None
 
     def forward(self, features: Features) -> Features:
         """Features at the new width."""
-        hidden = self.conv1(_silu(self.norm1(features)))
-        hidden = self.conv2(self.dropout(_silu(self.norm2(hidden))))
+        hidden = self.conv1(silu(self.norm1(features)))
+        hidden = self.conv2(self.dropout(silu(self.norm2(hidden))))
         return hidden + (features if self.nin_shortcut is None else self.nin_shortcut(hidden))
 
 

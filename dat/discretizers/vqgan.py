@@ -22,7 +22,7 @@ from dat.types import Images, Latents
 
 Features = Float[Tensor, "batch _ _ _"]
 
-GROUPS = 32
+GROUPS, EPSILON = 32, 1e-6
 SEQUENCES = ("ch_mult", "attn_resolutions", "levels")
 TOP_LEVEL = ("n_embed", "embed_dim")
 OF_QUANTIZER = {"quantizer": "vq", "levels": ()}
@@ -166,7 +166,7 @@ class Encoder(nn.Module):
             for level, before in enumerate((config.ch, *widths[:-1]))
         )
         self.mid = Middle(config, widths[-1])
-        self.norm_out = _norm(widths[-1])
+        self.norm_out = group_norm(widths[-1])
         self.conv_out = nn.Conv2d(widths[-1], config.z_channels, 3, padding=1)
 
     def forward(self, images: Features) -> Features:
@@ -174,7 +174,7 @@ class Encoder(nn.Module):
         features = self.conv_in(images)
         for level in self.down:
             features = level(features)
-        return self.conv_out(_silu(self.norm_out(self.mid(features))))
+        return self.conv_out(silu(self.norm_out(self.mid(features))))
 
 
 class Decoder(nn.Module):
@@ -189,7 +189,7 @@ class Decoder(nn.Module):
             Level(config, level, before, blocks=config.num_res_blocks + 1, upsample=level > 0)
             for level, before in enumerate((*widths[1:], widths[-1]))
         )
-        self.norm_out = _norm(widths[0])
+        self.norm_out = group_norm(widths[0])
         self.conv_out = nn.Conv2d(widths[0], config.out_ch, 3, padding=1)
 
     def forward(self, features: Features) -> Features:
@@ -197,7 +197,7 @@ class Decoder(nn.Module):
         features = self.mid(self.conv_in(features))
         for level in reversed(self.up):
             features = level(features)
-        return self.conv_out(_silu(self.norm_out(features)))
+        return self.conv_out(silu(self.norm_out(features)))
 
 
 class Level(nn.Module):
@@ -240,18 +240,18 @@ class Residual(nn.Module):
 
     def __init__(self, before: int, width: int, dropout: float) -> None:
         super().__init__()
-        self.norm1 = _norm(before)
+        self.norm1 = group_norm(before)
         self.conv1 = nn.Conv2d(before, width, 3, padding=1)
-        self.norm2 = _norm(width)
+        self.norm2 = group_norm(width)
         self.dropout = nn.Dropout(dropout)
         self.conv2 = nn.Conv2d(width, width, 3, padding=1)
         self.nin_shortcut = nn.Conv2d(before, width, 1) if before != width else nn.Identity()
 
     def forward(self, features: Features) -> Features:
         """Features at the new width."""
-        hidden = self.conv1(_silu(self.norm1(features)))
-        hidden = self.conv2(self.dropout(_silu(self.norm2(hidden))))
-        return _add(hidden, self.nin_shortcut(features))
+        hidden = self.conv1(silu(self.norm1(features)))
+        hidden = self.conv2(self.dropout(silu(self.norm2(hidden))))
+        return add(hidden, self.nin_shortcut(features))
 
 
 class Attention(nn.Module):
@@ -259,7 +259,7 @@ class Attention(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.norm = _norm(width)
+        self.norm = group_norm(width)
         self.q, self.k, self.v, self.proj_out = (nn.Conv2d(width, width, 1) for _ in range(4))
 
     def forward(self, features: Features) -> Features:
@@ -267,7 +267,7 @@ class Attention(nn.Module):
         normed = self.norm(features)
         query, key, value = (part(normed).flatten(2).mT.unsqueeze(1) for part in (self.q, self.k, self.v))
         attended = F.scaled_dot_product_attention(query, key, value)
-        return _add(self.proj_out(attended.squeeze(1).mT.unflatten(2, features.shape[2:])), features)
+        return add(self.proj_out(attended.squeeze(1).mT.unflatten(2, features.shape[2:])), features)
 
 
 class Downsample(nn.Module):
@@ -325,15 +325,19 @@ def _with_repetition(weight: Tensor) -> Tensor:
     return (weight[..., 1:, :] + weight[..., :-1, :]).transpose(0, 1)
 
 
-def _norm(width: int) -> nn.GroupNorm:
-    return _GroupNorm(GROUPS, width, eps=1e-6)
+def group_norm(width: int) -> nn.GroupNorm:
+    """The norm of all networks of this family: 32 groups, epsilon 1e-6."""
+    return _GroupNorm(GROUPS, width, eps=EPSILON)
 
 
-def _silu(normed: Features) -> Features:
-    # In place where no backward pass will ask for the input: it is always the fresh output of a norm.
+def silu(normed: Features) -> Features:
+    """SiLU of the fresh output of a norm: in place where no backward pass will ask for it."""
     return F.silu(normed, inplace=not normed.requires_grad)
 
 
-def _add(fresh: Features, features: Features) -> Features:
-    # In place where no backward pass will ask for it, as memory that was never touched costs more than the sum.
+def add(fresh: Features, features: Features) -> Features:
+    """Their sum; in place of `fresh`, the output of a convolution, where no backward pass will ask for it.
+
+    Memory that was never touched costs more than the sum.
+    """
     return fresh + features if torch.is_grad_enabled() else fresh.add_(features)
