@@ -23,6 +23,7 @@ from dat.data.pipeline import CenterCrop
 from dat.discretizers import codes as code_space
 from dat.discretizers.frozen import FrozenDiscretizer
 from dat.discretizers.listing import in_columns
+from dat.discretizers.quality import psnr_db
 from dat.errors import DataError
 from dat.progress import Bar
 from dat.report.figures import INK, MUTED, PAPER
@@ -164,9 +165,9 @@ def _resampled(codes: PictureCodes, codebook_size: int, settings: RandomCodes, g
 
 
 def _outcome(path: Path, images: Picture, decoded: Picture, codes: PictureCodes) -> Outcome:
-    error = (decoded - images).square().mean().clamp(min=1e-12)  # 120 dB at most, so that JSON can hold it
+    psnr = round(psnr_db((decoded - images).square().mean().item()), 2)
     height, width = images.shape[2:]
-    return Outcome(str(path), width, height, tuple(codes.shape[1:]), len(codes.unique()), round(-10 * error.log10().item(), 2))
+    return Outcome(str(path), width, height, tuple(codes.shape[1:]), len(codes.unique()), psnr)
 
 
 def _total(outcomes: Sequence[Outcome], codes: Iterable[PictureCodes], codebook_size: int) -> Total:

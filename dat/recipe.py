@@ -468,6 +468,15 @@ class DistillationRecipe(Strict):
     seed: int = 0
     out: str = ""
 
+    @model_validator(mode="after")
+    def _weighted(self) -> DistillationRecipe:
+        if bool(self.training.perceptual_weight) == isinstance(self.perceptual, NoPerceptual):
+            raise ValueError(
+                f"training.perceptual_weight is {self.training.perceptual_weight}, perceptual.kind {self.perceptual.kind!r}; "
+                "give a distance and a weight above 0, or neither"
+            )
+        return self
+
 
 Recipe = ClassificationRecipe | DiscretizerRecipe | DistillationRecipe
 _ADAPTER: TypeAdapter[Recipe] = TypeAdapter(Annotated[Recipe, Field(discriminator="kind")])

@@ -22,7 +22,7 @@ from torch import nn
 from dat import measure
 from dat import recipe as recipes
 from dat.discretizers.frozen import FrozenDiscretizer
-from dat.discretizers.pretrained import load_discretizer
+from dat.discretizers.pretrained import load_discretizer, weight_file
 from dat.engine import checkpoint, run_folder
 from dat.engine.discretizer_health import reconstruction_quality
 from dat.engine.discretizer_loop import train_discretizer
@@ -75,6 +75,7 @@ def run(recipe: recipes.Recipe, *, resume: bool = False, cpu: bool = False) -> P
         DatError: one of its kinds, each with a sentence for the user.
     """
     recipes.check(recipe)
+    _open_weights(recipe)
     state = PartialState(cpu=cpu)
     place = Place(torch.device(state.device or "cpu"), state.process_index, state.num_processes)
     folder, identity = Path(recipe.out), recipes.recipe_hash(recipe)
@@ -97,6 +98,23 @@ def run(recipe: recipes.Recipe, *, resume: bool = False, cpu: bool = False) -> P
             if place.is_main:
                 write_discretizer_report(folder)
     return folder
+
+
+def _open_weights(recipe: recipes.Recipe) -> None:
+    """Read the weights that a recipe names, and let them go: what is missing is to be said before anything is written."""
+    if isinstance(recipe, recipes.ClassificationRecipe):
+        section = recipe.discretizer
+        specs = [section.train] if section is not None and section.train is not None else []
+        sources = [section.load] if section is not None and section.load is not None else []
+    else:
+        specs = [recipe]
+        sources = [recipe.teacher.load] if isinstance(recipe, recipes.DistillationRecipe) else []
+    for source in sources:
+        load_discretizer(source)
+    for spec in specs:
+        recipes.build_perceptual(spec.perceptual)
+        if isinstance(spec, recipes.DiscretizerSpec):
+            recipes.build_frechet(spec.frechet)
 
 
 def evaluate_again(path: Path, overrides: Sequence[str] = (), *, cpu: bool = False) -> list[Row]:
@@ -221,7 +239,11 @@ def _distill(context: Context, recipe: recipes.DistillationRecipe, data: recipes
     made_by = {
         "recipe_hash": context.recipe_hash,
         "data": data.fingerprint,
-        "teacher": {"name": Path(recipe.teacher.load).stem, "precision": recipe.teacher.precision},
+        "teacher": {
+            "name": Path(recipe.teacher.load).stem,
+            "sha256": file_sha256(weight_file(recipe.teacher.load)),
+            "precision": recipe.teacher.precision,
+        },
         "perceptual": _with_hashes(recipe.perceptual.model_dump()),
         "seed": recipe.seed,
         "versions": measure.versions(),

@@ -142,7 +142,7 @@ def test_every_example_is_tested():
 # ---- commands
 
 
-@pytest.mark.parametrize(("page", "count"), [("README.md", 4), ("docs/recipes.md", 7)])
+@pytest.mark.parametrize(("page", "count"), [("README.md", 6), ("docs/recipes.md", 7), ("docs/discretizers.md", 15)])
 def test_the_commands_of_a_page_can_be_parsed(page: str, count: int):
     found = list(commands(page))
     assert len(found) == count

@@ -28,7 +28,7 @@ class Quantizer(nn.Module):
         raise NotImplementedError
 
     def decode(self, codes: Codes) -> Latents:
-        """The vector of each code, as a map of features; float32 unless the quantizer was made double."""
+        """The vector of each code, as a map of features; in the dtype of the quantizer's weights, float32 where it has none."""
         raise NotImplementedError
 
 

@@ -1,11 +1,11 @@
-"""What is done with codes: comparing, replacing at random, and counting which are used."""
+"""What is done with codes: checking, comparing, replacing at random, and counting which are used."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from dat.errors import UsageError
@@ -13,6 +13,8 @@ from dat.types import Codes, PerImage
 
 Changed = Bool[Tensor, "batch *grid"]
 Numbers = Float[Tensor, "batch *grid"]
+AnyCodes = Int[Tensor, "..."]
+Counts = Int[Tensor, " codes"]
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,20 @@ class Usage:
     fraction: float
     perplexity: float
     dead: tuple[int, ...]
+
+
+def check_in_codebook(codes: AnyCodes, codebook_size: int) -> None:
+    """Refuse codes that a codebook does not hold; one pass over them, of which there is at least one.
+
+    Raises:
+        UsageError: a code is below 0, or not below `codebook_size`.
+    """
+    lowest, highest = torch.stack(torch.aminmax(codes)).tolist()
+    if lowest < 0 or highest >= codebook_size:
+        raise UsageError(
+            f"Codes reach from {lowest} to {highest}; this codebook holds 0 to {codebook_size - 1}; "
+            "give the discretizer that wrote them."
+        )
 
 
 def changed(before: Codes, after: Codes) -> Changed:
@@ -57,11 +73,15 @@ def usage(codes: Codes, codebook_size: int) -> Usage:
 
     `perplexity` is `exp` of the entropy of the codes: `codebook_size` where all are equally frequent, 1 for a single one.
     """
-    counts = torch.bincount(codes.flatten(), minlength=codebook_size).double()
-    shares = counts / counts.sum()
+    return usage_of(torch.bincount(codes.flatten(), minlength=codebook_size))
+
+
+def usage_of(counts: Counts) -> Usage:
+    """The same of how often each code of the codebook occurs."""
+    shares = counts.double() / counts.sum()
     dead = (counts == 0).nonzero().flatten().tolist()
     return Usage(
-        fraction=1 - len(dead) / codebook_size,
+        fraction=1 - len(dead) / len(counts),
         perplexity=torch.special.entr(shares).sum().exp().item(),
         dead=tuple(dead),
     )

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dat.errors import CheckpointError, UsageError
 
-Settings = TypeVar("Settings")
+Shape = TypeVar("Shape")
 Tensors = Mapping[str, Tensor]
 
 
@@ -20,14 +20,16 @@ def _is_size(value: object) -> bool:
     return type(value) is int and value >= 1
 
 
+def _are_sizes(value: object) -> bool:
+    return isinstance(value, tuple) and value != () and all(map(_is_size, value))
+
+
 # By the annotation of a setting: what it must be, and whether a value is.
 KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "int": ("a whole number from 1 on", _is_size),
     "int | None": ("a whole number from 1 on", lambda value: value is None or _is_size(value)),
-    "tuple[int, ...]": (
-        "whole numbers from 1 on",
-        lambda value: isinstance(value, tuple) and value != () and all(map(_is_size, value)),
-    ),
+    "tuple[int, ...]": ("whole numbers from 1 on", _are_sizes),
+    "tuple[int, ...] | None": ("whole numbers from 1 on", lambda value: value is None or _are_sizes(value)),
     "float": ("a number", lambda value: type(value) in (int, float)),
     "bool": ("true or false", lambda value: type(value) is bool),
     "str": ("a word", lambda value: isinstance(value, str)),
@@ -35,7 +37,7 @@ KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
 ANYTHING = ("", lambda _: True)
 
 
-def settings_from(words: Mapping[str, Any], shape: type[Settings], kind: str) -> Settings:
+def settings_from(words: Mapping[str, Any], shape: type[Shape], kind: str) -> Shape:
     """A dataclass of settings from a flat dictionary of its fields; lists become tuples, what is absent has its default.
 
     Raises:
@@ -78,7 +80,7 @@ def reading_off(name: str, kind: str) -> Iterator[None]:
         raise CheckpointError(f"{name} holds no {kind}: it lacks the tensor {error}.") from error
     except UsageError as error:
         raise CheckpointError(f"The configuration of {name} cannot be read off its tensors: {error}") from error
-    except (IndexError, ValueError, ZeroDivisionError) as error:
+    except (IndexError, TypeError, ValueError, ZeroDivisionError) as error:
         raise CheckpointError(f"{name} holds no {kind}: its tensors have the names of one, but not the shapes.") from error
 
 

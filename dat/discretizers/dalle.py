@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from dat.discretizers.autoencoder import Autoencoder, Quantizer
 from dat.discretizers.configuration import check_values, count_of, reading_off, settings_from
 from dat.errors import CheckpointError, DivergenceError, UsageError
-from dat.nn.weights import load_strictly, read_tensors
+from dat.nn.weights import build_strictly, read_tensors
 from dat.types import Codes, Images, Latents
 
 Features = Float[Tensor, "batch _ _ _"]
@@ -85,10 +85,7 @@ def build_dalle(tensors: Tensors, config: Mapping[str, Any] | None, name: str) -
     """
     settings = infer_config(tensors, name) if config is None else DalleConfig.from_dict(config)
     weights = {key.replace(LOOKUP, "quantize."): value.float() for key, value in tensors.items()}
-    with torch.device("meta"):  # The weights come from the file, so none are drawn.
-        network = DalleDVAE(settings)
-    load_strictly(network, weights, name=name)
-    return network
+    return build_strictly(lambda: DalleDVAE(settings), weights, name=name)
 
 
 def infer_config(tensors: Tensors, name: str) -> DalleConfig:
@@ -116,8 +113,7 @@ def encoder_in(folder: Path) -> Path | None:
 def read_both_halves(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """`read_tensors`; of one half of a dVAE, together with the other, which lies beside it.
 
-    Their keys get `encoder.` and `decoder.` before them. The other half has the same name with the other of these two words,
-    or is the only one of the folder with that word in its name.
+    Their keys get `encoder.` and `decoder.` before them.
 
     Raises:
         CheckpointError: see `read_tensors`; or the other half is not there.
@@ -125,15 +121,31 @@ def read_both_halves(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     tensors, metadata = read_tensors(path)
     if TELLING not in tensors:
         return tensors, metadata
-    own, wanted = HALVES if HALVES[0] in path.name.lower() else HALVES[::-1]
-    other = path.with_name(path.name.replace(own, wanted))
-    beside = [other] if own in path.name and other.is_file() else _named_after(path.parent, wanted)
-    if own not in path.name.lower() or len(beside) != 1 or TELLING not in (others := read_tensors(beside[0])[0]):
+    other = other_half(path)
+    if other is None or TELLING not in (others := read_tensors(other)[0]):
         raise CheckpointError(
             f"{path} holds one half of a dVAE; put the other beside it, as encoder{path.suffix} and decoder{path.suffix}."
         )
+    own, wanted = _own_and_other(path)
     halves = {own: tensors, wanted: others}
     return {f"{half}.{key}": value for half in HALVES for key, value in halves[half].items()}, metadata
+
+
+def other_half(path: Path) -> Path | None:
+    """The file beside one half of a dVAE with the same name but for the word, or the only one with the other word in it."""
+    own, wanted = _own_and_other(path)
+    if own not in path.name.lower():
+        return None
+    other = path.with_name(path.name.replace(own, wanted))
+    if own in path.name and other.is_file():
+        return other
+    beside = _named_after(path.parent, wanted)
+    return beside[0] if len(beside) == 1 else None
+
+
+def _own_and_other(path: Path) -> tuple[str, str]:
+    encoder, decoder = HALVES
+    return (encoder, decoder) if encoder in path.name.lower() else (decoder, encoder)
 
 
 def _named_after(folder: Path, half: str) -> list[Path]:

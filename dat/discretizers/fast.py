@@ -28,7 +28,7 @@ from dat.discretizers.quantize import Codebook, TrainableQuantizer, VectorQuanti
 from dat.discretizers.quantize_cosine import CosineQuantizer
 from dat.discretizers.quantizers import check_quantizer, create_quantizer
 from dat.errors import UsageError
-from dat.nn.weights import load_strictly
+from dat.nn.weights import build_strictly
 from dat.types import Codes, Images, Latents
 
 Features = Float[Tensor, "batch channels rows columns"]
@@ -159,10 +159,7 @@ def build_fast(tensors: Tensors, config: Mapping[str, Any] | None, name: str) ->
     if config is None:
         raise UsageError(f"{name} holds {KIND} without its configuration; give config with codebook_size, depth, stride, ...")
     settings = FastConfig.from_dict(config)
-    with torch.device("meta"):  # The weights come from the file, so none are drawn.
-        network = FastAutoencoder(settings)
-    load_strictly(network, tensors, name=name)
-    return network
+    return build_strictly(lambda: FastAutoencoder(settings), tensors, name=name)
 
 
 # ---- the teacher's codes
@@ -188,7 +185,7 @@ class Frame:
 def frame_of(teacher: Autoencoder, depth: int) -> Frame | None:
     """The first `depth` principal axes of the teacher's codebook, its nearest codes about 1 apart; None: its own latents.
 
-    The same quantizer gives the same frame on the same machine.
+    It lies on the CPU, and is computed there: the same quantizer gives the same frame on every device of a machine.
 
     Raises:
         UsageError: the teacher has fewer axes, or codes that no student can have.
@@ -196,7 +193,7 @@ def frame_of(teacher: Autoencoder, depth: int) -> Frame | None:
     quantizer = _shareable(teacher)
     if not isinstance(quantizer, NEAREST):
         return None
-    rows = _rows(quantizer)
+    rows = _rows(quantizer).cpu()
     if depth > rows.shape[1]:
         raise UsageError(f"depth is {depth}, but the codes of the teacher have {rows.shape[1]} channels; write that or less.")
     centre, _, axes = _principal_axes(rows)

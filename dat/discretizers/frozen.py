@@ -11,10 +11,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from dat.discretizers.autoencoder import Autoencoder
+from dat.discretizers.codes import check_in_codebook
 from dat.errors import UsageError
 from dat.types import Codes, Images, Latents, check_images
 
 PaddedImages = Float[Tensor, "batch 3 rows columns"]
+WHOLE_NUMBERS = (torch.int64, torch.int32, torch.int16, torch.int8)
 
 
 class FrozenDiscretizer(nn.Module):
@@ -77,7 +79,7 @@ class FrozenDiscretizer(nn.Module):
             return self.network.quantize.encode(self.latents(images))
 
     def latents(self, images: Images) -> Latents:
-        """What the codes are searched for, in float32 (float64 after `.double()`).
+        """What the codes are searched for, in float32 (float64 after `.double()`); the images are never written to.
 
         Raises:
             UsageError: see `encode`.
@@ -96,10 +98,10 @@ class FrozenDiscretizer(nn.Module):
         """Images in [0, 1], `stride` times as large as the grid of codes, in float32 (float64 after `.double()`).
 
         Raises:
-            UsageError: a code is not in the codebook, or their shape is not that of the network's codes.
+            UsageError: a code is not in the codebook, or codes are no whole numbers, or of another shape than the network's.
         """
         check_codes(codes, self.network)
-        return self._decode(codes, torch.promote_types(self._dtype, torch.float32))
+        return self._decode(codes.long(), torch.promote_types(self._dtype, torch.float32))
 
     def _decode(self, codes: Codes, dtype: torch.dtype) -> Images:
         low, high = self.network.pixel_range
@@ -120,11 +122,9 @@ def check_codes(codes: Tensor, network: Autoencoder) -> None:
     """
     shape = "(batch, rows, columns)" if network.tokens is None else f"(batch, {network.tokens})"
     fits = codes.ndim == 3 if network.tokens is None else codes.shape[1:] == (network.tokens,)
-    if not fits or codes.is_floating_point() or not codes.numel():
-        raise UsageError(f"Codes are {codes.dtype} of shape {tuple(codes.shape)}; they must be integers {shape}.")
-    lowest, highest = torch.stack(torch.aminmax(codes)).tolist()
-    if lowest < 0 or highest >= network.codebook_size:
-        raise UsageError(f"Codes reach from {lowest} to {highest}; this codebook holds 0 to {network.codebook_size - 1}.")
+    if not fits or codes.dtype not in WHOLE_NUMBERS or not codes.numel():
+        raise UsageError(f"Codes are {codes.dtype} of shape {tuple(codes.shape)}; they must be signed integers {shape}.")
+    check_in_codebook(codes, network.codebook_size)
 
 
 def check_size(images: Tensor, network: Autoencoder) -> None:

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from dat.discretizers.index_propagation import largest_product, propagated
-from dat.discretizers.quantize import Quantized, TrainableQuantizer, as_vectors, check_finite
+from dat.discretizers.quantize import Quantized, TrainableQuantizer, as_grid, as_vectors, check_finite
 from dat.types import Codes, Latents
 
 Noise = Float[Tensor, "batch codes rows columns"]
@@ -49,7 +49,7 @@ class GumbelQuantizer(TrainableQuantizer):
         logits = as_vectors(self.proj(latents))
         check_finite(logits)
         noisy = logits if noise is None else logits + as_vectors(noise).to(logits)
-        codes = self.encode(latents) if noise is None else noisy.argmax(dim=1).view(len(latents), *latents.shape[2:])
+        codes = self.encode(latents) if noise is None else as_grid(noisy.argmax(dim=1), latents)
         probabilities, zero = logits.softmax(dim=1), latents.new_zeros(())
         divergence = probabilities * (probabilities * self.codebook_size + 1e-10).log()
         return Quantized(
@@ -62,8 +62,7 @@ class GumbelQuantizer(TrainableQuantizer):
 
     def encode(self, latents: Latents) -> Codes:
         """Code of the largest score at each position."""
-        codes = largest_product(as_vectors(latents), self.proj.weight.flatten(1), self.proj.bias)
-        return codes.view(len(latents), *latents.shape[2:])
+        return as_grid(largest_product(as_vectors(latents), self.proj.weight.flatten(1), self.proj.bias), latents)
 
     def decode(self, codes: Codes) -> Latents:
         """Codebook row at each position."""

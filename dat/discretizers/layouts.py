@@ -28,35 +28,36 @@ Builder = Callable[[Tensors, Mapping[str, Any] | None, str], Autoencoder]
 
 @dataclass(frozen=True)
 class Layout:
-    """A public key layout. It is that of a file with all `keys`, and, if there are `settings`, a configuration with one.
+    """A public key layout. It is that of a file where each of `parts` begins some key, and, if there are `settings`, of a
+    configuration with one. Parts, not whole keys: of a file that lacks a tensor, the right layout says so.
 
     `build` makes the network of tensors, their configuration (None: it is read off the tensors) and the file's name.
     `check` refuses a file that only a configuration could tell from one of another layout.
     """
 
     build: Builder
-    keys: tuple[str, ...]
+    parts: tuple[str, ...]
     settings: tuple[str, ...] = ()
     check: Callable[[Tensors, str], None] | None = None
 
     def fits(self, tensors: Tensors, config: Mapping[str, Any] | None) -> bool:
         """Whether a file is of this layout, as far as keys and settings tell."""
         told = not self.settings or any(setting in (config or {}) for setting in self.settings)
-        return told and all(key in tensors for key in self.keys)
+        return told and all(any(key.startswith(part) for key in tensors) for part in self.parts)
 
 
-# The first that fits is taken, so a layout stands before those whose keys it has, too.
+# The first that fits is taken, so a layout stands before those whose parts it has, too.
 LAYOUTS = {
-    "fast": Layout(build_fast, ("encoder.1.mix.weight", "decoder.1.mix.weight")),
-    "dalle": Layout(build_dalle, ("encoder.blocks.input.w",)),
-    "vqvae": Layout(build_vqvae, ("vq_vae.codebook.weight",)),
-    "titok": Layout(build_titok, ("latent_tokens",)),
-    "llamagen": Layout(build_llamagen, ("encoder.conv_blocks.0.res.0.norm1.weight",)),
-    "maskgit": Layout(build_maskgit, ("encoder.mid.0.norm1.weight", "encoder.down.0.block.0.norm1.weight")),
-    "lfq": Layout(build_magvit2, ("decoder.adaptive.0.gamma.weight",)),
-    "gumbel": Layout(build_gumbel, ("quantize.embed.weight",)),
-    "ibq": Layout(build_ibq, ("quantize.embedding.weight",), settings=("l2_normalize", "use_entropy_loss")),
-    "vqgan": Layout(build_taming, ("quantize.embedding.weight",), check=refuse_undecided),
+    "fast": Layout(build_fast, ("encoder.1.mix.", "decoder.1.mix.")),
+    "dalle": Layout(build_dalle, ("encoder.blocks.", "decoder.blocks.")),
+    "vqvae": Layout(build_vqvae, ("encoder._blocks.", "decoder._blocks.")),
+    "titok": Layout(build_titok, ("encoder.transformer.", "decoder.transformer.")),
+    "llamagen": Layout(build_llamagen, ("encoder.conv_blocks.",)),
+    "maskgit": Layout(build_maskgit, ("encoder.mid.0.", "encoder.down.")),
+    "lfq": Layout(build_magvit2, ("decoder.adaptive.",)),
+    "gumbel": Layout(build_gumbel, ("quantize.proj.",)),
+    "ibq": Layout(build_ibq, ("quantize.embedding.",), settings=("l2_normalize", "use_entropy_loss")),
+    "vqgan": Layout(build_taming, ("quantize.embedding.",), check=refuse_undecided),
 }
 
 

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from dat.discretizers.autoencoder import Autoencoder
@@ -18,7 +17,7 @@ from dat.discretizers.configuration import check_values, count_of, reading_off, 
 from dat.discretizers.quantizers import create_quantizer
 from dat.discretizers.vqgan import GROUPS, Attention, Downsample, Features, Residual, Upsample, group_norm, silu
 from dat.errors import UsageError
-from dat.nn.weights import load_strictly
+from dat.nn.weights import build_strictly
 from dat.types import Images, Latents
 
 KIND = "a tokenizer of LlamaGen"
@@ -90,10 +89,7 @@ def build_llamagen(tensors: Tensors, config: Mapping[str, Any] | None, name: str
     """
     weights = {key: value.float() for key, value in tensors.items() if key not in NOT_OF_THE_NETWORK}
     settings = infer_config(weights, name) if config is None else LlamaGenConfig.from_dict(config)
-    with torch.device("meta"):  # The weights come from the file, so none are drawn.
-        network = LlamaGen(settings)
-    load_strictly(network, weights, name=name)
-    return network
+    return build_strictly(lambda: LlamaGen(settings), weights, name=name)
 
 
 def infer_config(tensors: Tensors, name: str) -> LlamaGenConfig:

@@ -6,7 +6,7 @@ Source: Luo et al. (2024), Open-MAGVIT2; TencentARC/SEED-Voken:src/Open_MAGVIT2/
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from dat.discretizers import seed_voken
 from dat.discretizers.autoencoder import Autoencoder
-from dat.discretizers.configuration import check_values, count_of, reading_off
+from dat.discretizers.configuration import check_values, count_of, reading_off, settings_from
 from dat.discretizers.lookup_free import LookupFreeQuantizer
 from dat.discretizers.vqgan import EPSILON, GROUPS, Features, add, group_norm, silu
 from dat.errors import UsageError
-from dat.nn.weights import load_strictly
+from dat.nn.weights import build_strictly
 from dat.types import Images, Latents
 
 Tensors = Mapping[str, Tensor]
@@ -75,12 +75,7 @@ class MAGVIT2Config:
                 "token_factorization=True writes each code as two, as its generators of images want it; "
                 "leave it out: the network is the same, and each position has one code."
             )
-        values = {key: value for key, value in inner.items() if key != "double_z"}
-        unknown = values.keys() - {entry.name for entry in fields(cls)} | ({"double_z"} if inner.get("double_z") else set())
-        if unknown:
-            raise UsageError(f"An Open-MAGVIT2 has no {', '.join(sorted(unknown))}; take a configuration without.")
-        values |= {"ch_mult": tuple(values.get("ch_mult", cls.ch_mult))}
-        settings = cls(**values)
+        settings = settings_from({key: value for key, value in inner.items() if key != "double_z" or value}, cls, KIND)
         if outer != {"n_embed": 2**settings.z_channels, "embed_dim": settings.z_channels}:
             raise UsageError(
                 f"With z_channels={settings.z_channels}, one bit each, an Open-MAGVIT2 has "
@@ -103,10 +98,7 @@ def build_magvit2(tensors: Tensors, config: Mapping[str, Any] | None, name: str)
     """
     weights = seed_voken.network_weights(tensors, name, averaged=(config or {}).get("use_ema", True))
     settings = infer_config(weights, name) if config is None else MAGVIT2Config.from_dict(config)
-    with torch.device("meta"):  # The weights come from the file, so none are drawn.
-        network = MAGVIT2(settings)
-    load_strictly(network, weights, name=name)
-    return network
+    return build_strictly(lambda: MAGVIT2(settings), weights, name=name)
 
 
 def infer_config(tensors: Tensors, name: str) -> MAGVIT2Config:

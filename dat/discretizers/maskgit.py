@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -19,7 +18,7 @@ from dat.discretizers.configuration import check_values, count_of, reading_off, 
 from dat.discretizers.quantize import VectorQuantizer
 from dat.discretizers.vqgan import GROUPS, Features, group_norm, silu
 from dat.errors import UsageError
-from dat.nn.weights import load_strictly
+from dat.nn.weights import build_strictly
 from dat.types import Images, Latents
 
 KIND = "a VQGAN of MaskGIT"
@@ -91,10 +90,7 @@ def build_maskgit(tensors: Tensors, config: Mapping[str, Any] | None, name: str)
     """
     weights = {key: value.float() for key, value in tensors.items()}  # Public files hold nothing beside the network.
     settings = infer_config(weights, name) if config is None else MaskGITConfig.from_dict(config)
-    with torch.device("meta"):  # The weights come from the file, so none are drawn.
-        network = MaskGIT(settings)
-    load_strictly(network, weights, name=name)
-    return network
+    return build_strictly(lambda: MaskGIT(settings), weights, name=name)
 
 
 def infer_config(tensors: Tensors, name: str) -> MaskGITConfig:

@@ -143,7 +143,9 @@ class VQGANObjective:
 
 def _entropy_loss(quantized: Quantized, weight: float) -> Scalar:
     if quantized.entropy_loss is None:
-        raise UsageError(f"entropy_weight is {weight}, but this quantizer has no entropy loss; write 0, or quantizer: lfq.")
+        raise UsageError(
+            f"entropy_weight is {weight}, but this quantizer has no entropy loss; write 0, or quantizer: lfq, ibq or gumbel."
+        )
     return quantized.entropy_loss
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from dat import results
 from dat.discretizers import layouts, names
 from dat.discretizers.autoencoder import Autoencoder
-from dat.discretizers.dalle import HALVES, DalleDVAE, encoder_in, read_both_halves
+from dat.discretizers.dalle import DalleDVAE, encoder_in, other_half, read_both_halves
 from dat.discretizers.frozen import FrozenDiscretizer
 from dat.errors import CheckpointError, UsageError
 from dat.nn.weights import file_sha256, read_tensors
@@ -32,13 +32,14 @@ def load_discretizer(
 ) -> FrozenDiscretizer:
     """The frozen discretizer of a file: ours (also its folder), or of a public layout; or of a name (`dat discretizer list`).
 
-    A path goes before a name. Nothing is downloaded. `config` is the public configuration (`ddconfig`, `n_embed`,
-    `embed_dim`); without it, it is read off the tensors.
-    `dtype`: float64 for everything, bfloat16 or float16 for the networks but not the search. Runs no code of the file.
+    Of a dVAE, either half or the folder of both. A path goes before a name. Nothing is downloaded; no code of a file runs.
+    `config`: the settings of the network in the words of its authors, or `{"layout": ...}` (of `dat.discretizers.layouts`)
+    where tensors do not tell it, or both; without settings, they are read off the tensors. A file of ours goes by its own.
+    `dtype`: float64 for everything, bfloat16 or float16 for the networks but not the search.
 
     Raises:
         CheckpointError: the file is missing, damaged or of another kind, or its tensors are not those of the network.
-        UsageError: `config` is none of a VQGAN, or `dtype` is none of the above.
+        UsageError: `config` is none of this layout, or `dtype` is none of the above.
     """
     path, known = names.locate(source)
     path, config = _file_of(path), known if config is None else config
@@ -99,24 +100,34 @@ def read_extra(source: str | Path) -> dict[str, Any]:
     Raises:
         CheckpointError: the file is missing, damaged or not of our own format.
     """
-    path, _ = names.locate(source)
-    path = path / FILE_NAME if path.is_dir() else path
+    path = _file_of(names.locate(source)[0])
     tensors, metadata = read_tensors(path)
     if FORMAT not in metadata:
         raise CheckpointError(f"{path} was not written by save_discretizer, so it says nothing of how it was made.")
     return _own_header(path, tensors, metadata)["extra"]
 
 
+def weight_file(source: str | Path) -> Path:
+    """The file that `load_discretizer` reads for this source, of a dVAE the encoder's.
+
+    Raises:
+        CheckpointError: there is none, or `source` is no name.
+    """
+    return _file_of(names.locate(source)[0])
+
+
 def _file_of(path: Path) -> Path:
     """Of a folder, our own file, or the encoder's of the two of a dVAE."""
+    if not path.is_dir():
+        return path
     own = path / FILE_NAME
-    return path if not path.is_dir() else own if own.is_file() else encoder_in(path) or own
+    return own if own.is_file() else encoder_in(path) or own
 
 
 def _read_from(file: Path, layout: str) -> list[Path]:
     """The file itself, or both halves of a dVAE."""
-    beside = sorted(other for other in file.parent.iterdir() if any(half in other.name.lower() for half in HALVES))
-    return beside if layout == DalleDVAE.layout and file in beside else [file]
+    other = other_half(file) if layout == DalleDVAE.layout else None
+    return [file] if other is None else sorted((file, other))
 
 
 def _own_header(path: Path, tensors: Tensors, metadata: Mapping[str, str]) -> dict[str, Any]:

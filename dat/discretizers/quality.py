@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
+from dat.discretizers.codes import Counts, check_in_codebook, usage_of
 from dat.errors import UsageError
 from dat.nn.imagenet_networks import ImageNetNetwork, enlarge
 from dat.types import Codes, Images, PerImage
 
 Embeddings = Float[Tensor, "count width"]
 Reconstructions = Float[Tensor, "batch 3 rows columns"]
-Counts = Int[Tensor, " codes"]
 Mean = Float[np.ndarray, " width"]
 Covariance = Float[np.ndarray, "width width"]
 
@@ -26,7 +27,6 @@ SMALLEST_FOR_SSIM = 6
 """Pixels a side. The window of 11 reflects 5 pixels around the image."""
 
 
-@runtime_checkable
 @runtime_checkable
 class NamedDistance(Protocol):
     """A perceptual distance: images in [-1, 1] and references to one number per image."""
@@ -44,6 +44,11 @@ class NamedDistance(Protocol):
 def is_collapsed(codes_used: float) -> bool:
     """Whether so small a fraction of the codes occurs that an alarm is due."""
     return codes_used < COLLAPSED_BELOW
+
+
+def psnr_db(mean_squared_error: float) -> float:
+    """Peak signal-to-noise ratio of images in [0, 1], in dB; at most 120, so that JSON can hold that of equal ones."""
+    return -10 * math.log10(max(mean_squared_error, 1e-12))
 
 
 def structural_similarity(images: Images, references: Images) -> PerImage:
@@ -165,7 +170,7 @@ class ReconstructionQuality:
         """
         if not self.images:
             raise UsageError("The quality of no reconstruction is undefined; update it with a batch first.")
-        measures = {"psnr_db": -10 * float(np.log10(max(self.squared_error / self.numbers, 1e-12)))}
+        measures = {"psnr_db": psnr_db(self.squared_error / self.numbers)}
         if self.has_ssim:
             measures["ssim"] = self.similarity / self.images
         measures |= self._codebook_use()
@@ -177,13 +182,10 @@ class ReconstructionQuality:
         return measures
 
     def _count_codes(self, codes: Codes) -> None:
-        flat, size = codes.flatten().cpu(), len(self.counts)
-        lowest, highest = torch.stack(torch.aminmax(flat)).tolist()
-        if lowest < 0 or highest >= size:
-            raise UsageError(f"Codes reach from {lowest} to {highest}; this codebook holds 0 to {size - 1}.")
-        self.counts += torch.bincount(flat, minlength=size)
+        flat = codes.flatten().cpu()
+        check_in_codebook(flat, len(self.counts))
+        self.counts += torch.bincount(flat, minlength=len(self.counts))
 
     def _codebook_use(self) -> dict[str, float]:
-        dead = int((self.counts == 0).sum())
-        entropy = torch.special.entr(self.counts.double() / self.counts.sum()).sum()
-        return {"codes_used": 1 - dead / len(self.counts), "perplexity": float(entropy.exp()), "dead_codes": float(dead)}
+        usage = usage_of(self.counts)
+        return {"codes_used": usage.fraction, "perplexity": usage.perplexity, "dead_codes": float(len(usage.dead))}

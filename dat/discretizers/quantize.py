@@ -98,6 +98,11 @@ def as_vectors(latents: Latents) -> Vectors:
     return latents.permute(0, 2, 3, 1).flatten(0, 2)
 
 
+def as_grid(indices: Indices, latents: Latents) -> Codes:
+    """What was found for each row of `as_vectors(latents)`, at its position."""
+    return indices.view(len(latents), *latents.shape[2:])
+
+
 def check_finite(*tensors: Tensor) -> None:
     """Refuse latents or codebooks that are no numbers; one pass over them.
 
@@ -179,8 +184,7 @@ class VectorQuantizer(CodebookQuantizer):
 
     def encode(self, latents: Latents) -> Codes:
         """Code of the nearest codebook row at each position."""
-        codes = nearest_code(as_vectors(latents), self.embedding.weight)
-        return codes.view(len(latents), *latents.shape[2:])
+        return as_grid(nearest_code(as_vectors(latents), self.embedding.weight), latents)
 
     def decode(self, codes: Codes) -> Latents:
         """Codebook row at each position."""

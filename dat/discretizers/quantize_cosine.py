@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from dat.discretizers.entropy import entropies
-from dat.discretizers.quantize import Codebook, CodebookQuantizer, Quantized, as_vectors, nearest_code
+from dat.discretizers.quantize import Codebook, CodebookQuantizer, Quantized, as_grid, as_vectors, nearest_code
 from dat.types import Codes, Latents
 
 
@@ -47,8 +47,7 @@ class CosineQuantizer(CodebookQuantizer):
 
     def encode(self, latents: Latents) -> Codes:
         """Code at the smallest angle at each position."""
-        codes = nearest_code(as_vectors(F.normalize(latents, dim=1)), self.rows)
-        return codes.view(len(latents), *latents.shape[2:])
+        return as_grid(nearest_code(as_vectors(F.normalize(latents, dim=1)), self.rows), latents)
 
     def decode(self, codes: Codes) -> Latents:
         """Codebook row at each position, at length 1."""

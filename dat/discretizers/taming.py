@@ -5,24 +5,26 @@ Their configuration is given or read off the tensors.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from dat.discretizers import seed_voken
+from dat.discretizers.configuration import count_of, reading_off
 from dat.discretizers.vqgan import VQGAN, VQGANConfig
 from dat.errors import CheckpointError
-from dat.nn.weights import load_strictly
+from dat.nn.weights import build_strictly
 
 NOT_OF_THE_NETWORK = ("loss.", "model_ema.")
 """Latent diffusion encodes with the raw weights, also where the file has their running means."""
 OF_GUMBELS_TRAINING = {"kl_weight", "temp", "temperature_scheduler_config"}
 # `l2_normalize` and `cosine_similarity` reach no line of IBQ's quantizer.
 OF_IBQS_TRAINING = seed_voken.OF_TRAINING | {"l2_normalize", "cosine_similarity", "use_entropy_loss"}
+
+NOMINAL_RESOLUTION = 256
+"""Said of networks whose configuration is read off; their attention is placed relative to it."""
 
 Tensors = Mapping[str, Tensor]
 
@@ -35,7 +37,8 @@ def build_taming(tensors: Tensors, config: Mapping[str, Any] | None, name: str) 
         UsageError: `config` is none of a VQGAN.
     """
     weights = _network_weights(tensors)
-    return _build(weights, infer_config(weights, name) if config is None else VQGANConfig.from_dict(config), name)
+    settings = infer_config(weights, name) if config is None else VQGANConfig.from_dict(config)
+    return build_strictly(lambda: VQGAN(settings), weights, name=name)
 
 
 def build_gumbel(tensors: Tensors, config: Mapping[str, Any] | None, name: str) -> VQGAN:
@@ -46,7 +49,8 @@ def build_gumbel(tensors: Tensors, config: Mapping[str, Any] | None, name: str) 
         UsageError: `config` is none of a VQGAN.
     """
     weights = _network_weights(tensors)
-    return _build(weights, _config_of(weights, config, name, quantizer="gumbel", skip=OF_GUMBELS_TRAINING), name)
+    settings = _config_of(weights, config, name, quantizer="gumbel", skip=OF_GUMBELS_TRAINING)
+    return build_strictly(lambda: VQGAN(settings), weights, name=name)
 
 
 def build_ibq(tensors: Tensors, config: Mapping[str, Any] | None, name: str) -> VQGAN:
@@ -57,7 +61,8 @@ def build_ibq(tensors: Tensors, config: Mapping[str, Any] | None, name: str) -> 
         UsageError: `config` is none of an IBQ.
     """
     weights = seed_voken.network_weights(tensors, name, averaged=(config or {}).get("use_ema", True))
-    return _build(weights, _config_of(weights, config, name, quantizer="ibq", skip=OF_IBQS_TRAINING), name)
+    settings = _config_of(weights, config, name, quantizer="ibq", skip=OF_IBQS_TRAINING)
+    return build_strictly(lambda: VQGAN(settings), weights, name=name)
 
 
 def refuse_undecided(tensors: Tensors, name: str) -> None:
@@ -68,7 +73,7 @@ def refuse_undecided(tensors: Tensors, name: str) -> None:
     Raises:
         CheckpointError: the network has four blocks per level.
     """
-    if len(_found(r"encoder\.down\.0\.block\.(\d+)\.", tensors)) == 4:
+    if count_of(r"encoder\.down\.0\.block\.(\d+)\.", tensors) == 4:
         raise CheckpointError(
             f"{name} has the keys of a VQGAN and the four residual blocks per level of an IBQ, which cannot be told apart by "
             'their tensors; say which it is: config={"layout": "ibq"} or config={"layout": "vqgan"}.'
@@ -79,34 +84,32 @@ def infer_config(tensors: Tensors, name: str, *, quantizer: str = "vq") -> VQGAN
     """Shape of the network that has these tensors; the nominal resolution, which they cannot tell, is called 256.
 
     Raises:
-        CheckpointError: a tensor that tells the shape is missing, or they belong to a KL autoencoder.
+        CheckpointError: a tensor that tells the shape is missing or of a shape that no such network has, or they belong to
+            a KL autoencoder.
     """
-    levels = 1 + max((int(level) for level in _found(r"encoder\.down\.(\d+)\.", tensors)), default=-1)
-    try:
-        first, last = tensors["encoder.conv_in.weight"].shape, tensors["encoder.conv_out.weight"].shape
+    with reading_off(name, "VQGAN of a known layout"):
+        levels = count_of(r"encoder\.down\.(\d+)\.", tensors)
         widths = [len(tensors[f"encoder.down.{level}.block.0.conv1.weight"]) for level in range(levels)]
-        codebook = tensors["quantize.embed.weight" if quantizer == "gumbel" else "quantize.embedding.weight"].shape
-        out = tensors["decoder.conv_out.weight"].shape
-        decoded = tensors["decoder.conv_in.weight"].shape[1]
-    except KeyError as error:
-        raise CheckpointError(f"{name} holds no VQGAN of a known layout: it lacks the tensor {error}.") from error
-    if last[0] != decoded:
-        raise CheckpointError(f"{name} holds an autoencoder that encodes to {last[0]} and decodes from {decoded} channels.")
-    attention = sorted(int(level) for level in _found(r"encoder\.down\.(\d+)\.attn\.0\.q", tensors))
-    return VQGANConfig(
-        n_embed=codebook[0],
-        embed_dim=codebook[1],
-        z_channels=last[0],
-        ch=first[0],
-        ch_mult=tuple(width // first[0] for width in widths),
-        num_res_blocks=len(_found(r"encoder\.down\.0\.block\.(\d+)\.", tensors)),
-        resolution=256,
-        attn_resolutions=tuple(256 // 2**level for level in attention),
-        attn_type="vanilla" if "encoder.mid.attn_1.q.weight" in tensors else "none",
-        in_channels=first[1],
-        out_ch=out[0],
-        quantizer=quantizer,
-    )
+        codebook = tensors["quantize.embed.weight" if quantizer == "gumbel" else "quantize.embedding.weight"]
+        ch, in_channels = tensors["encoder.conv_in.weight"].shape[:2]
+        encoded, decoded = len(tensors["encoder.conv_out.weight"]), tensors["decoder.conv_in.weight"].shape[1]
+        if encoded != decoded:
+            raise CheckpointError(f"{name} holds an autoencoder that encodes to {encoded} and decodes from {decoded} channels.")
+        with_attention = [level for level in range(levels) if f"encoder.down.{level}.attn.0.q.weight" in tensors]
+        return VQGANConfig(
+            n_embed=codebook.shape[0],
+            embed_dim=codebook.shape[1],
+            z_channels=encoded,
+            ch=ch,
+            ch_mult=tuple(width // ch for width in widths),
+            num_res_blocks=count_of(r"encoder\.down\.0\.block\.(\d+)\.", tensors),
+            resolution=NOMINAL_RESOLUTION,
+            attn_resolutions=tuple(NOMINAL_RESOLUTION // 2**level for level in with_attention),
+            attn_type="vanilla" if "encoder.mid.attn_1.q.weight" in tensors else "none",
+            in_channels=in_channels,
+            out_ch=len(tensors["decoder.conv_out.weight"]),
+            quantizer=quantizer,
+        )
 
 
 def _network_weights(tensors: Tensors) -> dict[str, Tensor]:
@@ -118,14 +121,3 @@ def _config_of(weights: Tensors, config: Mapping[str, Any] | None, name: str, *,
         return infer_config(weights, name, quantizer=quantizer)
     of_network = {key: value for key, value in config.items() if key not in skip}
     return replace(VQGANConfig.from_dict(of_network), quantizer=quantizer)
-
-
-def _build(weights: Tensors, config: VQGANConfig, name: str) -> VQGAN:
-    with torch.device("meta"):  # The weights come from the file, so none are drawn.
-        vqgan = VQGAN(config)
-    load_strictly(vqgan, weights, name=name)
-    return vqgan
-
-
-def _found(pattern: str, tensors: Tensors) -> set[str]:
-    return {found[1] for key in tensors if (found := re.match(pattern, key))}

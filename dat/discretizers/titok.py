@@ -22,7 +22,7 @@ from dat.discretizers.maskgit import MaskGITConfig, infer_decoder
 from dat.discretizers.quantize import Codebook, VectorQuantizer, as_vectors, nearest_code
 from dat.discretizers.vqgan import Features
 from dat.errors import UsageError
-from dat.nn.weights import load_strictly
+from dat.nn.weights import build_strictly
 from dat.types import Codes, Images, Latents
 
 Sequence = Float[Tensor, "batch _ width"]
@@ -153,10 +153,7 @@ def build_titok(tensors: Tensors, config: Mapping[str, Any] | None, name: str) -
     """
     weights = {key: value.float() for key, value in tensors.items()}  # Public files hold nothing beside the network.
     settings = infer_config(weights, name) if config is None else TiTokConfig.from_dict(config)
-    with torch.device("meta"):  # The weights come from the file, so none are drawn.
-        network = TiTok(settings)
-    load_strictly(network, weights, name=name)
-    return network
+    return build_strictly(lambda: TiTok(settings), weights, name=name)
 
 
 def infer_config(tensors: Tensors, name: str) -> TiTokConfig:

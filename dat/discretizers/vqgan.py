@@ -6,7 +6,7 @@ Source: Esser et al. (2021), Taming Transformers; CompVis/taming-transformers:ta
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from dat.discretizers.autoencoder import Autoencoder
+from dat.discretizers.configuration import check_values
 from dat.discretizers.quantize import Quantized, TrainableQuantizer
 from dat.discretizers.quantizers import check_quantizer, create_quantizer
 from dat.errors import UsageError
@@ -22,6 +23,7 @@ from dat.types import Images, Latents
 
 Features = Float[Tensor, "batch _ _ _"]
 
+KIND = "a VQGAN"
 GROUPS, EPSILON = 32, 1e-6
 SEQUENCES = ("ch_mult", "attn_resolutions", "levels")
 TOP_LEVEL = ("n_embed", "embed_dim")
@@ -40,7 +42,7 @@ class VQGANConfig:
 
     `ch_mult`: width of each level over `ch`, the stride is 2 per level after the first. `attn_resolutions`: attention
     goes where `resolution` halved per level is listed, whatever the size of the images. `attn_type` "none": nowhere,
-    not even in the middle. `quantizer` is a name of `QUANTIZERS`; `levels` are the values per channel of "fsq".
+    not even in the middle. `quantizer` is one of `dat.discretizers.quantizers.NAMES`; `levels` are those of "fsq".
     """
 
     n_embed: int = 1024
@@ -61,12 +63,7 @@ class VQGANConfig:
     def __post_init__(self) -> None:
         if self.attn_type not in ("vanilla", "none"):
             raise UsageError(f"attn_type is {self.attn_type!r}; a VQGAN has 'vanilla' attention or 'none'.")
-        values = asdict(self)
-        sequences = {key: values.pop(key) for key in SEQUENCES}
-        counts = {key: value for key, value in values.items() if key not in ("attn_type", "dropout", "quantizer")}
-        counts |= {f"{key}[{i}]": value for key, entries in sequences.items() for i, value in enumerate(entries)}
-        if faults := [f"{key}={value!r}" for key, value in counts.items() if type(value) is not int or value < 1]:
-            raise UsageError(f"The sizes of a VQGAN are whole numbers from 1 on; got {', '.join(faults)}.")
+        check_values(self, {key: value for key, value in vars(self).items() if value != ()}, KIND)
         if not self.ch_mult or self.ch % GROUPS:
             raise UsageError(
                 f"A VQGAN needs ch a multiple of {GROUPS} (its group norms) and one ch_mult per level; "

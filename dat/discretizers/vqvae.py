@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -18,7 +17,7 @@ from dat.discretizers.autoencoder import Autoencoder
 from dat.discretizers.configuration import check_values, count_of, reading_off, settings_from
 from dat.discretizers.quantize import VectorQuantizer
 from dat.errors import UsageError
-from dat.nn.weights import load_strictly
+from dat.nn.weights import build_strictly
 from dat.types import Images, Latents
 
 Features = Float[Tensor, "batch _ _ _"]
@@ -66,10 +65,7 @@ def build_vqvae(tensors: Tensors, config: Mapping[str, Any] | None, name: str) -
     """
     settings = infer_config(tensors, name) if config is None else VQVAEConfig.from_dict(config)
     weights = {key.replace(CODEBOOK, "quantize.embedding.weight"): value.float() for key, value in tensors.items()}
-    with torch.device("meta"):  # The weights come from the file, so none are drawn.
-        network = VQVAE(settings)
-    load_strictly(network, weights, name=name)
-    return network
+    return build_strictly(lambda: VQVAE(settings), weights, name=name)
 
 
 def infer_config(tensors: Tensors, name: str) -> VQVAEConfig:

@@ -27,12 +27,7 @@ from dat.discretizers.vqgan import VQGAN
 from dat.engine import optimizer_state
 from dat.engine.checkpoint import State
 from dat.engine.codebook import CodebookCare, CodebookUpdate
-from dat.engine.discretizer_health import (
-    examined,
-    example_pictures,
-    keep_reconstructions,
-    usage_alarm,
-)
+from dat.engine.discretizer_health import examined, example_pictures, keep_reconstructions, usage_alarm
 from dat.engine.loop import Precision, accelerator, cosine_factor
 from dat.engine.steps import Pace, run_steps, stream_seed
 from dat.errors import UsageError

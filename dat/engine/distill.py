@@ -29,6 +29,7 @@ from dat.discretizers.fast import FastAutoencoder, Frame, Placed, flops_per_imag
 from dat.discretizers.frozen import FrozenDiscretizer, pad_to_multiple
 from dat.discretizers.objective import Perceptual, pixel_loss
 from dat.discretizers.pretrained import save_discretizer
+from dat.discretizers.quality import psnr_db
 from dat.engine import optimizer_state
 from dat.engine.checkpoint import State
 from dat.engine.loop import Precision, accelerator, cosine_factor
@@ -82,7 +83,7 @@ def distill(
     Gives what was measured, see `agreement` and `cost`. Seconds do not go into the file: equal weights make equal files.
 
     Raises:
-        UsageError: `perceptual_weight` and `perceptual` do not go together, or the student's codes are not the teacher's.
+        UsageError: `perceptual_weight` and `perceptual` do not go together, or no student can have this teacher's codes.
         What `dat.engine.steps.run_steps` raises.
     """
     if bool(settings.perceptual_weight) != (perceptual is not None):
@@ -231,7 +232,7 @@ def agreement(
     ours, theirs = (torch.cat([grid.flatten() for grid in grids]).view(1, -1) for grids in (found, expected))
     return {
         "code_agreement": 1 - codes.modified_code_rate(theirs, ours).item(),
-        **{name: _psnr(total / pixels) for name, total in squared.items()},
+        **{name: psnr_db(total / pixels) for name, total in squared.items()},
         "codes_used": codes.usage(ours, student.codebook_size).fraction,
         "teacher_codes_used": codes.usage(theirs, teacher.codebook_size).fraction,
     }
@@ -257,10 +258,6 @@ def _seconds(act: Callable[[], object]) -> float:
     if torch.accelerator.is_available():
         torch.accelerator.synchronize()
     return time.perf_counter() - start
-
-
-def _psnr(mean_square: float) -> float:
-    return -10 * float(torch.tensor(mean_square).clamp(min=1e-12).log10())
 
 
 def _some(test: ImageDataset, count: int) -> Images:

@@ -142,7 +142,7 @@ class ImageNetNetwork(nn.Module):
         self.register_buffer("mean", torch.tensor(convention.mean).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(convention.std).view(1, 3, 1, 1))
         self.trunk, self.head = nn.Sequential(*trunk), head
-        self.requires_grad_(False).train()
+        self.requires_grad_(False).eval()
         self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  # missing in torch's stub
 
     def train(self, mode: bool = True) -> ImageNetNetwork:

@@ -18,7 +18,7 @@ from torchvision import models
 
 from dat.errors import UsageError
 from dat.nn.imagenet_networks import ImageNetNetwork, enlarge, load_imagenet_network
-from dat.nn.weights import load_strictly, read_tensors
+from dat.nn.weights import build_strictly, load_strictly, read_tensors
 from dat.types import Images, PerImage
 
 Features = Float[Tensor, "batch _ _ _"]
@@ -100,10 +100,8 @@ def load_lpips(backbone: str, linear_layers: Path, *, cache: Path | None = None)
     chosen = BACKBONES[backbone]
     folder = cache or Path(torch.hub.get_dir()) / "checkpoints"
     file = folder if folder.is_file() else folder / chosen.file_name
-    with torch.device("meta"):  # The weights come from the files, so none are drawn.
-        features = chosen.create(weights=None).get_submodule("features")
     tensors = {key.removeprefix("features."): value for key, value in read_tensors(file)[0].items() if "features." in key}
-    load_strictly(features, tensors, name=str(file))
+    features = build_strictly(lambda: chosen.create(weights=None).get_submodule("features"), tensors, name=str(file))
     lpips = LPIPS(list(features.children()), stops=chosen.stops, widths=chosen.widths, name=f"lpips_{backbone}")
     linear = read_tensors(linear_layers)[0]
     for number in range(len(chosen.widths)):
@@ -130,7 +128,7 @@ class FeatureDistance(nn.Module):
         super().__init__()
         self.name = f"{network.name}_distance"
         self.network, self.least_side = network, least_side
-        self.requires_grad_(False).train()
+        self.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> FeatureDistance:
         """Stay in evaluation mode."""

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from dat.errors import CheckpointError
 from dat.nn.torch_files import read_torch_file
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -59,6 +63,18 @@ def load_strictly(network: nn.Module, tensors: Mapping[str, Tensor], *, name: st
         listed = "; ".join(f"{len(keys)} {kind} ({_first(keys)})" for kind, keys in faults.items() if keys)
         raise CheckpointError(f"The tensors of {name} are not those of this network: {listed}.")
     network.load_state_dict(dict(tensors), assign=True)
+
+
+def build_strictly(create: Callable[[], Network], tensors: Mapping[str, Tensor], *, name: str) -> Network:
+    """The network that `create` makes, with these tensors as its weights; none are drawn or held before.
+
+    Raises:
+        CheckpointError: see `load_strictly`.
+    """
+    with torch.device("meta"):
+        network = create()
+    load_strictly(network, tensors, name=name)
+    return network
 
 
 def _check_there(path: Path) -> None:

@@ -88,11 +88,10 @@ def gather(run: Path) -> DiscretizerPage:
         title=str(facts.get("title") or run.name),
         subtitle=subtitle(facts),
         alarm=str(made_by.get("alarm") or ""),
-        quality={QUALITY_WORDS.get(key, key.replace("_", " ")): short(value) for key, value in quality.items()},
+        quality={title: short(quality[key]) for key, title in titles(quality).items()},
         pictures=attempt("The reconstructions", partial(read_reconstructions, run / RECONSTRUCTIONS), left_out) or {},
         health=attempt("The curves", partial(health_svg, run / "log.jsonl"), left_out) or "",
-        provenance=provenance({**facts, "discretizer": {}}, [])
-        | {key: words(value) for key, value in made_by.items() if key not in ("quality", "alarm")},
+        provenance=origin(facts, made_by),
         recipe=attempt("The recipe", partial(read_file, run / "recipe.yaml"), left_out) or "",
         left_out=tuple(left_out),
     )
@@ -108,6 +107,21 @@ def read_provenance(run: Path) -> dict[str, object]:
         return dict(read_extra(run / FILE_NAME))
     except CheckpointError as error:
         raise DataError(f"{run} holds no trained discretizer ({error}); go on with `dat train ... --resume`.") from error
+
+
+def titles(quality: Mapping[str, object]) -> dict[str, str]:
+    """What was measured, in words: the known measures in their order, then distances, then the rest by its key."""
+    distances = {key: figures.distance_title(key) for key in sorted(quality) if figures.DISTANCES.fullmatch(key)}
+    found = {key: title for key, title in (QUALITY_WORDS | distances).items() if key in quality}
+    return found | {key: key.replace("_", " ") for key in quality if key not in found}
+
+
+def origin(facts: Facts, made_by: Mapping[str, object]) -> dict[str, str]:
+    """What the run says of itself, then what the weights add to it."""
+    run = provenance({**facts, "discretizer": {}}, [])
+    del run["Page"]  # a comparison's: this page is made of other files
+    added = {key: words(value) for key, value in made_by.items() if key not in ("quality", "alarm", "recipe_hash", "versions")}
+    return run | {"Pictures" if key == "data" else key.capitalize(): text for key, text in added.items()}
 
 
 def words(value: object) -> str:

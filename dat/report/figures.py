@@ -277,10 +277,17 @@ DISTANCES = re.compile(r"lpips_\w+|\w+_distance|frechet_\w+")
 COLUMNS = 3
 
 
+def distance_title(key: str) -> str:
+    """`frechet_<network>`, `lpips_<network>` or `<network>_distance` in words."""
+    kind, _, network = key.partition("_")
+    words = {"frechet": "Fréchet distance", "lpips": "LPIPS"}.get(kind)
+    return f"{words} ({network})" if words else f"perceptual distance ({key.removesuffix('_distance')})"
+
+
 def health_keys(log: Log) -> dict[str, str]:
     """What can be drawn of a log, with titles."""
     logged = {key for line in log for key, value in line.items() if is_number(value)}
-    distances = {key: key.replace("_", " ") for key in sorted(logged) if DISTANCES.fullmatch(key)}
+    distances = {key: distance_title(key) for key in sorted(logged) if DISTANCES.fullmatch(key)}
     return {key: title for key, title in (HEALTH | distances).items() if key in logged}
 
 

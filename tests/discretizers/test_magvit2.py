@@ -82,7 +82,7 @@ def test_running_means_are_what_is_loaded(tmp_path: Path, network: MAGVIT2) -> N
         ({"remap": "x"}, "remap"),
         ({"ddconfig": {**TINY.to_dict()["ddconfig"], "attn_resolutions": [16]}}, "attn_resolutions"),  # pyright: ignore[reportGeneralTypeIssues]
         ({"ddconfig": {**TINY.to_dict()["ddconfig"], "ch": 33}}, "ch=33"),  # pyright: ignore[reportGeneralTypeIssues]
-        ({"ddconfig": {**TINY.to_dict()["ddconfig"], "num_res_blocks": 0}}, "num_res_blocks=0"),  # pyright: ignore[reportGeneralTypeIssues]
+        ({"ddconfig": {**TINY.to_dict()["ddconfig"], "num_res_blocks": 0}}, "num_res_blocks is 0"),  # pyright: ignore[reportGeneralTypeIssues]
         ({"ddconfig": None}, "needs 'ddconfig'"),
     ],
 )

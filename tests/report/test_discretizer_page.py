@@ -39,7 +39,7 @@ def test_the_page_holds_quality_alarm_pictures_curves_and_provenance(run: Path) 
         "A &lt;VQGAN&gt;",
         "21.53",
         "Only 4 % of the codes",
-        "squeezenet1 0 distance",
+        "perceptual distance (squeezenet1_0)",
         "kind features",
         "<svg",
         "2 cores",

@@ -85,7 +85,7 @@ def test_discretizer_log_without_a_curve_is_refused():
 
 def test_health_is_drawn_with_distances_last():
     log = [{"step": 1, "frechet_net": 3.0, "loss": 1.0, "codes_used": 0.5, "lpips_vgg16": 0.1, "images_per_s": 9.0}]
-    assert titles(log) == ["loss", "share of codes used", "frechet net", "lpips vgg16"]
+    assert titles(log) == ["loss", "share of codes used", "Fréchet distance (net)", "LPIPS (vgg16)"]
 
 
 def titles(log: Log) -> list[str]:
