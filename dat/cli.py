@@ -25,6 +25,7 @@ Layout = Annotated[str | None, typer.Option(help="The layout of its tensors, whe
 Source = Annotated[str, typer.Argument(metavar="SOURCE", help="A file of weights, or a name of `dat discretizer list`.")]
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+RESUMABLE = (["train"], ["demo"])
 
 app = typer.Typer(
     name="dat",
@@ -105,6 +106,7 @@ def discretize_pictures(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGES", help="Pictures, or folders of them.")],
     source: Annotated[str, typer.Option("--with", help="The discretizer: a name, or a file of weights.")],
     config: Config = None,
+    layout: Layout = None,
     size: Annotated[int | None, typer.Option(help="Resize the short side to this and cut out the centre.")] = None,
     out: Annotated[Path, typer.Option(help="Folder for picture.png, codes.npz and reconstructions/.")] = Path("discretized"),
     rate: Annotated[float | None, typer.Option(help="Share of the codes that is replaced at random.")] = None,
@@ -121,7 +123,7 @@ def discretize_pictures(
 
     found = discretize.find_pictures(images)
     device = "cuda" if torch.cuda.is_available() and not cpu else "cpu"
-    discretizer = load_discretizer(source, read_config(config)).to(device)
+    discretizer = load_discretizer(source, read_config(config, layout)).to(device)
     random_codes = None if rate is None else discretize.RandomCodes(rate, seed)
     outcomes, total = discretize.discretize(found, discretizer, out, size=size, random_codes=random_codes)
     if json:
@@ -216,7 +218,8 @@ def main() -> None:
     except DatError as error:
         _fail(str(error), error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
-        _fail("Stopped; what was saved is intact, continue with --resume.", INTERRUPTED)
+        going_on = "continue with --resume" if sys.argv[1:2] in RESUMABLE else "run the command again"
+        _fail(f"Stopped; what was saved is intact, {going_on}.", INTERRUPTED)
     except OSError as error:
         _fail(f"{error.strerror or error} ({error.filename or 'no file named'}).", 1)
     except Exception as error:

@@ -6,6 +6,7 @@ Knows no command line: paths and settings come in, files and outcomes go out.
 from __future__ import annotations
 
 import io
+import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ from dat.discretizers import codes as code_space
 from dat.discretizers.frozen import FrozenDiscretizer
 from dat.discretizers.listing import in_columns
 from dat.discretizers.quality import psnr_db
-from dat.errors import DataError
+from dat.errors import DataError, UsageError
 from dat.progress import Bar
 from dat.report.figures import INK, MUTED, PAPER
 from dat.results import write_bytes
@@ -80,11 +81,13 @@ def discretize(
 ) -> tuple[list[Outcome], Total]:
     """Reconstruct pictures one by one; writes each as PNG, all codes (`codes.npz`), and one picture of the first eight.
 
-    `size`: the short side is resized to it and the centre cut out; None keeps every picture as it is.
+    `size`: the short side is resized to it and the centre cut out; None keeps every picture as it is. What an earlier call
+    left in `out` is replaced.
 
     Raises:
         DataError: a picture cannot be read; the message names it.
-        UsageError: `size` or the rate is out of range, or the discretizer takes pictures of another size only.
+        UsageError: `size` or the rate is out of range, the discretizer takes pictures of another size only, or `out` holds
+            a `picture.png` or `codes.npz` that is of something else.
     """
     crop = CenterCrop(size, crop_pct=1.0)
     device = next(discretizer.parameters()).device
@@ -92,6 +95,7 @@ def discretize(
     outcomes: list[Outcome] = []
     found: dict[str, PictureCodes] = {}
     shown: list[Pair] = []
+    _clear(out)
     with Bar("discretize", len(paths)) as bar:
         for name, path in zip(distinct_names(paths), paths, strict=True):
             images = _tensor(crop(decode(path)))
@@ -106,6 +110,21 @@ def discretize(
     write_bytes(out / CODES, _npz(found))
     write_bytes(out / PICTURE, _png(draw(shown, outcomes[: len(shown)])))
     return outcomes, _total(outcomes, found.values(), discretizer.codebook_size)
+
+
+def _clear(out: Path) -> None:
+    """Delete what an earlier call wrote, so that its pictures do not pass for those of the next; other files stay."""
+    try:
+        with np.load(out / CODES) as earlier:
+            written = [out / RECONSTRUCTIONS / f"{Path(name).name}.png" for name in earlier.files]
+    except FileNotFoundError:
+        written = []
+    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+        raise UsageError(f"{out / CODES} is none of ours, and would be replaced; name another folder.") from error
+    if (out / PICTURE).exists() and not (out / CODES).exists():
+        raise UsageError(f"{out / PICTURE} is none of ours, and would be replaced; name another folder.")
+    for path in (*written, out / PICTURE, out / CODES):
+        path.unlink(missing_ok=True)
 
 
 def find_pictures(sources: Sequence[Path]) -> list[Path]:

@@ -450,6 +450,8 @@ def test_an_interrupt_says_how_to_go_on(dat: Dat, monkeypatch: pytest.MonkeyPatc
     outcome = dat("demo")
     assert outcome.code == 130
     assert only_sentence(outcome).endswith("continue with --resume.")
+    monkeypatch.setattr("dat.discretizers.listing.rows", interrupted)
+    assert only_sentence(dat("discretizer", "list")).endswith("run the command again.")
 
 
 def test_a_fault_of_the_program_is_not_hidden(monkeypatch: pytest.MonkeyPatch):

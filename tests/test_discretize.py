@@ -78,6 +78,29 @@ def test_files_and_numbers_are_those_of_the_discretizer(photos: Path, discretize
     assert pixels(tmp_path / "out" / "picture.png").shape[1] > 2 * CAPTION
 
 
+def test_pictures_of_an_earlier_call_do_not_stay(photos: Path, discretizer: FrozenDiscretizer, tmp_path: Path):
+    out = tmp_path / "out"
+    discretize(find_pictures([photos]), discretizer, out)
+    (out / "notes.txt").write_text("mine")
+    discretize([photos / "a" / "cat.png"], discretizer, out)
+    written = {path.relative_to(out).as_posix() for path in out.rglob("*.*")}
+    assert written == {"notes.txt", "picture.png", "codes.npz", "reconstructions/cat.png"}
+
+
+@pytest.mark.parametrize("name", ["picture.png", "codes.npz"])
+def test_files_of_something_else_are_not_replaced(name: str, photos: Path, discretizer: FrozenDiscretizer, tmp_path: Path):
+    (tmp_path / name).write_bytes(b"mine")
+    with pytest.raises(UsageError, match=rf"{name} is none of ours"):
+        discretize(find_pictures([photos]), discretizer, tmp_path)
+    assert (tmp_path / name).read_bytes() == b"mine"
+
+
+def test_a_picture_of_one_code_has_a_reconstruction(discretizer: FrozenDiscretizer, tmp_path: Path):
+    Image.new("RGB", (1, 1)).save(tmp_path / "one.png")
+    outcomes, _ = discretize([tmp_path / "one.png"], discretizer, tmp_path / "out")
+    assert outcomes[0].grid == (1, 1)
+
+
 def test_size_crops_the_centre(photos: Path, discretizer: FrozenDiscretizer, tmp_path: Path):
     (outcome,), _ = discretize([photos / "a" / "cat.png"], discretizer, tmp_path / "out", size=10)
     assert (outcome.width, outcome.height, outcome.grid) == (10, 10, (5, 5))

@@ -85,5 +85,8 @@ def reading_off(name: str, kind: str) -> Iterator[None]:
 
 
 def count_of(pattern: str, tensors: Tensors) -> int:
-    """How many parts are numbered: one more than the largest number that the group of `pattern` finds at the start of keys."""
-    return 1 + max((int(found[1]) for key in tensors if (found := re.match(pattern, key))), default=-1)
+    """How many parts are numbered: different numbers that the group of `pattern` finds at the start of keys.
+
+    Not the largest of them, by which one key of a damaged file could ask for a billion parts.
+    """
+    return len({found[1] for key in tensors if (found := re.match(pattern, key))})

@@ -97,10 +97,10 @@ def infer_config(tensors: Tensors, name: str) -> DalleConfig:
     with reading_off(name, "dVAE"):
         return DalleConfig(
             n_hid=len(tensors["encoder.blocks.input.w"]),
-            n_blk_per_group=count_of(r"encoder\.blocks\.group_1\.block_(\d+)\.", tensors) - 1,  # counted from 1 there
+            n_blk_per_group=count_of(r"encoder\.blocks\.group_1\.block_(\d+)\.", tensors),
             vocab_size=len(tensors["encoder.blocks.output.conv.w"]),
             n_init=len(tensors[f"{LOOKUP}w"]),
-            group_count=count_of(r"encoder\.blocks\.group_(\d+)\.", tensors) - 1,
+            group_count=count_of(r"encoder\.blocks\.group_(\d+)\.", tensors),
         )
 
 

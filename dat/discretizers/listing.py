@@ -86,7 +86,8 @@ def read_config(path: Path | None, layout: str | None = None) -> dict[str, Any] 
     try:
         values = yaml.safe_load(path.read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UsageError(f"{path} is no configuration in YAML or JSON: {' '.join(str(error).split())}.") from error
+        reason = " ".join(str(getattr(error, "strerror", None) or error).split())
+        raise UsageError(f"{path} is no configuration in YAML or JSON: {reason}.") from error
     if not isinstance(values, dict):
         raise UsageError(f"{path} holds {type(values).__name__}, not the keys of a configuration.")
     model = values.get("model")

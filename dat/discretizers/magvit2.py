@@ -258,7 +258,7 @@ class AdaptiveGroupNorm(nn.Module):
         variance, mean = torch.var_mean(bits.float() if bits.dtype != torch.float64 else bits, dim=(2, 3))
         scale = self.gamma((variance + EPSILON).sqrt().to(bits.dtype))[:, :, None, None]
         shift = self.beta(mean.to(bits.dtype))[:, :, None, None]
-        return scale * F.group_norm(features, GROUPS, eps=EPSILON) + shift
+        return scale * torch.group_norm(features, GROUPS, eps=EPSILON) + shift
 
 
 class Upsample(nn.Module):

@@ -175,10 +175,12 @@ def public(name: str) -> PublicDiscretizer:
     """The row of a public discretizer.
 
     Raises:
-        UsageError: there is none of that name; near ones are suggested.
+        UsageError: there is none of that name, and near ones are suggested; or it is one of ours, which is here already.
     """
     if name in PUBLIC:
         return PUBLIC[name]
+    if name in shipped():
+        raise UsageError(f"{name} comes with the package: nothing is downloaded, its file is {shipped()[name]}.")
     raise UsageError(f"There is no public discretizer {name!r}; {_near(name)}`dat discretizer list` shows all of them.")
 
 

@@ -17,6 +17,8 @@ from dat.errors import UsageError
 
 
 def _finite_scalar(codebook_size: int, depth: int, levels: tuple[int, ...]) -> FiniteScalarQuantizer:
+    if not levels:
+        raise UsageError("The quantizer 'fsq' needs levels, how many values each channel takes, such as levels=[8, 6, 5].")
     if (codebook_size, depth) != (math.prod(levels), len(levels)):
         raise UsageError(
             f"Levels {list(levels)} of finite scalar quantisation need n_embed={math.prod(levels)} (their product) and "

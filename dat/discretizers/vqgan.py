@@ -298,13 +298,17 @@ class _GroupNorm(nn.GroupNorm):
 
     def forward(self, input: Features) -> Features:
         if input.dtype == self.weight.dtype == torch.float32 or input.device.type != "cpu":
-            return super().forward(input)
+            return self._normed(input, input.dtype)
         exact = torch.promote_types(input.dtype, torch.float32)
         with torch.autocast("cpu", enabled=False):
             if input.dtype == self.weight.dtype and self._is_quick(input):
-                return super().forward(input)
-            normed = F.group_norm(input.to(exact), self.num_groups, self.weight.to(exact), self.bias.to(exact), self.eps)
-        return normed.to(input.dtype)
+                return self._normed(input, input.dtype)
+            return self._normed(input, exact).to(input.dtype)
+
+    def _normed(self, input: Features, dtype: torch.dtype) -> Features:
+        # The function of torch.nn.functional refuses groups of a single value, as a picture of one code has them at width 32.
+        scale, shift = (self.weight, self.bias) if dtype == input.dtype else (self.weight.to(dtype), self.bias.to(dtype))
+        return torch.group_norm(input.to(dtype), self.num_groups, scale, shift, self.eps)
 
     def _is_quick(self, input: Features) -> bool:
         # That kernel has one way for large maps, and another, vectorised over the channels of a group, for small ones.

@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from dat.data.pipeline import ImageDataset, TrainingOrder
-from dat.discretizers.frozen import FrozenDiscretizer
+from dat.discretizers.frozen import FrozenDiscretizer, pad_to_multiple
 from dat.discretizers.objective import Perceptual, VQGANObjective
 from dat.discretizers.pretrained import save_discretizer
 from dat.discretizers.quantize import CodebookQuantizer, Quantized
@@ -146,7 +146,7 @@ class TwoPlayerLearner:
 
     def step(self, batches: Sequence[Batch], step: int) -> Mapping[str, Tensor]:
         """One update of the generator, then one of the discriminator; then the codebook, if its turn has come."""
-        images = [2 * batch.images - 1 for batch in batches]
+        images = [pad_to_multiple(2 * batch.images - 1, self.bare.stride) for batch in batches]
         if step == 0 and self.codebook is not None:
             self.codebook.start_from(self._latents(images[0]), self._generator(step))
         for player in self.players:

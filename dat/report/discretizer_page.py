@@ -84,12 +84,18 @@ def gather(run: Path) -> DiscretizerPage:
     facts = attempt("The facts of the run", partial(read_facts, run / "run.json"), left_out) or {}
     made_by = read_provenance(run)
     quality = section(made_by, "quality")
+    keeps_pictures = "teacher" not in made_by  # a student's run writes none
+    pictures = (
+        attempt("The reconstructions", partial(read_reconstructions, run / RECONSTRUCTIONS), left_out)
+        if keeps_pictures
+        else None
+    )
     return DiscretizerPage(
         title=str(facts.get("title") or run.name),
         subtitle=subtitle(facts),
         alarm=str(made_by.get("alarm") or ""),
         quality={title: short(quality[key]) for key, title in titles(quality).items()},
-        pictures=attempt("The reconstructions", partial(read_reconstructions, run / RECONSTRUCTIONS), left_out) or {},
+        pictures=pictures or {},
         health=attempt("The curves", partial(health_svg, run / "log.jsonl"), left_out) or "",
         provenance=origin(facts, made_by),
         recipe=attempt("The recipe", partial(read_file, run / "recipe.yaml"), left_out) or "",

@@ -371,7 +371,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
         with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
     except (OSError, EOFError, ValueError, BadZipFile) as error:
-        raise DataError(f"{path.name} is no file of arrays ({error}).") from error
+        raise DataError(f"{path.name} is no file of arrays ({getattr(error, 'strerror', None) or error}).") from error
 
 
 def amplification(reconstruction: np.ndarray, adversarial: np.ndarray) -> int:

@@ -62,6 +62,13 @@ def test_a_missing_tensor_is_named_by_the_right_layout(layout: str) -> None:
         layouts.build(tensors, {"layout": "ibq"} if layout == "ibq" else None, "file")
 
 
+@pytest.mark.parametrize(("layout", "part"), [("lfq", "encoder.mid_block"), ("llamagen", "encoder.conv_blocks.0.res")])
+def test_a_huge_number_in_a_key_asks_for_no_huge_network(layout: str, part: str) -> None:
+    tensors = public_tensors(layout) | {f"{part}.999999999.conv1.weight": torch.zeros(1)}
+    with pytest.raises(CheckpointError, match=r"1 unexpected .*999999999|2 missing"):
+        layouts.build(tensors, None, "file")
+
+
 def test_a_tensor_without_dimensions_is_no_crash() -> None:
     tensors = public_tensors("vqgan") | {"encoder.conv_out.weight": torch.zeros(())}
     with pytest.raises(CheckpointError, match="not the shapes"):

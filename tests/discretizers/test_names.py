@@ -150,6 +150,8 @@ def test_near_misses_are_suggested():
         load_discretizer("ldm-vqf8")
     with pytest.raises(UsageError, match=r"'titok_l_32'; did you mean 'titok-l-32'\?"):
         names.public("titok_l_32")
+    with pytest.raises(UsageError, match="cifar-f4-1024 comes with the package"):
+        names.public("cifar-f4-1024")
     with pytest.raises(CheckpointError, match=r"at nowhere\.ckpt; give the path .* a name that `dat discretizer list` shows"):
         load_discretizer("nowhere.ckpt")
 

@@ -120,7 +120,7 @@ def test_other_sizes_are_refused_with_the_only_one() -> None:
 
 @pytest.mark.parametrize("shape", [(2, 5), (2, 7), (2, 2, 3), (6,)])
 def test_codes_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
-    with pytest.raises(UsageError, match=r"must be integers \(batch, 6\)"):
+    with pytest.raises(UsageError, match=r"must be signed integers \(batch, 6\)"):
         FrozenDiscretizer(random_network(TINY)).decode(torch.zeros(shape, dtype=torch.int64))
 
 

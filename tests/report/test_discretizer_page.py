@@ -50,6 +50,15 @@ def test_the_page_holds_quality_alarm_pictures_curves_and_provenance(run: Path) 
     assert "Left out" not in text
 
 
+def test_a_student_has_no_reconstructions_to_miss(run: Path) -> None:
+    (run / "reconstructions.npz").unlink()
+    assert gather(run).left_out == (
+        "The reconstructions: left out. reconstructions.npz is no file of arrays (No such file or directory).",
+    )
+    save_discretizer(run, VQGAN(TINY), {**MADE_BY, "teacher": {"name": "cifar-f4-1024"}})
+    assert gather(run).left_out == ()
+
+
 def test_the_same_run_gives_the_same_bytes(run: Path) -> None:
     assert write(run).read_bytes() == write(run).read_bytes()
 
