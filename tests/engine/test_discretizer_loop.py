@@ -62,7 +62,7 @@ def test_pictures_of_any_size_are_trained_on(tmp_path: Path) -> None:
     few = Subset(digits("train"), np.arange(32))
     odd = ImageDataset(few, CenterCrop(7), seed=0)
     arguments: dict[str, Any] = {"seed": 0, "folder": tmp_path, "weights": tmp_path / "q.safetensors", "cpu": True}
-    settings = DiscretizerTraining(epochs=1, batch_size=16, disc_layers=0)
+    settings = DiscretizerTraining(epochs=1, batch_size=16, lr=2e-3, disc_layers=0)
     train_discretizer(network(), PIXELS, None, settings, odd, odd, provenance={}, **arguments)
     assert read_extra(tmp_path / "q.safetensors")["quality"]["psnr_db"] > 0
 
