@@ -31,7 +31,7 @@ from dat.discretizers.autoencoder import Autoencoder
 from dat.discretizers.fast import FastAutoencoder, affordable, student_of
 from dat.discretizers.objective import Perceptual, VQGANObjective
 from dat.discretizers.vqgan import VQGAN, VQGANConfig
-from dat.engine.discretizer_loop import DiscretizerTraining
+from dat.engine.discretizer_loop import DiscretizerTraining, check_training
 from dat.engine.distill import Distillation
 from dat.engine.loop import Training
 from dat.engine.steps import stream_seed
@@ -550,13 +550,13 @@ def check(recipe: Recipe) -> None:
     Raises:
         UsageError: a name or an option is not known where the schema cannot tell.
     """
-    if isinstance(recipe, DiscretizerRecipe):
-        build_vqgan(recipe)
-    if not isinstance(recipe, ClassificationRecipe):
-        return
-    build_model(recipe.model, num_classes=10, seed=0)
-    if recipe.discretizer is not None and recipe.discretizer.train is not None:
-        build_vqgan(recipe.discretizer.train)
+    if isinstance(recipe, ClassificationRecipe):
+        build_model(recipe.model, num_classes=10, seed=0)
+        spec = recipe.discretizer.train if recipe.discretizer is not None else None
+    else:
+        spec = recipe if isinstance(recipe, DiscretizerRecipe) else None
+    if spec is not None:
+        check_training(build_vqgan(spec), spec.objective, spec.training)
 
 
 # ---- reading

@@ -80,6 +80,8 @@ def run(recipe: recipes.Recipe, *, resume: bool = False, cpu: bool = False) -> P
     place = Place(torch.device(state.device or "cpu"), state.process_index, state.num_processes)
     folder, identity = Path(recipe.out), recipes.recipe_hash(recipe)
     data = recipes.build_data(recipe.data, seed=0)
+    if isinstance(recipe, recipes.DistillationRecipe):  # a teacher that none can learn from is to be named first, too
+        recipes.build_student(recipe, load_discretizer(recipe.teacher.load).network, size=max(data.size))
     claim = run_folder.claimed(folder, recipe_hash=identity, resume=resume) if place.is_main else nullcontext()
     with claim:
         context = Context(folder, identity, place, cpu, _facts(recipe, identity, data, folder))

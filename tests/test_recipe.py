@@ -173,7 +173,7 @@ WRONG = {
     "discretizer=null": "needs a discretizer; add a section `discretizer:` with load or train.",
     "discretizer.load=weights.ckpt": "discretizer: give either load",
     "discretizer.train.training.revive_every=-1": "discretizer.train.training: revive_every is -1, write 0 or more.",
-    "discretizer.train.network.ch=-1": "discretizer.train.network: The sizes of a VQGAN are whole numbers from 1 on; got ch=-1",
+    "discretizer.train.network.ch=-1": "discretizer.train.network: This is no configuration of a VQGAN: ch is -1, not a whole",
     "discretizer.train.objective.disc_loss=wgan": "discretizer.train.objective.disc_loss: must be 'hinge' or 'vanilla'",
 }
 
@@ -345,6 +345,10 @@ OTHER = {
     "discretizer.train.training.precision": "bf16",
     "discretizer.train.network.attn_type": "none",
     "discretizer.train.network.ch": 64,
+    "discretizer.train.network.quantizer": "cosine",
+    "discretizer.train.network.levels": None,  # of another quantizer only
+    "discretizer.train.frechet": {"network": "tiny_darknet", "weights": "w.safetensors"},
+    "discretizer.train.training.codebook_update": "ema",
     "discretizer.train.objective.disc_loss": "vanilla",
     "discretizer.train.objective.generator_term": "minimax",
     "discretizer.precision": "bf16",
@@ -406,6 +410,21 @@ def test_build_data_compares_the_number_of_classes(tmp_path: Path):
     )
     with pytest.raises(DataError, match=r"data.classes is 3, but .* has 1 class folders"):
         recipes.build_data(section, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["network.quantizer=lfq", "network.embed_dim=8"], "write training.codebook_update: gradient"),
+        (["network.quantizer=ibq", "training.codebook_update=ema"], "no means of latents"),
+        (["training.codebook_update=ema", "training.ema_codebook_decay=1"], "ema_codebook_decay is 1"),
+        (["training.disc_layers=0"], "disc_layers is 0"),
+    ],
+)
+def test_what_a_discretizer_cannot_be_trained_with_is_refused_before_it_is_trained(overrides: list[str], message: str):
+    recipe = recipes.load("discretizer/digits", overrides)
+    with pytest.raises(UsageError, match=message):
+        recipes.check(recipe)
 
 
 def test_the_same_seed_gives_the_same_model():

@@ -317,6 +317,17 @@ def discriminator_balance(logits_real: Logits, logits_fake: Logits) -> dict[str,
     return {"logits_real": logits_real.mean(), "logits_fake": logits_fake.mean(), "discriminator_accuracy": accuracy}
 
 
+def check_training(vqgan: VQGAN, objective: VQGANObjective, settings: DiscretizerTraining) -> None:
+    """Refuse, before anything is trained, what does not fit together.
+
+    Raises:
+        UsageError: a quantizer without a codebook is to be cared for, its running means cannot be, or nobody plays the
+            discriminator that the objective asks for.
+    """
+    _codebook_care(vqgan, settings, Place(torch.device("cpu")))
+    _critic(objective, settings)
+
+
 def _codebook_care(vqgan: VQGAN, settings: DiscretizerTraining, place: Place) -> CodebookCare | None:
     quantizer = vqgan.quantize
     by_means = settings.codebook_update == "ema"
@@ -325,7 +336,8 @@ def _codebook_care(vqgan: VQGAN, settings: DiscretizerTraining, place: Place) ->
     if by_means or settings.revive_every:
         raise UsageError(
             f"training has codebook_update {settings.codebook_update!r} and revive_every {settings.revive_every}, but the "
-            f"quantizer {vqgan.config.quantizer!r} has no codebook to care for; write gradient and 0."
+            f"quantizer {vqgan.config.quantizer!r} has no codebook to care for; "
+            "write training.codebook_update: gradient and training.revive_every: 0."
         )
     return None
 

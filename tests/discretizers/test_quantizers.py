@@ -151,7 +151,7 @@ def test_codebooks_of_vectors_can_be_initialised_and_revived(name: str) -> None:
         (("magic", 16, 4), "no quantizer 'magic'; take one of vq, cosine, lfq, gumbel, ibq, fsq"),
         (("fsq", 1000, 4, (8, 5, 5, 4)), "need n_embed=800"),
         (("fsq", 1000, 3, (8, 5, 5, 5)), "embed_dim=4"),
-        (("fsq", 1, 0), "at least 2"),
+        (("fsq", 1, 0), "needs levels"),
         (("fsq", 5, 2, (5, 1)), "at least 2"),
         (("lfq", 1000, 10), "n_embed=1024"),
         (("vq", 40, 2, (8, 5)), "Only the quantizer 'fsq' has levels"),
