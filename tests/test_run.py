@@ -82,17 +82,9 @@ def test_a_student_is_distilled_from_a_file(teacher: Path, tmp_path: Path) -> No
     assert load_discretizer(folder)(images).shape == images.shape
 
 
-def test_a_perceptual_weight_of_a_distillation_needs_a_distance(teacher: Path, tmp_path: Path) -> None:
-    recipe = {
-        "kind": "distillation",
-        "title": "fast",
-        "data": DIGITS,
-        "out": str(tmp_path / "student"),
-        "teacher": {"load": str(teacher)},
-        "training": {"epochs": 1, "batch_size": 449, "perceptual_weight": 0.5},
-    }
+def test_a_perceptual_weight_of_a_distillation_needs_a_distance() -> None:
     with pytest.raises(UsageError, match=r"perceptual_weight is 0\.5"):
-        recipes.parse(recipe)
+        recipes.load("discretizer/distil-cifar-f4", ["training.perceptual_weight=0.5"])
 
 
 def test_weights_that_are_not_there_stop_a_run_before_it_begins(tmp_path: Path) -> None:

@@ -42,8 +42,8 @@ QUALITY_WORDS = {
     "psnr_to_teacher_db": "PSNR to the teacher's output in dB",
     "decoder_psnr_to_teacher_db": "PSNR to the teacher's output in dB, of the same codes",
     "teacher_psnr_db": "PSNR of the teacher in dB",
-    "flops": "FLOPs an image",
-    "teacher_flops": "FLOPs an image of the teacher",
+    "flops": "MFLOP an image",
+    "teacher_flops": "MFLOP an image of the teacher",
     "flops_ratio": "FLOPs over the teacher's",
     "size": "side of an image in pixels",
 }
@@ -94,7 +94,7 @@ def gather(run: Path) -> DiscretizerPage:
         title=str(facts.get("title") or run.name),
         subtitle=subtitle(facts),
         alarm=str(made_by.get("alarm") or ""),
-        quality={title: short(quality[key]) for key, title in titles(quality).items()},
+        quality={title: measured(key, quality[key]) for key, title in titles(quality).items()},
         pictures=pictures or {},
         health=attempt("The curves", partial(health_svg, run / "log.jsonl"), left_out) or "",
         provenance=origin(facts, made_by),
@@ -113,6 +113,12 @@ def read_provenance(run: Path) -> dict[str, object]:
         return dict(read_extra(run / FILE_NAME))
     except CheckpointError as error:
         raise DataError(f"{run} holds no trained discretizer ({error}); go on with `dat train ... --resume`.") from error
+
+
+def measured(key: str, value: object) -> str:
+    """A measure as text; FLOPs in millions."""
+    in_millions = key.endswith("flops") and isinstance(value, int)
+    return f"{value / 1e6:,.1f}" if in_millions else short(value)
 
 
 def titles(quality: Mapping[str, object]) -> dict[str, str]:
