@@ -117,8 +117,9 @@ def read_provenance(run: Path) -> dict[str, object]:
 
 def measured(key: str, value: object) -> str:
     """A measure as text; FLOPs in millions."""
-    in_millions = key.endswith("flops") and isinstance(value, int)
-    return f"{value / 1e6:,.1f}" if in_millions else short(value)
+    if key.endswith("flops") and isinstance(value, int):
+        return f"{value / 1e6:,.1f}"
+    return short(value)
 
 
 def titles(quality: Mapping[str, object]) -> dict[str, str]:
