@@ -109,8 +109,7 @@ def _open_weights(recipe: recipes.Recipe) -> None:
         specs = [section.train] if section is not None and section.train is not None else []
         sources = [section.load] if section is not None and section.load is not None else []
     else:
-        specs = [recipe]
-        sources = [recipe.teacher.load] if isinstance(recipe, recipes.DistillationRecipe) else []
+        specs, sources = [recipe], []  # a teacher is opened where its student is tried
     for source in sources:
         load_discretizer(source)
     for spec in specs:
