@@ -482,6 +482,11 @@ Recipe = ClassificationRecipe | DiscretizerRecipe | DistillationRecipe
 _ADAPTER: TypeAdapter[Recipe] = TypeAdapter(Annotated[Recipe, Field(discriminator="kind")])
 
 
+def wants_auxiliary_norms(section: BaseModel) -> bool:
+    """Whether a method of a recipe trains the model with auxiliary normalisation layers."""
+    return bool(getattr(section, "auxiliary_norms", False))
+
+
 def build_model(section: ModelSection, *, num_classes: int, seed: int) -> Normalized:
     """The model with random weights: the same for every method of a seed."""
     torch.manual_seed(stream_seed(seed, 0))

@@ -29,6 +29,7 @@ from dat.engine.discretizer_loop import train_discretizer
 from dat.engine.distill import distill
 from dat.engine.loop import train
 from dat.errors import CheckpointError
+from dat.nn.norm import Normalized, with_auxiliary_norms, without_auxiliary_norms
 from dat.nn.weights import file_sha256
 from dat.report.discretizer_page import write_discretizer_report
 from dat.report.page import write_report
@@ -139,8 +140,9 @@ def evaluate_again(path: Path, overrides: Sequence[str] = (), *, cpu: bool = Fal
     assert isinstance(recipe, recipes.ClassificationRecipe)
     state = checkpoint.load(path) if folder != path else _newest_state(folder)
     classes = tuple(run_folder.read_run(folder.parent)["class_names"])
-    model = recipes.build_model(recipe.model, num_classes=len(classes), seed=int(seed))
+    model = _untrained(recipe, (label, int(seed)), len(classes))
     model.load_state_dict(dict(state.tensors.get("ema", state.tensors["model"])))
+    without_auxiliary_norms(model)
     test, size = recipes.build_test(recipe.data, classes=classes)
     place = Place(torch.device(PartialState(cpu=cpu).device or "cpu"))
     subject = measure.Subject(recipe, recipes.recipe_hash(recipe), test, size, place)
@@ -280,10 +282,11 @@ def _train_one(
 ) -> nn.Module:
     """The trained model of one method and seed: trained to its end, or read back if it is there already."""
     label, seed = key
-    return train(
-        recipes.build_model(recipe.model, num_classes=len(data.classes), seed=seed),
+    model = _untrained(recipe, key, len(data.classes))
+    trained = train(
+        model,
         recipes.build_method(recipe.methods[label], discretizer),
-        Classification(recipe.training.smoothing),
+        Classification(recipe.training.smoothing, len(data.classes)),
         data.train,
         recipe.training,
         seed=seed,
@@ -292,6 +295,16 @@ def _train_one(
         num_classes=len(data.classes),
         cpu=context.cpu,
     )
+    return without_auxiliary_norms(trained)
+
+
+def _untrained(recipe: recipes.ClassificationRecipe, key: tuple[str, int], num_classes: int) -> Normalized:
+    """The model of one method and seed, with auxiliary normalisation layers where the method trains with them."""
+    label, seed = key
+    model = recipes.build_model(recipe.model, num_classes=num_classes, seed=seed)
+    if recipes.wants_auxiliary_norms(recipe.methods[label]):
+        with_auxiliary_norms(model)
+    return model
 
 
 def _facts(recipe: recipes.Recipe, identity: str, data: recipes.Data, folder: Path) -> dict[str, Any]:

@@ -21,6 +21,7 @@ Codes = Int[Tensor, "batch *grid"]
 Latents = Float[Tensor, "batch depth rows columns"]
 Vectors = Float[Tensor, "count depth"]
 Indices = Int[Tensor, " count"]
+Logits = Float[Tensor, "batch classes"]
 Targets = Int[Tensor, " batch"] | Float[Tensor, "batch classes"]
 
 LossFn = Callable[[Tensor], Tensor]
@@ -55,6 +56,7 @@ class Batch:
 
     `generator` is the same on every process; each draws for the `total` images of the step and keeps its rows from
     `first` on, so a step on several processes uses the numbers of the step on one. None: torch's global stream.
+    `step` counts optimizer steps from 0; `progress` is the share of the training that lies behind, in [0, 1).
     """
 
     images: Images
@@ -62,6 +64,8 @@ class Batch:
     generator: torch.Generator | None = None
     first: int = 0
     total: int | None = None
+    step: int = 0
+    progress: float = 0.0
 
     def draw(self, sampler: Callable[..., Tensor], *shape: int) -> Tensor:
         """Random numbers `(batch, *shape)` from `sampler`, which is `torch.rand` or `torch.randn`."""
@@ -69,6 +73,11 @@ class Batch:
         device = self.generator.device if self.generator is not None else self.images.device
         numbers = sampler((total, *shape), generator=self.generator, device=device)
         return numbers[self.first : self.first + len(self.images)].to(self.images.device)
+
+    def draw_once(self, sampler: Callable[..., Tensor], *shape: int) -> Tensor:
+        """Random numbers `shape` for the whole step, the same on every process."""
+        device = self.generator.device if self.generator is not None else self.images.device
+        return sampler(shape, generator=self.generator, device=device).to(self.images.device)
 
 
 @dataclass(frozen=True)
@@ -111,6 +120,19 @@ class Task(Protocol):
 
     def losses(self, model: nn.Module, images: Images, targets: Targets) -> PerImage:
         """One loss per image."""
+        ...
+
+
+@runtime_checkable
+class ClassifyingTask(Task, Protocol):
+    """A task whose models give one logit per class: what methods need that aim at classes or compare predictions."""
+
+    def losses_of_logits(self, logits: Logits, targets: Targets) -> PerImage:
+        """One loss per image, of what the model gave for it."""
+        ...
+
+    def random_classes(self, targets: Targets, numbers: PerImage) -> Targets:
+        """For each image a class drawn by its number, which is uniform in [0, 1); in the form of `targets`."""
         ...
 
 

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedDataParallelKwargs
 from timm.data.mixup import Mixup
 from timm.optim import create_optimizer_v2  # pyright: ignore[reportPrivateImportUsage]  # documented, but timm has no __all__
 from timm.scheduler.scheduler import Scheduler
@@ -29,7 +30,7 @@ from dat.engine import optimizer_state
 from dat.engine.checkpoint import State
 from dat.engine.steps import Pace, run_steps, stream_seed
 from dat.errors import UsageError
-from dat.nn.norm import Normalized
+from dat.nn.norm import Normalized, has_auxiliary_norms
 from dat.types import Batch, Method, Place, Task
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -85,7 +86,7 @@ def train(
     Raises:
         What `dat.engine.steps.run_steps` raises.
     """
-    with accelerator(settings.precision, cpu=cpu) as here:
+    with accelerator(settings.precision, cpu=cpu, partly_used=has_auxiliary_norms(model)) as here:
         place = Place(here.device, here.process_index, here.num_processes)
         order = TrainingOrder(
             len(dataset),
@@ -107,13 +108,16 @@ def train(
 
 
 @contextmanager
-def accelerator(precision: Precision, *, cpu: bool = False) -> Iterator[Accelerator]:
+def accelerator(precision: Precision, *, cpu: bool = False, partly_used: bool = False) -> Iterator[Accelerator]:
     """An Accelerator for one run; its process-wide state is cleared afterwards, so that the next run may differ.
+
+    `partly_used`: a forward pass may leave out parameters, which processes must then look for.
 
     Raises:
         UsageError: fp16 without a GPU; Accelerate would take float32 and not say so.
     """
-    here = Accelerator(mixed_precision="no" if precision == "fp32" else precision, cpu=cpu)
+    parallel = DistributedDataParallelKwargs(find_unused_parameters=partly_used)
+    here = Accelerator(mixed_precision="no" if precision == "fp32" else precision, cpu=cpu, kwargs_handlers=[parallel])
     try:
         if precision == "fp16" and here.device.type == "cpu":
             raise UsageError("precision is 'fp16', which needs a GPU; write bf16 or fp32.")

@@ -117,7 +117,8 @@ def _steps_of_epoch(
     for fetched in loader:
         images, targets, _ = (tensor.to(place.device, non_blocking=True) for tensor in fetched)
         generator = torch.Generator(place.device).manual_seed(stream_seed(pace.seed, 2, step))
-        micro.append(Batch(images, targets, generator, order.first_row(len(micro)), order.batch_size))
+        first, progress = order.first_row(len(micro)), step / (pace.epochs * order.steps_per_epoch)
+        micro.append(Batch(images, targets, generator, first, order.batch_size, step, progress))
         if len(micro) == order.accumulate:
             yield micro
             micro, step = [], step + 1

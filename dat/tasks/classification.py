@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import nn
 
-from dat.types import Images, PerImage, Targets
+from dat.errors import UsageError
+from dat.types import Images, Logits, PerImage, Targets
 
 
 @dataclass(frozen=True)
@@ -15,12 +16,32 @@ class Classification:
     """Cross-entropy per image; `smoothing` moves that share of an integer target to all classes evenly.
 
     Soft targets `(batch, classes)` (mixup, cutmix) are taken as they are: `timm.data.Mixup` smooths them itself.
+    `num_classes` is needed by methods that aim at random classes, where targets are integers.
     """
 
     smoothing: float = 0.0
+    num_classes: int | None = None
 
     def losses(self, model: nn.Module, images: Images, targets: Targets) -> PerImage:
         """One cross-entropy per image, in float32 whatever the precision of the model."""
-        logits = model(images).float()
+        return self.losses_of_logits(model(images), targets)
+
+    def losses_of_logits(self, logits: Logits, targets: Targets) -> PerImage:
+        """One cross-entropy per image, of what the model gave for it."""
         smoothing = self.smoothing if targets.ndim == 1 else 0.0
-        return F.cross_entropy(logits, targets, reduction="none", label_smoothing=smoothing)
+        return F.cross_entropy(logits.float(), targets, reduction="none", label_smoothing=smoothing)
+
+    def random_classes(self, targets: Targets, numbers: PerImage) -> Targets:
+        """The class `floor(number x classes)` steps after the target's, around: all classes equally likely, the own one, too.
+
+        Of soft targets the likeliest class counts, and the result is one-hot.
+
+        Raises:
+            UsageError: integer targets, and `num_classes` was not given.
+        """
+        count = targets.shape[1] if targets.ndim == 2 else self.num_classes
+        if count is None:
+            raise UsageError("Random classes need their number; write Classification(num_classes=...).")
+        labels = targets.argmax(dim=1) if targets.ndim == 2 else targets
+        chosen = (labels + (numbers.double() * count).long()) % count
+        return F.one_hot(chosen, count).to(targets.dtype) if targets.ndim == 2 else chosen
