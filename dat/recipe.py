@@ -30,6 +30,7 @@ from dat.data.pipeline import CenterCrop, CropFlip, ImageDataset, ImageNet, Tran
 from dat.discretizers.autoencoder import Autoencoder
 from dat.discretizers.fast import FastAutoencoder, affordable, student_of
 from dat.discretizers.objective import Perceptual, VQGANObjective
+from dat.discretizers.pretrained import load_discretizer
 from dat.discretizers.vqgan import VQGAN, VQGANConfig
 from dat.engine.discretizer_loop import DiscretizerTraining, check_training
 from dat.engine.distill import Distillation
@@ -356,9 +357,13 @@ class FrechetSection(Strict):
 
 
 class DiscretizerSpec(Strict):
-    """A discretizer to train: its network, its objective, its training."""
+    """A discretizer to train: its network, its objective, its training.
+
+    `init`: the weights to begin with, random ones by default; a file, a folder, or a name of `dat discretizer list`.
+    """
 
     network: NetworkSection
+    init: str | None = None
     objective: ObjectiveSection
     training: DiscretizerTrainingSection
     perceptual: Annotated[PerceptualSection, Field(discriminator="kind")]
@@ -495,9 +500,27 @@ def build_model(section: ModelSection, *, num_classes: int, seed: int) -> Normal
 
 
 def build_vqgan(spec: DiscretizerSpec) -> VQGAN:
-    """The untrained VQGAN of a recipe."""
+    """The VQGAN of a recipe with the weights it begins with."""
     torch.manual_seed(stream_seed(spec.seed, 0))
-    return VQGAN(spec.network)
+    vqgan = VQGAN(spec.network)
+    if spec.init is not None:
+        _take_weights(vqgan, spec.init)
+    return vqgan
+
+
+def _take_weights(vqgan: VQGAN, source: str) -> None:
+    """Copy the weights of a trained discretizer.
+
+    Raises:
+        UsageError: it is another network; the settings that differ are named.
+    """
+    trained, wanted = load_discretizer(source).network, vqgan.config.to_dict()
+    found = {"layout": trained.layout, **trained.config.to_dict()}
+    odd = [f"{key} {found.get(key)} instead of {wanted[key]}" for key in wanted if found.get(key) != wanted[key]]
+    if trained.layout != vqgan.layout or odd:
+        differing = ", ".join(odd) or f"the layout {trained.layout}"
+        raise UsageError(f"init is {source!r}, but it has {differing}; give the network the settings of its weights.")
+    vqgan.load_state_dict(trained.state_dict())
 
 
 def build_perceptual(section: PerceptualSection) -> Perceptual | None:

@@ -217,6 +217,8 @@ def _train_discretizer(context: Context, spec: recipes.DiscretizerSpec, data: re
         "seed": spec.seed,
         "versions": measure.versions(),
     }
+    if spec.init is not None:
+        made_by["init"] = _source(spec.init)
     train_discretizer(
         recipes.build_vqgan(spec),
         spec.objective,
@@ -229,6 +231,7 @@ def _train_discretizer(context: Context, spec: recipes.DiscretizerSpec, data: re
         weights=path,
         provenance=made_by,
         features=recipes.build_frechet(spec.frechet),
+        trained=spec.init is not None,
         title=f"train discretizer (perceptual: {spec.perceptual.kind})",
         cpu=context.cpu,
     )
@@ -242,11 +245,7 @@ def _distill(context: Context, recipe: recipes.DistillationRecipe, data: recipes
     made_by = {
         "recipe_hash": context.recipe_hash,
         "data": data.fingerprint,
-        "teacher": {
-            "name": Path(recipe.teacher.load).stem,
-            "sha256": file_sha256(weight_file(recipe.teacher.load)),
-            "precision": recipe.teacher.precision,
-        },
+        "teacher": {**_source(recipe.teacher.load), "precision": recipe.teacher.precision},
         "perceptual": _with_hashes(recipe.perceptual.model_dump()),
         "seed": recipe.seed,
         "versions": measure.versions(),
@@ -264,6 +263,11 @@ def _distill(context: Context, recipe: recipes.DistillationRecipe, data: recipes
         provenance=made_by,
         cpu=context.cpu,
     )
+
+
+def _source(name: str) -> dict[str, str]:
+    """Which weights a discretizer was made from."""
+    return {"name": Path(name).stem, "sha256": file_sha256(weight_file(name))}
 
 
 def _with_hashes(settings: dict[str, Any]) -> dict[str, Any]:

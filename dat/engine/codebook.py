@@ -81,10 +81,11 @@ class CodebookCare:
             self.sums: Codebook = torch.zeros_like(self.means.sums)
 
     @torch.no_grad()
-    def start_from(self, latents: Latents, generator: torch.Generator) -> None:
-        """A codebook of encoder outputs; an untrained one lies in a corner that the encoder never visits."""
+    def start_from(self, latents: Latents, generator: torch.Generator, *, trained: bool = False) -> None:
+        """A codebook of encoder outputs, unless it is `trained`; another one lies in a corner that the encoder never visits."""
         everywhere = self._of_all_processes(latents)
-        self.quantizer.initialise(everywhere, generator)
+        if not trained:
+            self.quantizer.initialise(everywhere, generator)
         self._begin(torch.ones_like(self.used), share=len(as_vectors(everywhere)) / len(self.used))
 
     @torch.no_grad()

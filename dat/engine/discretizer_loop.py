@@ -80,10 +80,13 @@ def train_discretizer(
     weights: Path,
     provenance: Mapping[str, Any],
     features: ImageNetNetwork | None = None,
+    trained: bool = False,
     title: str = "train discretizer",
     cpu: bool = False,
 ) -> None:
     """Train, or go on training, in `folder`; then write `weights` with `provenance`, `quality` and perhaps `alarm`.
+
+    A `trained` network keeps its codebook at the start; that of another one becomes latents of the first batch.
 
     Both are of the test pictures after the last epoch; with `features`, the Frechet distance of its embeddings is measured,
     too. Reconstructions of some test pictures are kept in `reconstructions.npz`.
@@ -103,7 +106,17 @@ def train_discretizer(
             seed=seed,
         )
         learner = TwoPlayerLearner(
-            vqgan, objective, perceptual, settings, here, place, test, seed=seed, folder=folder, features=features
+            vqgan,
+            objective,
+            perceptual,
+            settings,
+            here,
+            place,
+            test,
+            seed=seed,
+            folder=folder,
+            features=features,
+            trained=trained,
         )
         learner.total_steps = settings.epochs * order.steps_per_epoch
         pace = Pace(settings.epochs, seed, settings.workers, settings.log_every, settings.save_minutes)
@@ -129,7 +142,9 @@ class TwoPlayerLearner:
         seed: int,
         folder: Path,
         features: ImageNetNetwork | None = None,
+        trained: bool = False,
     ) -> None:
+        self.trained = trained
         self.objective, self.settings, self.here, self.place = objective, settings, here, place
         self.test, self.seed, self.folder = test, seed, folder
         self.perceptual = perceptual.to(place.device) if isinstance(perceptual, nn.Module) else perceptual
@@ -148,7 +163,7 @@ class TwoPlayerLearner:
         """One update of the generator, then one of the discriminator; then the codebook, if its turn has come."""
         images = [pad_to_multiple(2 * batch.images - 1, self.bare.stride) for batch in batches]
         if step == 0 and self.codebook is not None:
-            self.codebook.start_from(self._latents(images[0]), self._generator(step))
+            self.codebook.start_from(self._latents(images[0]), self._generator(step), trained=self.trained)
         for player in self.players:
             player.set_learning_rate(self._learning_rate(step))
         reconstructions, log = self._generator_update(images, step)
