@@ -196,13 +196,18 @@ def show_recipe(recipe: str, overrides: Overrides = None) -> None:
 
 @recipes_app.command("check", epilog="Example:  dat recipes check my.yaml")
 def check_recipes(names: Annotated[list[str] | None, typer.Argument(metavar="[RECIPE]...")] = None) -> None:
-    """Check recipes without running them (all that come with the package, if none is named): keys, types, names, model."""
+    """Check recipes (all that come with the package, if none is named): read them, build the model, and carry out two steps
+    of every training with networks shrunk to nothing and made-up pictures.
+    """
     from dat import recipe as recipes
     from dat import recipe_file
+    from dat.rehearse import rehearse
 
     for name in names or recipe_file.shipped_recipes():
-        recipes.check(recipes.load(name))
-        print(f"{name}: good")
+        recipe = recipes.load(name)
+        recipes.check(recipe)
+        rehearse(recipe)
+        print(f"{name}: good", flush=True)
 
 
 def main() -> None:
@@ -241,10 +246,11 @@ def _print_outcome(folder: Path) -> None:
     if os.environ.get("RANK", "0") != "0":
         return
     if (folder / "results.jsonl").is_file():
-        from dat.report.tables import terminal_table
-        from dat.results import read_rows
+        from dat.report.page import terminal_page
 
-        print(terminal_table(read_rows(folder / "results.jsonl")))
-        print(f"\nReport: {folder / 'report.html'}")
+        print(f"{terminal_page(folder)}\n\nReport: {folder / 'report.html'}")
+        if (folder / "equal-time" / "results.jsonl").is_file():
+            print("\nThe same in equal time:\n")
+            _print_outcome(folder / "equal-time")
     else:
         print(folder / "discretizer.safetensors")

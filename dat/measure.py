@@ -125,16 +125,44 @@ def modified_codes(subject: Subject, models: Models, discretizer: FrozenDiscreti
 
 def costs(subject: Subject, folder: Path) -> list[Row]:
     """Seconds per step, the median over the log of each training."""
-    batch_size = subject.recipe.training.batch_size
-    protocol: dict[str, object] = {"machine": machine(), "batch_size": batch_size}
     rows = []
     for label in subject.recipe.methods:
+        batch_size = recipes.training_of(subject.recipe, label).batch_size
+        protocol: dict[str, object] = {"machine": machine(), "batch_size": batch_size}
         for seed in subject.recipe.seeds:
-            lines = (folder / f"{label}-seed{seed}" / "log.jsonl").read_text().splitlines()
-            speeds = [json.loads(line)["images_per_s"] for line in lines]
+            speeds = _speeds(folder, label, seed)
             seconds = batch_size / float(np.median(speeds))
             rows.append(subject.row("cost", "seconds_per_step", seconds, len(speeds), (label, seed), protocol))
     return rows
+
+
+def _speeds(folder: Path, label: str, seed: int) -> list[float]:
+    """Images per second that the log of a training holds."""
+    lines = (folder / f"{label}-seed{seed}" / "log.jsonl").read_text().splitlines()
+    return [json.loads(line)["images_per_s"] for line in lines]
+
+
+def epochs_of_equal_time(recipe: recipes.ClassificationRecipe, folder: Path) -> dict[str, int]:
+    """For each method, how many epochs take as long as those of the method `equal_time_as`; at least one."""
+    assert recipe.equal_time_as is not None
+    speeds = {label: np.median([np.median(_speeds(folder, label, seed)) for seed in recipe.seeds]) for label in recipe.methods}
+    reference = recipes.training_of(recipe, recipe.equal_time_as).epochs / speeds[recipe.equal_time_as]
+    return {label: max(1, round(float(reference * speed))) for label, speed in speeds.items()}
+
+
+def expectations(subject: Subject) -> list[Row]:
+    """What the paper reports, as the recipe quotes it; on how many images, it does not say (`n` 0)."""
+    expect = subject.recipe.expect
+    if expect is None:
+        return []
+    protocol: dict[str, object] = {"source": expect.source}
+    quoted = [(label, suite, value) for label, values in expect.percent.items() for suite, value in values.items()]
+    return [
+        Row("c", "mce", value, 0, None, None, label, subject.recipe_hash, protocol, source="paper")
+        if suite == "mce"
+        else Row(suite, "accuracy", value, 0, None, None, label, subject.recipe_hash, protocol, source="paper")
+        for label, suite, value in quoted
+    ]
 
 
 def pictures(subject: Subject, models: Models, discretizer: FrozenDiscretizer, path: Path) -> dict[str, object]:

@@ -24,6 +24,7 @@ from pydantic.dataclasses import dataclass as validated_dataclass
 from timm.optim import list_optimizers  # pyright: ignore[reportPrivateImportUsage]  # documented, but timm has no __all__
 
 from dat import recipe_file
+from dat.data.concatenated import Concatenated
 from dat.data.embedded import digits, in_memory
 from dat.data.folders import ImageFolder, ImageSource
 from dat.data.pipeline import CenterCrop, CropFlip, ImageDataset, ImageNet, Transform
@@ -140,7 +141,12 @@ class _AnyDiscretizer:
 
 
 class _MethodSection(Strict):
-    """Settings of a method; what the method refuses is a fault of the recipe."""
+    """Settings of a method; what the method refuses is a fault of the recipe.
+
+    `training` changes keys of the recipe's training for this method alone, e.g. `{epochs: 88}`.
+    """
+
+    training: dict[str, Any] = {}
 
     @model_validator(mode="after")
     def _accepted(self) -> _MethodSection:
@@ -208,10 +214,14 @@ class DigitsData(Strict):
 
 
 class FolderData(Strict):
-    """Image folders with one subfolder per class. `size` None keeps the pictures at their own size."""
+    """Image folders with one subfolder per class. `size` None keeps the pictures at their own size.
+
+    `extra_train`: folders of the same classes whose pictures are trained on as well, e.g. distorted copies (DeepAugment).
+    """
 
     source: Literal["folder"]
     train: str
+    extra_train: list[str] = []
     test: str
     size: int | None = None
     crop_pct: float = 0.875
@@ -250,7 +260,7 @@ def build_data(section: DigitsData | FolderData, *, seed: int) -> Data:
     train = _train_source(section)
     test, size = build_test(section, classes=train.classes)
     return Data(
-        ImageDataset(train, _augmentation(section.augment, _view(section)), seed=seed),
+        ImageDataset(train, augmentation(section.augment, _view(section)), seed=seed),
         test,
         train.classes,
         size=size,
@@ -282,7 +292,11 @@ def _train_source(section: DigitsData | FolderData) -> ImageSource:
         raise DataError(
             f"data.classes is {section.classes}, but {section.train} has {len(train.classes)} class folders; correct one."
         )
-    return in_memory(train) if section.in_memory else train
+    extra = [
+        ImageFolder(folder, classes=train.classes, limit_per_class=section.train_per_class) for folder in section.extra_train
+    ]
+    whole = Concatenated([train, *extra]) if extra else train
+    return in_memory(whole) if section.in_memory else whole
 
 
 def _view(section: DigitsData | FolderData) -> CenterCrop:
@@ -291,7 +305,7 @@ def _view(section: DigitsData | FolderData) -> CenterCrop:
     return CenterCrop(section.size, section.crop_pct, section.interpolation)
 
 
-def _augmentation(section: NoAugment | CropFlipAugment | ImageNetAugment, view: CenterCrop) -> Transform:
+def augmentation(section: NoAugment | CropFlipAugment | ImageNetAugment, view: CenterCrop) -> Transform:
     if isinstance(section, CropFlipAugment):
         return CropFlip(section.padding, section.fill, section.flip, view)
     if isinstance(section, ImageNetAugment):
@@ -408,8 +422,22 @@ class EvaluationSection(Strict):
         return corruption_suites() if "c" in self.suites else []
 
 
+PaperColumn = Literal["clean", "fgsm", "damagenet", "a", "mce", "v2", "r", "sketch", "stylized"]
+
+
+class ExpectSection(Strict):
+    """What a paper reports for the same training, in percent by method and test set, and where: to stand beside our numbers."""
+
+    source: str
+    percent: dict[str, dict[PaperColumn, float]]
+
+
 class ClassificationRecipe(Strict):
-    """Train one model per method and seed under one budget, evaluate all of them, write one report."""
+    """Train one model per method and seed under one budget, evaluate all of them, write one report.
+
+    The budget is a number of epochs. `equal_time_as`: do it all a second time, in the folder `equal-time`, with the epochs of
+    each method chosen so that it takes the time that this method took.
+    """
 
     kind: Literal["classification"]
     title: str
@@ -420,6 +448,8 @@ class ClassificationRecipe(Strict):
     seeds: list[int] = [0]
     discretizer: DiscretizerSection | None = None
     evaluation: EvaluationSection = EvaluationSection()
+    expect: ExpectSection | None = None
+    equal_time_as: str | None = None
     out: str = ""
 
     @model_validator(mode="after")
@@ -433,6 +463,14 @@ class ClassificationRecipe(Strict):
             raise ValueError(f"seed {min(self.seeds)} is negative; write 0 or more")
         if odd := [label for label in self.methods if not re.fullmatch(r"[\w.+-]+", label) or label.startswith(".")]:
             raise ValueError(f"method label {odd[0]!r} becomes the name of a folder; use letters, digits and any of . + - _")
+        expected = list(self.expect.percent) if self.expect is not None else []
+        named = {"expect.percent": expected, "equal_time_as": [self.equal_time_as] if self.equal_time_as else []}
+        if unknown := [(key, label) for key, labels in named.items() for label in labels if label not in self.methods]:
+            raise ValueError(
+                f"{unknown[0][0]} names {unknown[0][1]!r}, which is none of the methods: {', '.join(self.methods)}"
+            )
+        for label in self.methods:
+            training_of(self, label)
         return self
 
 
@@ -484,6 +522,7 @@ class DistillationRecipe(Strict):
 
 
 Recipe = ClassificationRecipe | DiscretizerRecipe | DistillationRecipe
+_TRAINING = TypeAdapter(TrainingSection)
 _ADAPTER: TypeAdapter[Recipe] = TypeAdapter(Annotated[Recipe, Field(discriminator="kind")])
 
 
@@ -559,6 +598,21 @@ def build_student(recipe: DistillationRecipe, teacher: Autoencoder, *, size: int
     return student_of(teacher, affordable(teacher, size=size, **recipe.student.model_dump()))
 
 
+def training_of(recipe: ClassificationRecipe, label: str) -> TrainingSection:
+    """The training of one method: that of the recipe, with what the method's own section changes.
+
+    Raises:
+        ValueError: naming every fault of that section.
+    """
+    changes: dict[str, Any] = dict(recipe.methods[label])["training"]
+    values = {**dataclasses.asdict(recipe.training), **changes}
+    try:
+        return _TRAINING.validate_json(json.dumps(values))
+    except ValidationError as error:
+        faults = [sentence(fault, values, _TRAINING.json_schema()) for fault in error.errors()]
+        raise ValueError("; ".join(f"methods.{label}.training.{fault.rstrip('.')}" for fault in faults)) from error
+
+
 def needs_discretizer(section: BaseModel) -> bool:
     """Whether a method of a recipe uses `Q`."""
     method = METHODS[dict(section)["method"]]
@@ -567,7 +621,7 @@ def needs_discretizer(section: BaseModel) -> bool:
 
 def build_method(section: BaseModel, discretizer: Discretizer | None) -> Method:
     """The method with the settings of the recipe."""
-    settings = section.model_dump()
+    settings = section.model_dump(exclude={"training"})
     method = METHODS[settings.pop("method")]
     return method(discretizer, **settings) if needs_discretizer(section) else method(**settings)
 
@@ -579,7 +633,8 @@ def check(recipe: Recipe) -> None:
         UsageError: a name or an option is not known where the schema cannot tell.
     """
     if isinstance(recipe, ClassificationRecipe):
-        build_model(recipe.model, num_classes=10, seed=0)
+        with torch.device("meta"):  # shapes only: a ViT-H would fill gigabytes
+            build_model(recipe.model, num_classes=10, seed=0)
         spec = recipe.discretizer.train if recipe.discretizer is not None else None
     else:
         spec = recipe if isinstance(recipe, DiscretizerRecipe) else None
@@ -623,8 +678,8 @@ def resolved(recipe: Recipe) -> str:
 
 
 def recipe_hash(recipe: Recipe) -> str:
-    """Twelve hexadecimal digits over all settings but the output folder and the title."""
-    settings = recipe.model_dump(mode="json", exclude={"out", "title"})
+    """Twelve hexadecimal digits over all settings but the output folder, the title, and the numbers of a paper."""
+    settings = recipe.model_dump(mode="json", exclude={"out", "title", "expect"})
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
 
 

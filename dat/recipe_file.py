@@ -27,9 +27,17 @@ SHIPPED = next(
 )
 
 
+REPLACED = ("methods", "expect")
+"""Sections that are taken from the file itself or from its base, never from both."""
+
+TAGS = ("kind", "source", "method", "name")
+"""Keys that say what a section is: one that says otherwise than its base replaces it."""
+
+
 def shipped_recipes() -> dict[str, Path]:
-    """Recipes that come with the package, by name (`cifar10/small`)."""
-    return {str(path.relative_to(SHIPPED).with_suffix("")): path for path in sorted(SHIPPED.rglob("*.yaml"))}
+    """Recipes that come with the package, by name (`cifar10/small`); files that are only a `base` begin with `_`."""
+    paths = (path for path in sorted(SHIPPED.rglob("*.yaml")) if not path.name.startswith("_"))
+    return {path.relative_to(SHIPPED).with_suffix("").as_posix(): path for path in paths}
 
 
 def find(name: str) -> Path:
@@ -50,19 +58,53 @@ def find(name: str) -> Path:
 def read(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """The values of a recipe file, with `key.sub=value` replaced; `out` defaults to a folder under `runs/` named after it.
 
+    `base: NAME` takes the values of another file first (beside this one, or a shipped one), which this one then changes.
+
     Raises:
-        UsageError: the file is no YAML mapping, or an override cannot be applied.
+        UsageError: the file is no YAML mapping, its base is not there, or an override cannot be applied.
     """
+    values = _with_base(path, ())
+    for text in overrides:
+        override(values, text)
+    values.setdefault("out", f"runs/{path.stem}" if path.parent == SHIPPED else f"runs/{path.parent.name}-{path.stem}")
+    return values
+
+
+def _with_base(path: Path, children: tuple[Path, ...]) -> dict[str, Any]:
+    if path in children:
+        raise UsageError(f"{path} is its own base; remove one of the `base:` lines.")
+    values = _mapping(path)
+    base = values.pop("base", None)
+    if base is None:
+        return values
+    places = [path.parent / f"{base}.yaml", SHIPPED / f"{base}.yaml"]
+    found = next((place for place in places if place.is_file()), None)
+    if found is None:
+        raise UsageError(f"{path} has base {base!r}, but there is neither {places[0]} nor a shipped recipe of that name.")
+    return merged(_with_base(found, (*children, path)), values)
+
+
+def _mapping(path: Path) -> dict[str, Any]:
     try:
         values = yaml.load(path.read_text(), Loader=_Loader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} is not YAML: {' '.join(str(error).split())}.") from error
     if not isinstance(values, dict):
         raise UsageError(f"{path} holds {type(values).__name__}, not the keys of a recipe; begin with `kind:`.")
-    for text in overrides:
-        override(values, text)
-    values.setdefault("out", f"runs/{path.stem}" if path.parent == SHIPPED else f"runs/{path.parent.name}-{path.stem}")
     return values
+
+
+def merged(base: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    """The keys of both, `values` before `base`; sections are merged, but one of another kind replaces that of the base."""
+    if any(tag in values and values[tag] != base.get(tag, values[tag]) for tag in TAGS):
+        return values
+    shared = [key for key, value in values.items() if key not in REPLACED and _are_sections(base.get(key), value)]
+    both = {key: merged(base[key], values[key]) for key in shared}
+    return {**base, **values, **both}
+
+
+def _are_sections(*values: object) -> bool:
+    return all(isinstance(value, dict) for value in values)
 
 
 def override(values: dict[str, Any], text: str) -> None:

@@ -92,6 +92,8 @@ def run(recipe: recipes.Recipe, *, resume: bool = False, cpu: bool = False) -> P
         state.wait_for_everyone()
         if isinstance(recipe, recipes.ClassificationRecipe):
             _classification(context, recipe, data)
+            if recipe.equal_time_as is not None:
+                run(_equal_time(context, recipe), resume=True, cpu=cpu)
         else:
             with context.timed("discretizer"):
                 if isinstance(recipe, recipes.DiscretizerRecipe):
@@ -173,9 +175,31 @@ def _classification(context: Context, recipe: recipes.ClassificationRecipe, data
         with context.timed("analyse"):
             rows += measure.modified_codes(subject, models, discretizer)
             context.facts["pictures"] = measure.pictures(subject, models, discretizer, context.folder / "pictures.npz")
-    write_rows(context.folder / "results.jsonl", [*rows, *measure.costs(subject, context.folder)])
+    rows += measure.costs(subject, context.folder) + measure.expectations(subject)
+    write_rows(context.folder / "results.jsonl", rows)
     context.write()
     write_report(context.folder)
+
+
+def _equal_time(context: Context, recipe: recipes.ClassificationRecipe) -> recipes.Recipe:
+    """The recipe again, with the epochs of each method that fit into the time of one of them; written once, then read.
+
+    The time of an epoch is the median of what the logs of the first round say, so it is right on a machine that did
+    nothing else.
+    """
+    path = context.folder / "equal-time.yaml"
+    if context.place.is_main and not path.is_file():
+        epochs = measure.epochs_of_equal_time(recipe, context.folder)
+        values = recipe.model_dump(mode="json") | {"equal_time_as": None, "out": str(context.folder / "equal-time")}
+        values["title"] += ", equal time"
+        for label, count in epochs.items():
+            values["methods"][label]["training"]["epochs"] = count
+        if recipe.discretizer is not None and recipe.discretizer.train is not None:
+            weights = context.folder / "discretizer" / "discretizer.safetensors"
+            values["discretizer"] |= {"train": None, "load": str(weights)}
+        write_text(path, recipes.resolved(recipes.parse(values)))
+    PartialState().wait_for_everyone()
+    return recipes.load(str(path))
 
 
 def _discretizer(context: Context, recipe: recipes.ClassificationRecipe, data: recipes.Data) -> FrozenDiscretizer | None:
@@ -286,13 +310,13 @@ def _train_one(
 ) -> nn.Module:
     """The trained model of one method and seed: trained to its end, or read back if it is there already."""
     label, seed = key
-    model = _untrained(recipe, key, len(data.classes))
+    training = recipes.training_of(recipe, label)
     trained = train(
-        model,
+        _untrained(recipe, key, len(data.classes)),
         recipes.build_method(recipe.methods[label], discretizer),
-        Classification(recipe.training.smoothing, len(data.classes)),
+        Classification(training.smoothing, len(data.classes)),
         data.train,
-        recipe.training,
+        training,
         seed=seed,
         folder=context.folder / f"{label}-seed{seed}",
         title=title,

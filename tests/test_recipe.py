@@ -340,7 +340,10 @@ OTHER = {
     "out": None,
     "data.source": None,
     "data.augment.kind": None,
+    "expect": None,  # numbers to compare with
+    "equal_time_as": "dat",
     "discretizer.load": None,  # excludes `train`
+    "discretizer.train.init": "cifar-f4-1024",
     "discretizer.train.perceptual.kind": "none",
     "discretizer.train.training.precision": "bf16",
     "discretizer.train.network.attn_type": "none",
@@ -440,7 +443,7 @@ def test_settings_of_each_method_come_from_its_own_class():
     assert isinstance(recipe, recipes.ClassificationRecipe)
     for label, section in recipe.methods.items():
         names = {entry.name for entry in dataclasses.fields(METHODS[label])} - {"discretizer"}
-        assert set(section.model_dump()) == names | {"method"}
+        assert set(section.model_dump()) == names | {"method", "training"}
 
 
 def test_lpips_without_its_weights_says_what_to_use_instead(tmp_path: Path):

@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 
 from dat.errors import DataError, UsageError
 from dat.report import figures
+from dat.report.paper import paper_table
 from dat.report.reading import sentences
 from dat.report.tables import (
     BASELINE,
@@ -26,8 +27,10 @@ from dat.report.tables import (
     Comparison,
     Line,
     Table,
+    accuracy_table,
     all_tables,
     comparison_table,
+    plain_table,
     seeds_text,
     suite_title,
 )
@@ -107,7 +110,7 @@ def gather(run: Path, *, mixed: bool = False) -> Report:
         subtitle=subtitle(facts, comparison),
         methods=comparison.methods,
         reading=tuple(sentences(comparison)),
-        tables={table.name: table for table in all_tables(comparison)},
+        tables={table.name: table for table in (*all_tables(comparison), paper_table(comparison, rows)) if table},
         plots={plot.name: plot for plot in drawn if plot},
         pictures=attempt("The pictures", partial(read_pictures, run, facts), left_out),
         provenance=provenance(facts, rows),
@@ -124,6 +127,18 @@ def attempt(what: str, build: Callable[[], Part], left_out: list[str]) -> Part |
     except DataError as error:
         left_out.append(f"{what}: left out. {error}")
         return None
+
+
+def terminal_page(run: Path) -> str:
+    """The table of test sets, and the numbers of the paper where the recipe quotes them, as plain text.
+
+    Raises:
+        DataError, UsageError: as `write_report`.
+    """
+    rows = read_rows(run / "results.jsonl")
+    comparison = comparison_table(rows)
+    tables = accuracy_table(comparison), paper_table(comparison, rows)
+    return "\n\n".join(plain_table(table) for table in tables if table)
 
 
 # Files of a run.

@@ -28,9 +28,35 @@ GROUPS = {
 }
 """The 15 corruptions in their four groups. Source: Hendrycks and Dietterich (2019), ImageNet-C."""
 
-METHOD_TITLES = {"standard": "Standard", "at": "AT", "random-codes": "Random codes", "dat": "DAT"}
+METHOD_TITLES = {
+    "standard": "Standard",
+    "at": "AT",
+    "random-codes": "Random codes",
+    "dat": "DAT",
+    "dat-official": "DAT, official variant",
+    "dat-free": "DAT-free",
+    "dat-codes": "DAT in code space",
+    "advprop": "AdvProp",
+    "fast-advprop": "Fast AdvProp",
+    "pyramid-at": "Pyramid AT",
+    "debiased": "Debiased",
+    "augmix": "AugMix",
+    "deepaugment": "DeepAugment",
+    "deepaugment-decoder": "DeepAugment, decoder",
+    "deepaugment-augmix-dat": "DeepAugment + AugMix + DAT",
+}
 TIMES, MINUS, DASH = "\N{MULTIPLICATION SIGN}", "\N{MINUS SIGN}", "\N{EN DASH}"
-SUITE_TITLES = {"clean": "Clean", "fgsm": "FGSM", "c": "Corruptions"}
+SUITE_TITLES = {
+    "clean": "Clean",
+    "fgsm": "FGSM",
+    "c": "Corruptions",
+    "damagenet": "DamageNet",
+    "a": "ImageNet-A",
+    "v2": "ImageNet-V2",
+    "r": "ImageNet-R",
+    "sketch": "Sketch",
+    "stylized": "Stylized",
+}
 
 
 @dataclass(frozen=True)
@@ -458,12 +484,21 @@ def terminal_table(rows: Iterable[Row], *, mixed: bool = False) -> str:
     Raises:
         UsageError, DataError: as `comparison_table`.
     """
-    table = accuracy_table(comparison_table(rows, mixed=mixed))
+    return plain_table(accuracy_table(comparison_table(rows, mixed=mixed)))
+
+
+def plain_table(table: Table) -> str:
+    """A table as aligned plain text; what stands under a heading is indented."""
     grid = [
         [table.corner, *(column.title for column in table.columns)],
         ["", *(column.detail for column in table.columns)],
-        *([line.title, *map(plain_cell, line.cells)] for line in table.lines),
     ]
+    group = ""
+    for line in table.lines:
+        if line.group != group:
+            group = line.group
+            grid.append([group, *[""] * len(table.columns)])
+        grid.append([f"  {line.title}" if group else line.title, *map(plain_cell, line.cells)])
     widths = [max(map(len, column)) for column in zip(*grid, strict=True)]
     lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in grid]
     legend = [note.replace("Bold", "*").replace("≈", "~") for note in table.notes]

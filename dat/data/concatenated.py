@@ -1,0 +1,67 @@
+"""Several labelled sets as one."""
+
+from __future__ import annotations
+
+import hashlib
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+import numpy as np
+from PIL import Image
+
+from dat.data.folders import ImageSource, Labels
+from dat.errors import DataError
+
+
+@dataclass(frozen=True, eq=False)
+class Concatenated:
+    """The pictures of all `sources`, one after another; all have the same classes.
+
+    Raises:
+        DataError: a source has other classes than the first one.
+    """
+
+    sources: Sequence[ImageSource]
+
+    def __post_init__(self) -> None:
+        for source in self.sources[1:]:
+            if source.classes != self.classes:
+                odd = sorted(set(source.classes) ^ set(self.classes))[:3]
+                raise DataError(
+                    f"Training sets that are joined differ in their classes, e.g. {', '.join(odd)}; give each the same."
+                )
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Those of every source."""
+        return self.sources[0].classes
+
+    @property
+    def targets(self) -> Labels:
+        """Of all pictures."""
+        return np.concatenate([source.targets for source in self.sources])
+
+    def __len__(self) -> int:
+        """How many pictures, over all sources."""
+        return sum(map(len, self.sources))
+
+    def read(self, index: int) -> Image.Image:
+        """The picture as RGB, 8 bits."""
+        source, position = self._place(index)
+        return source.read(position)
+
+    def name(self, index: int) -> str:
+        """As its source names it."""
+        source, position = self._place(index)
+        return source.name(position)
+
+    def fingerprint(self) -> str:
+        """SHA-256 over those of the sources."""
+        return hashlib.sha256("/".join(source.fingerprint() for source in self.sources).encode()).hexdigest()
+
+    def _place(self, index: int) -> tuple[ImageSource, int]:
+        starts = [0, *accumulate(map(len, self.sources))]
+        number = bisect_right(starts, index) - 1
+        return self.sources[number], index - starts[number]
