@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from dat.attacks import fgsm as fgsm
     from dat.attacks import input_gradient as input_gradient
     from dat.attacks import pgd as pgd
+    from dat.attacks import pyramid as pyramid
     from dat.attacks import random_start as random_start
+    from dat.augment.augmix import augmix as augmix
+    from dat.code_attack import code_adversary as code_adversary
     from dat.data.corruptions import CORRUPTIONS as CORRUPTIONS
     from dat.data.corruptions import corrupt as corrupt
     from dat.discretizers.codes import modified_code_rate as modified_code_rate
@@ -26,11 +29,27 @@ if TYPE_CHECKING:
     from dat.discretizers.pretrained import save_discretizer as save_discretizer
     from dat.errors import DatError as DatError
     from dat.methods import METHODS as METHODS
+    from dat.methods.advprop import AdvProp as AdvProp
     from dat.methods.at import AT as AT
+    from dat.methods.augmix import AugMix as AugMix
     from dat.methods.dat import DAT as DAT
+    from dat.methods.dat_codes import DATCodes as DATCodes
+    from dat.methods.dat_free import DATFree as DATFree
+    from dat.methods.dat_official import DATOfficial as DATOfficial
+    from dat.methods.debiased import Debiased as Debiased
+    from dat.methods.deepaugment import DeepAugment as DeepAugment
+    from dat.methods.deepaugment import DeepAugmentDecoder as DeepAugmentDecoder
+    from dat.methods.fast_advprop import FastAdvProp as FastAdvProp
+    from dat.methods.pyramid import PyramidAT as PyramidAT
     from dat.methods.random_codes import RandomCodes as RandomCodes
+    from dat.methods.stack import DeepAugmentAugMixDAT as DeepAugmentAugMixDAT
     from dat.methods.standard import Standard as Standard
+    from dat.nn.drvit import DrViT as DrViT
+    from dat.nn.mae import MaskedAutoencoder as MaskedAutoencoder
     from dat.nn.norm import Normalized as Normalized
+    from dat.nn.norm import through_auxiliary_norms as through_auxiliary_norms
+    from dat.nn.norm import with_auxiliary_norms as with_auxiliary_norms
+    from dat.nn.norm import without_auxiliary_norms as without_auxiliary_norms
     from dat.results import Row as Row
     from dat.tasks.classification import Classification as Classification
     from dat.types import Batch as Batch
@@ -40,20 +59,35 @@ if TYPE_CHECKING:
 
 _HOME = {
     "AT": "methods.at",
+    "AdvProp": "methods.advprop",
+    "AugMix": "methods.augmix",
     "Batch": "types",
     "CORRUPTIONS": "data.corruptions",
     "Classification": "tasks.classification",
     "DAT": "methods.dat",
+    "DATCodes": "methods.dat_codes",
+    "DATFree": "methods.dat_free",
+    "DATOfficial": "methods.dat_official",
     "DatError": "errors",
+    "Debiased": "methods.debiased",
+    "DeepAugment": "methods.deepaugment",
+    "DeepAugmentAugMixDAT": "methods.stack",
+    "DeepAugmentDecoder": "methods.deepaugment",
     "Discretizer": "types",
+    "DrViT": "nn.drvit",
+    "FastAdvProp": "methods.fast_advprop",
     "FrozenDiscretizer": "discretizers.frozen",
     "METHODS": "methods",
+    "MaskedAutoencoder": "nn.mae",
     "Method": "types",
     "Normalized": "nn.norm",
+    "PyramidAT": "methods.pyramid",
     "RandomCodes": "methods.random_codes",
     "Row": "results",
     "Standard": "methods.standard",
     "Task": "types",
+    "augmix": "augment.augmix",
+    "code_adversary": "code_attack",
     "corrupt": "data.corruptions",
     "discrete_adversary": "attacks",
     "evaluating": "attacks",
@@ -62,8 +96,12 @@ _HOME = {
     "load_discretizer": "discretizers.pretrained",
     "modified_code_rate": "discretizers.codes",
     "pgd": "attacks",
+    "pyramid": "attacks",
     "random_start": "attacks",
     "save_discretizer": "discretizers.pretrained",
+    "through_auxiliary_norms": "nn.norm",
+    "with_auxiliary_norms": "nn.norm",
+    "without_auxiliary_norms": "nn.norm",
 }
 
 

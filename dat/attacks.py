@@ -7,11 +7,12 @@ found them. Whether dropout is on and which statistics normalise, the caller dec
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal, TypeVar
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
@@ -25,6 +26,7 @@ Norm = Literal["l2", "linf"]
 LOSS_FACTOR = 2.0**8
 
 Choice = TypeVar("Choice")
+Level = Float[Tensor, "batch 3 _ _"]
 
 
 def discrete_adversary(
@@ -35,10 +37,12 @@ def discrete_adversary(
     alpha: float,
     gradient_scale: GradientScale = "l2",
     clamp: bool = True,
+    steps: int = 1,
+    step_size: float | None = None,
 ) -> Images:
     """Discrete adversarial images `Q(x + delta)`: Algorithm 1, lines 3 to 5.
 
-    Costs one forward and one backward pass of the model (image gradient only) and two passes of the discretizer.
+    Costs `steps` forward and backward passes of the model (image gradient only) and `steps` + 1 passes of the discretizer.
 
     Args:
         images: in [0, 1].
@@ -50,22 +54,49 @@ def discrete_adversary(
             (0.1, 0.2, 0.4) are lengths, which its official code takes in L2.
         clamp: whether `x + delta` is kept in [0, 1], the domain of the discretizer, as the official code does. The
             paper's formula does not say so; without it the discretizer must allow it (`check_range = False`).
+        steps: how often line 4 is done; the paper does it once. Later steps start from `Q(x + delta)`, so that they see
+            which words have changed, and keep delta in the ball of radius alpha around 0 ("raw" has none).
+        step_size: length of one step where it is not alpha itself, of which it is at most the whole.
 
     Raises:
-        UsageError: alpha is negative, images are not float or not in [0, 1], or `loss_fn` does not give one loss per
-            image.
+        UsageError: a setting that `check_discrete_steps` refuses, images that are not float or not in [0, 1], or a
+            `loss_fn` that does not give one loss per image.
 
-    Source: Mao et al., NeurIPS 2022, Algorithm 1; differences to the official code: docs/method.md.
+    Source: Mao et al., NeurIPS 2022, Algorithm 1; differences to the official code: docs/method.md. Several steps: ours.
     """
-    if not alpha >= 0:
-        raise UsageError(f"alpha is {alpha}, but a step has no negative length; write alpha >= 0 (the paper uses 0.1).")
+    check_discrete_steps(alpha=alpha, gradient_scale=gradient_scale, steps=steps, step_size=step_size)
     check_images(images)
-    scaled = _choose(GRADIENT_SCALES, "gradient_scale", gradient_scale)
+    scaled, project = GRADIENT_SCALES[gradient_scale]
+    length = alpha if step_size is None else step_size
+    inside = _inside if clamp else _unchanged
 
     reconstruction = discretizer(images)  # line 3:  x_hat = Q(x)
-    delta = alpha * scaled(input_gradient(reconstruction, loss_fn))  # line 4:  straight-through: d x_hat / d x ~ 1
-    perturbed = images + delta
-    return discretizer(perturbed.clamp(0, 1) if clamp else perturbed)  # line 5:  x_adv = Q(x + delta)
+    delta = length * scaled(input_gradient(reconstruction, loss_fn))  # line 4:  straight-through: d x_hat / d x ~ 1
+    for _ in range(steps - 1):
+        reconstruction = discretizer(inside(images + delta))
+        delta = project(delta + length * scaled(input_gradient(reconstruction, loss_fn)), alpha)
+    return discretizer(inside(images + delta))  # line 5:  x_adv = Q(x + delta)
+
+
+def check_discrete_steps(*, alpha: float, gradient_scale: str, steps: int, step_size: float | None) -> None:
+    """Refuse settings of `discrete_adversary` that have no meaning.
+
+    Raises:
+        UsageError: alpha or step_size is negative, a step longer than alpha, fewer steps than one, an unknown scale, or
+            "raw" with more than the one step of length alpha that the paper writes.
+    """
+    _choose(GRADIENT_SCALES, "gradient_scale", gradient_scale)
+    if not alpha >= 0:
+        raise UsageError(f"alpha is {alpha}, but it is the length of a step; write 0 or more (the paper uses 0.1).")
+    if not steps >= 1:
+        raise UsageError(f"steps is {steps}, but Algorithm 1 takes at least one; write 1 or more, or alpha=0 for Q(x).")
+    if step_size is not None and not 0 <= step_size <= alpha:
+        raise UsageError(f"step_size is {step_size}, but delta never leaves the ball of radius alpha; write 0 to {alpha}.")
+    if gradient_scale == "raw" and (steps > 1 or step_size is not None):
+        raise UsageError(
+            "gradient_scale is 'raw', whose alpha is a factor and no radius; "
+            'write steps=1 without step_size, or gradient_scale "l2" or "linf".'
+        )
 
 
 def pgd(
@@ -115,6 +146,63 @@ def pgd(
 def fgsm(images: Images, loss_fn: LossFn, *, epsilon: float) -> Images:
     """One signed step of size `epsilon`, no random start. Source: Goodfellow et al., ICLR 2015, section 4."""
     return pgd(images, loss_fn, epsilon=epsilon, step_size=epsilon, steps=1)
+
+
+def pyramid(
+    images: Images,
+    loss_fn: LossFn,
+    *,
+    epsilon: float,
+    step_size: float,
+    steps: int,
+    cells: Sequence[int] = (32, 16, 1),
+    scales: Sequence[float] = (20.0, 10.0, 1.0),
+) -> Images:
+    """Signed gradient ascent on colour offsets of square cells, from coarse to fine.
+
+    Costs `steps` forward and backward passes. Starts at zero; all levels take their step together.
+
+    Args:
+        images: in [0, 1].
+        loss_fn: what is increased; give the negative loss of another class for a targeted attack.
+        epsilon: bound of every offset before its level's scale, in pixel units of [0, 1].
+        step_size: size of the step of every offset, in the same unit.
+        steps: number of steps.
+        cells: side of the cells of each level in pixels; at the lower and right border they are cut.
+        scales: factor of each level's offsets, so that a coarse level moves a colour by up to `epsilon x scale`.
+
+    Raises:
+        UsageError: a negative setting, a cell of less than a pixel, or not one scale per level.
+
+    Source: Herrmann et al., "Pyramid Adversarial Training Improves ViT Performance", CVPR 2022;
+    `google-research/scenic:scenic/projects/adversarialtraining/attacks`, whose pixel values are in [-1, 1]: its 6/255 are
+    3/255 here. Its clipping passes half of a gradient where a value lies exactly on a border; so does this one.
+    """
+    check_images(images)
+    check_pyramid(epsilon=epsilon, step_size=step_size, steps=steps, cells=cells, scales=scales)
+    images = images.detach()
+    levels = [images.new_zeros(*images.shape[:2], *(-(-side // cell) for side in images.shape[2:])) for cell in cells]
+    for _ in range(steps):
+        gradients = _level_gradients(images, levels, loss_fn, cells, scales)
+        levels = [
+            (level + step_size * gradient.sign()).clamp(-epsilon, epsilon)
+            for level, gradient in zip(levels, gradients, strict=True)
+        ]
+    return _with_levels(images, levels, cells, scales)
+
+
+def check_pyramid(*, epsilon: float, step_size: float, steps: int, cells: Sequence[int], scales: Sequence[float]) -> None:
+    """Refuse settings of `pyramid` that have no meaning.
+
+    Raises:
+        UsageError: with the value.
+    """
+    if not (epsilon >= 0 and step_size >= 0 and steps >= 0):
+        raise UsageError(f"A pyramid needs epsilon, step_size and steps >= 0, not {epsilon}, {step_size} and {steps}.")
+    if not cells or min(cells) < 1 or len(cells) != len(scales):
+        raise UsageError(
+            f"cells are {tuple(cells)} and scales {tuple(scales)}; write a cell of at least 1 pixel and a scale for each level."
+        )
 
 
 def random_start(images: Images, noise: Tensor, *, epsilon: float, norm: Norm) -> Images:
@@ -198,15 +286,41 @@ def _project_linf(delta: Tensor, epsilon: float) -> Tensor:
     return delta.clamp(-epsilon, epsilon)
 
 
-def _unchanged(tensor: Tensor) -> Tensor:
+def _unchanged(tensor: Tensor, _: float = torch.inf) -> Tensor:
     return tensor
 
 
-GRADIENT_SCALES: dict[str, Callable[[Tensor], Tensor]] = {"l2": unit_l2, "linf": torch.sign, "raw": _unchanged}
+def _inside(images: Tensor) -> Tensor:
+    return images.clamp(0, 1)
+
+
 NORMS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor, float], Tensor]]] = {
     "l2": (unit_l2, _project_l2),
     "linf": (torch.sign, _project_linf),
 }
+GRADIENT_SCALES = {**NORMS, "raw": (_unchanged, _unchanged)}
+"""How a gradient becomes a direction, and what keeps a sum of such steps in a ball."""
+
+
+def _with_levels(images: Images, levels: Sequence[Level], cells: Sequence[int], scales: Sequence[float]) -> Images:
+    """The images after each level in turn was added and cut to [0, 1]."""
+    zero, one = images.new_zeros(()), images.new_ones(())
+    height, width = images.shape[-2:]
+    for level, cell, scale in zip(levels, cells, scales, strict=True):
+        enlarged = level.repeat_interleave(cell, dim=-2).repeat_interleave(cell, dim=-1)[..., :height, :width]
+        # Not `clamp`: releases of torch differ in what it passes on a border, where images have many pixels.
+        images = torch.minimum(torch.maximum(images + scale * enlarged, zero), one)
+    return images
+
+
+def _level_gradients(
+    images: Images, levels: Sequence[Level], loss_fn: LossFn, cells: Sequence[int], scales: Sequence[float]
+) -> tuple[Level, ...]:
+    """The gradient of the losses with respect to each level: the images' own, and the chain rule."""
+    with torch.enable_grad():
+        free = [level.detach().requires_grad_() for level in levels]
+        perturbed = _with_levels(images, free, cells, scales)
+    return torch.autograd.grad(perturbed, free, input_gradient(perturbed, loss_fn))
 
 
 class _Best:

@@ -30,6 +30,7 @@ from dat.data.folders import ImageFolder, ImageSource
 from dat.data.pipeline import CenterCrop, CropFlip, ImageDataset, ImageNet, Transform
 from dat.discretizers.autoencoder import Autoencoder
 from dat.discretizers.fast import FastAutoencoder, affordable, student_of
+from dat.discretizers.frozen import FrozenDiscretizer
 from dat.discretizers.objective import Perceptual, VQGANObjective
 from dat.discretizers.pretrained import load_discretizer
 from dat.discretizers.vqgan import VQGAN, VQGANConfig
@@ -40,10 +41,11 @@ from dat.engine.steps import stream_seed
 from dat.errors import CheckpointError, DataError, UsageError
 from dat.evaluation.suites import FGSM, Clean, Suite, corruption_suites
 from dat.methods import METHODS
+from dat.nn.drvit import DrViT, VisualWords
 from dat.nn.imagenet_networks import ImageNetNetwork, load_imagenet_network
 from dat.nn.norm import Normalized
 from dat.nn.perceptual import load_feature_distance, load_lpips, multiscale_gradient_distance
-from dat.nn.zoo import create_network
+from dat.nn.zoo import begin_with, create_network, needs_words
 from dat.recipe_faults import did_you_mean, sentence
 from dat.types import Codes, Discretizer, Images, Method
 
@@ -54,7 +56,7 @@ LOWEST = {
     **dict.fromkeys(("epochs", "batch_size", "accumulate", "log_every", "disc_width"), 1),
     **dict.fromkeys(("lr", "momentum", "weight_decay", "layer_decay", "warmup_epochs", "warmup_lr", "min_lr", "clip_grad"), 0),
     **dict.fromkeys(("ema_decay", "mixup", "cutmix", "smoothing", "workers", "save_minutes", "revive_every", "disc_layers"), 0),
-    **dict.fromkeys(("ema_codebook_decay", "warmup_steps", "image_weight", "perceptual_weight"), 0),
+    **dict.fromkeys(("eps", "decay_rate", "ema_codebook_decay", "warmup_steps", "image_weight", "perceptual_weight"), 0),
 }
 """Smallest value of each number that a training has."""
 
@@ -78,6 +80,7 @@ class TrainingSection(Training):
     """`dat.engine.loop.Training`, read strictly."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _check_ranges(self)
         for key, known in (("optimizer", [*map(str, list_optimizers())]), ("schedule", SCHEDULES)):
             if (name := getattr(self, key)) not in known:
@@ -200,6 +203,7 @@ class ImageNetAugment(Strict):
     color_jitter: float = 0.4
     auto_augment: str | None = None
     interpolation: Literal["random", "bicubic", "bilinear"] = "random"
+    erase: float = 0.0
 
 
 Augment = Annotated[NoAugment | CropFlipAugment | ImageNetAugment, Field(discriminator="kind")]
@@ -306,6 +310,11 @@ def _view(section: DigitsData | FolderData) -> CenterCrop:
 
 
 def augmentation(section: NoAugment | CropFlipAugment | ImageNetAugment, view: CenterCrop) -> Transform:
+    """What is done to training pictures, which are seen like the test pictures first.
+
+    Raises:
+        UsageError: settings that the augmentation refuses, or crops without a size.
+    """
     if isinstance(section, CropFlipAugment):
         return CropFlip(section.padding, section.fill, section.flip, view)
     if isinstance(section, ImageNetAugment):
@@ -322,12 +331,29 @@ def augmentation(section: NoAugment | CropFlipAugment | ImageNetAugment, view: C
 
 
 class ModelSection(Strict):
-    """A classifier by its timm name, or `small_resnet`; normalised inside by `mean` and `std`."""
+    """A classifier by its timm name, `small_resnet` or `drvit_*`; normalised inside by `mean` and `std`.
+
+    `weights`: a file to begin with: of the same network (the head may be for other classes), or of a masked autoencoder.
+    `discretizer`: whose codes a DrViT reads, as `load` of a discretizer; those of the methods may be another's.
+    """
 
     name: str
     options: dict[str, Any] = {}
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    weights: str | None = None
+    discretizer: str | None = None
+
+    @model_validator(mode="after")
+    def _fits_drvit(self) -> ModelSection:
+        if needs_words(self.name) != (self.discretizer is not None):
+            raise ValueError(
+                f"{self.name} {'reads' if needs_words(self.name) else 'reads no'} visual words; "
+                f"{'name a discretizer' if needs_words(self.name) else 'leave out discretizer'}"
+            )
+        if needs_words(self.name) and (self.mean, self.std) != (DrViT.mean, DrViT.std):
+            raise ValueError(f"{self.name} takes images in [-1, 1]; write mean: [0.5, 0.5, 0.5] and std: [0.5, 0.5, 0.5]")
+        return self
 
 
 class LPIPSSection(Strict):
@@ -531,10 +557,24 @@ def wants_auxiliary_norms(section: BaseModel) -> bool:
     return bool(getattr(section, "auxiliary_norms", False))
 
 
-def build_model(section: ModelSection, *, num_classes: int, seed: int) -> Normalized:
-    """The model with random weights: the same for every method of a seed."""
+def build_model(
+    section: ModelSection, *, num_classes: int, seed: int, discretizer: FrozenDiscretizer | None = None
+) -> Normalized:
+    """The model as it is before training: the same for every method of a seed.
+
+    `discretizer` stands for the one that the section names.
+
+    Raises:
+        UsageError: there is no such network, or it does not take these options.
+        CheckpointError: its weights, or its discretizer, cannot be read or do not fit.
+    """
     torch.manual_seed(stream_seed(seed, 0))
-    network = create_network(section.name, num_classes=num_classes, options=section.options)
+    if section.discretizer is not None and discretizer is None:
+        discretizer = load_discretizer(section.discretizer)
+    words = None if section.discretizer is None or discretizer is None else VisualWords(discretizer, discretizer.codebook())
+    network = create_network(section.name, num_classes=num_classes, options=section.options, words=words)
+    if section.weights is not None:
+        begin_with(network, Path(section.weights))
     return Normalized(network, mean=section.mean, std=section.std)
 
 
@@ -633,8 +673,9 @@ def check(recipe: Recipe) -> None:
         UsageError: a name or an option is not known where the schema cannot tell.
     """
     if isinstance(recipe, ClassificationRecipe):
-        with torch.device("meta"):  # shapes only: a ViT-H would fill gigabytes
-            build_model(recipe.model, num_classes=10, seed=0)
+        if not needs_words(recipe.model.name):  # what it reads is on disk, and is opened when it runs
+            with torch.device("meta"):  # shapes only: a ViT-H would fill gigabytes
+                build_model(recipe.model.model_copy(update={"weights": None}), num_classes=10, seed=0)
         spec = recipe.discretizer.train if recipe.discretizer is not None else None
     else:
         spec = recipe if isinstance(recipe, DiscretizerRecipe) else None

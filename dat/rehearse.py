@@ -1,7 +1,7 @@
 """Two steps of a recipe with networks shrunk to nothing and made-up pictures: does every part of it fit the others?
 
-What is left is what the recipe says: methods and their settings, optimizer, schedule, augmentation, mixup, auxiliary layers, the
-stride of the discretizer. What is not looked at: pictures, weights, and whether the real networks fit into memory.
+What is left is what the recipe says: methods and their settings, optimizer, schedule, augmentation, mixup, auxiliary layers,
+the stride of the discretizer. What is not looked at: pictures, weights, and whether the real networks fit into memory.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from dat.engine.loop import train
 from dat.nn.norm import with_auxiliary_norms
 from dat.tasks.classification import Classification
 
-STEPS, BATCH, CLASSES = 2, 10, 10
+STEPS, BATCH, CLASSES, SIDE = 2, 10, 10, 32
 SMALLER: Mapping[str, Mapping[str, Any]] = {
     "small_resnet": {"depth": 8, "width": 8},
     "drvit": {"embed_dim": 48, "depth": 2, "num_heads": 3},
@@ -56,19 +56,20 @@ def rehearse(recipe: recipes.Recipe) -> None:
 
 def _classification(recipe: recipes.ClassificationRecipe, folder: Path) -> None:
     model = _smaller_model(recipe.model)
-    side = int(model.options.get("img_size", 32))
+    side = int(model.options.get("img_size", SIDE))
     pictures = _pictures(recipe.data, side)
     stride = _stride(recipe.discretizer) if recipe.discretizer is not None else 8
     discretizer = FrozenDiscretizer(_tiny_vqgan(stride))
+    words = FrozenDiscretizer(_tiny_vqgan(_stride_of(model.discretizer))) if model.discretizer is not None else None
     for label, section in recipe.methods.items():
         training = _shorter(recipes.training_of(recipe, label))
-        network = recipes.build_model(model, num_classes=CLASSES, seed=0)
+        network = recipes.build_model(model, num_classes=CLASSES, seed=0, discretizer=words)
         if recipes.wants_auxiliary_norms(section):
             with_auxiliary_norms(network)
         train(
             network,
             recipes.build_method(section, discretizer),
-            Classification(training.smoothing, CLASSES),
+            Classification(training.smoothing, CLASSES, training.sigmoid),
             pictures,
             training,
             seed=0,
@@ -81,8 +82,7 @@ def _classification(recipe: recipes.ClassificationRecipe, folder: Path) -> None:
 def _discretizer(recipe: recipes.DiscretizerRecipe, folder: Path) -> None:
     small = {"ch": 32, "n_embed": 16, "num_res_blocks": 1, "z_channels": 32, "embed_dim": min(recipe.network.embed_dim, 32)}
     spec = recipe.model_copy(update={"network": dataclasses.replace(recipe.network, **small), "init": None})
-    side = 2 ** len(recipe.network.ch_mult) * 8
-    pictures = _pictures(recipe.data, side)
+    pictures = _pictures(recipe.data, max(SIDE, 2 ** len(recipe.network.ch_mult)))
     needs = recipe.objective.perceptual_weight > 0
     perceptual = recipes.build_perceptual(recipes.MultiscaleGradientSection()) if needs else None
     train_discretizer(
@@ -102,7 +102,7 @@ def _discretizer(recipe: recipes.DiscretizerRecipe, folder: Path) -> None:
 
 def _distillation(recipe: recipes.DistillationRecipe, folder: Path) -> None:
     teacher = FrozenDiscretizer(_tiny_vqgan(_stride_of(recipe.teacher.load)))
-    side = 8 * teacher.stride
+    side = max(SIDE, 2 * teacher.stride)
     roomy = recipe.model_copy(update={"student": recipe.student.model_copy(update={"budget": 0.5})})
     needs = recipe.training.perceptual_weight > 0
     distill(
@@ -127,14 +127,19 @@ def _smaller_model(section: recipes.ModelSection) -> recipes.ModelSection:
     if section.name.startswith(("vit_", "drvit")):
         patch = next((int(part.removeprefix("patch")) for part in section.name.split("_") if part.startswith("patch")), 16)
         options["img_size"] = 2 * patch
-    return section.model_copy(update={"options": options})
+    return section.model_copy(update={"options": options, "weights": None})
 
 
 def _shorter(training: Any) -> Any:
-    """The same training for one epoch of two steps, on a CPU."""
-    short = {"epochs": 1, "batch_size": BATCH, "accumulate": 1, "workers": 0, "log_every": 1}
-    precision = "fp32" if training.precision == "fp16" else training.precision
-    return dataclasses.replace(training, **short, precision=precision)
+    """The same training for one epoch of two steps, on a CPU; milestones and warm-up, which count epochs, are left out."""
+    short: dict[str, Any] = {"epochs": 1, "batch_size": BATCH, "accumulate": 1, "workers": 0, "log_every": 1, "disc_width": 8}
+    short |= {"milestones": (), "warmup_epochs": 0, "warmup_prefix": False}
+    if getattr(training, "schedule", "") == "multistep":
+        short["schedule"] = "cosine"
+    if training.precision == "fp16":
+        short["precision"] = "fp32"
+    known = {entry.name for entry in dataclasses.fields(training)}
+    return dataclasses.replace(training, **{name: value for name, value in short.items() if name in known})
 
 
 def _pictures(section: recipes.DataSection, side: int) -> ImageDataset:

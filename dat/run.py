@@ -115,6 +115,8 @@ def _open_weights(recipe: recipes.Recipe) -> None:
         specs, sources = [recipe], []  # a teacher is opened where its student is tried
     for source in sources:
         load_discretizer(source)
+    if isinstance(recipe, recipes.ClassificationRecipe) and (recipe.model.weights or recipe.model.discretizer):
+        recipes.build_model(recipe.model, num_classes=10, seed=0)
     for spec in specs:
         recipes.build_perceptual(spec.perceptual)
         if isinstance(spec, recipes.DiscretizerSpec):
@@ -142,7 +144,8 @@ def evaluate_again(path: Path, overrides: Sequence[str] = (), *, cpu: bool = Fal
     assert isinstance(recipe, recipes.ClassificationRecipe)
     state = checkpoint.load(path) if folder != path else _newest_state(folder)
     classes = tuple(run_folder.read_run(folder.parent)["class_names"])
-    model = _untrained(recipe, (label, int(seed)), len(classes))
+    begun = recipe.model_copy(update={"model": recipe.model.model_copy(update={"weights": None})})  # those of the state count
+    model = _untrained(begun, (label, int(seed)), len(classes))
     model.load_state_dict(dict(state.tensors.get("ema", state.tensors["model"])))
     without_auxiliary_norms(model)
     test, size = recipes.build_test(recipe.data, classes=classes)
@@ -314,7 +317,7 @@ def _train_one(
     trained = train(
         _untrained(recipe, key, len(data.classes)),
         recipes.build_method(recipe.methods[label], discretizer),
-        Classification(training.smoothing, len(data.classes)),
+        Classification(training.smoothing, len(data.classes), training.sigmoid),
         data.train,
         training,
         seed=seed,

@@ -4,6 +4,7 @@ import inspect
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,9 @@ from dat import attacks
 from dat.discretizers.frozen import FrozenDiscretizer
 from dat.discretizers.pretrained import load_discretizer
 from dat.errors import UsageError
+from dat.methods.dat import DAT
+from dat.tasks.classification import Classification
+from dat.types import Batch
 
 Golden = Callable[[str], Path]
 
@@ -80,6 +84,86 @@ def test_the_five_lines_equal_plain_numpy(scale: attacks.GradientScale, alpha: f
     assert not np.allclose(expected, np.rint(images * 4) / 4)
 
 
+def numpy_steps(
+    images: np.ndarray, weights: np.ndarray, labels: np.ndarray, alpha: float, step: float, steps: int, scale: str
+) -> np.ndarray:
+    """Several times line 4: x + delta, delta moved from Q(x + delta) and kept in its ball."""
+    delta = np.zeros_like(images)
+    for _ in range(steps):
+        reconstruction = np.rint(np.clip(images + delta, 0, 1) * 4) / 4
+        logits = reconstruction.reshape(6, -1) @ weights.T
+        probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+        gradient = ((probabilities - np.eye(10)[labels]) @ weights).reshape(images.shape)
+        if scale == "l2":
+            delta = delta + step * gradient / np.sqrt((gradient**2).sum((1, 2, 3), keepdims=True))
+            delta = delta * np.minimum(1, alpha / np.sqrt((delta**2).sum((1, 2, 3), keepdims=True)))
+        else:
+            delta = np.clip(delta + step * np.sign(gradient), -alpha, alpha)
+    return np.clip(images + delta, 0, 1)
+
+
+@pytest.mark.parametrize(("scale", "alpha", "step"), [("l2", 1.0, 0.6), ("l2", 2.0, None), ("linf", 0.2, 0.15)])
+def test_several_steps_equal_plain_numpy(scale: attacks.GradientScale, alpha: float, step: float | None) -> None:
+    images, weights, labels = linear_problem()
+    perturbed = numpy_steps(images, weights, labels, alpha, alpha if step is None else step, 3, scale)
+    assert np.abs(perturbed * 4 % 1 - 0.5).min() > 1e-6
+    ours, once = (
+        attacks.discrete_adversary(
+            torch.tensor(images),
+            linear_loss(weights, labels),
+            GreyLevels(),
+            alpha=alpha,
+            gradient_scale=scale,
+            steps=steps,
+            step_size=step,
+        )
+        for steps in (3, 1)
+    )
+    np.testing.assert_allclose(ours.numpy(), np.rint(perturbed * 4) / 4, atol=1e-12)
+    assert not torch.equal(ours, once)
+
+
+def test_the_method_shows_what_its_steps_find() -> None:
+    """And costs what its card says: one more pass of the discretizer than steps."""
+    images, weights, labels = linear_problem()
+    x, model, passes = torch.tensor(images).float(), nn.Sequential(nn.Flatten(), nn.Linear(48, 10)), []
+    model[1].weight.data = torch.tensor(weights).float()
+    model.register_forward_pre_hook(lambda _, shown: passes.append(shown[0].detach()))
+
+    class Counting(GreyLevels):
+        count = 0
+
+        def __call__(self, images: Tensor) -> Tensor:
+            self.count += 1
+            return super().__call__(images)
+
+    discretizer = Counting()
+    list(DAT(discretizer, alpha=2.0, steps=3, step_size=0.9)(model, Batch(x, torch.tensor(labels)), Classification()))
+    assert (len(passes), discretizer.count) == (4, 4)
+    loss_fn = soft_loss(model, torch.tensor(labels))
+    expected = attacks.discrete_adversary(x, loss_fn, GreyLevels(), alpha=2.0, steps=3, step_size=0.9)
+    assert torch.equal(passes[3], expected)
+
+
+@pytest.mark.parametrize("scale", ["l2", "linf", "raw"])
+def test_one_step_is_the_three_lines_to_the_bit(scale: attacks.GradientScale) -> None:
+    images, weights, labels = linear_problem()
+    x, discretizer, loss_fn = torch.tensor(images).float(), GreyLevels(), linear_loss(weights.astype("float32"), labels)
+    scaled, alpha = {"l2": attacks.unit_l2, "linf": torch.sign, "raw": lambda gradient: gradient}[scale], 0.7
+    reconstruction = discretizer(x)
+    expected = x + alpha * scaled(attacks.input_gradient(reconstruction, loss_fn))
+    seen: list[Tensor] = []
+
+    class Recording(GreyLevels):
+        def __call__(self, images: Tensor) -> Tensor:
+            seen.append(images)
+            return super().__call__(images)
+
+    attacks.discrete_adversary(x, loss_fn, Recording(), alpha=alpha, gradient_scale=scale, clamp=False)
+    assert len(seen) == 2
+    assert torch.equal(seen[1], expected)
+
+
 def test_alpha_zero_is_the_reconstruction() -> None:
     images, weights, labels = linear_problem()
     ours = attacks.discrete_adversary(torch.tensor(images), linear_loss(weights, labels), GreyLevels(), alpha=0.0)
@@ -118,6 +202,23 @@ def test_bad_input_is_one_sentence(images: Tensor, alpha: float, says: str) -> N
     with pytest.raises(UsageError, match=says) as caught:
         attack(images, lambda x: x.sum((1, 2, 3)), GreyLevels(), alpha=alpha)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"steps": 0}, "steps is 0"),
+        ({"step_size": 0.2}, "step_size is 0.2"),
+        ({"step_size": -0.1}, "step_size is -0.1"),
+        ({"gradient_scale": "raw", "steps": 2}, "no radius"),
+        ({"gradient_scale": "raw", "step_size": 0.1}, "no radius"),
+        ({"gradient_scale": "l1"}, "gradient_scale is 'l1'"),
+    ],
+)
+def test_steps_without_a_meaning_are_refused(settings: dict[str, Any], says: str) -> None:
+    attack = inspect.unwrap(attacks.discrete_adversary)
+    with pytest.raises(UsageError, match=says):
+        attack(torch.rand(2, 3, 4, 4), lambda x: x.sum((1, 2, 3)), GreyLevels(), **{"alpha": 0.1, **settings})
 
 
 def test_a_loss_that_is_a_mean_is_refused() -> None:
@@ -178,36 +279,3 @@ def test_golden_algorithm1_in_float64(golden: Golden, case: str, alpha: float, s
     assert loss.item() == pytest.approx(results["loss_adv_mean"], rel=1e-9)
     for name, gradient in parameter_gradients(network, loss).items():
         torch.testing.assert_close(gradient, values[f"{case}.grad_adv_loss.{name}"], atol=1e-9, rtol=0)
-
-
-@pytest.mark.shared
-@pytest.mark.parametrize("case", ["eps0.1", "eps1", "eps3", "rs_eps0.1", "eps2_steps3"])
-def test_golden_official_step(golden: Golden, case: str) -> None:
-    """The official script's step: PGD in an L2 ball around Q(x), then Q, and the losses of both branches."""
-    values = load_file(golden("dat_step") / "io.safetensors")
-    settings = json.loads((golden("dat_step") / "config.json").read_text())["results"][case]
-    network, discretizer = golden_classifier(golden), golden_discretizer(golden, torch.float32)
-    loss_fn = soft_loss(network, values["y"])
-    reconstruction = discretizer(values["x"])
-    start = None
-    if settings["random_start_prob"]:
-        noise = values["random_start_noise"]
-        start = attacks.random_start(reconstruction, noise, epsilon=settings["eps"], norm="l2")
-    perturbed = attacks.pgd(
-        reconstruction,
-        loss_fn,
-        epsilon=settings["eps"],
-        step_size=settings["attack_lr"],
-        steps=settings["attack_steps"],
-        norm="l2",
-        start=start,
-    )
-    torch.testing.assert_close(perturbed, values[f"{case}.x_pert"], atol=1e-4, rtol=0)
-    assert torch.equal(discretizer.encode(perturbed), values[f"{case}.codes_x_pert"])
-    adversarial = discretizer(perturbed)
-    torch.testing.assert_close(adversarial, values.get(f"{case}.x_adv", adversarial), atol=1e-4, rtol=0)
-    total = loss_fn(values["x"]).mean() + loss_fn(adversarial).mean()
-    assert total.item() == pytest.approx(settings["loss_total"], rel=1e-5)
-    for name, gradient in parameter_gradients(network, total).items():
-        expected = values[f"{case}.grad_total_loss.{name}"]
-        torch.testing.assert_close(gradient, expected, atol=1e-4 * expected.abs().max().item(), rtol=0)

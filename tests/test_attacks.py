@@ -149,7 +149,7 @@ def network_with_everything() -> nn.Module:
     ).train()
 
 
-@pytest.mark.parametrize("attack", ["input_gradient", "pgd", "pgd_best", "fgsm"])
+@pytest.mark.parametrize("attack", ["input_gradient", "pgd", "pgd_best", "fgsm", "pyramid"])
 def test_attacks_touch_no_gradient_statistic_or_random_stream(attack: str) -> None:
     network, images, labels = network_with_everything(), torch.rand(6, 3, 8, 8), torch.arange(6) % 5
     loss_fn = ascent(network, labels)
@@ -161,6 +161,9 @@ def test_attacks_touch_no_gradient_statistic_or_random_stream(attack: str) -> No
         "pgd": lambda: attacks.pgd(images, loss_fn, epsilon=0.1, step_size=0.05, steps=3),
         "pgd_best": lambda: attacks.pgd(images, loss_fn, epsilon=0.1, step_size=0.05, steps=3, keep_best=True),
         "fgsm": lambda: attacks.fgsm(images, loss_fn, epsilon=0.1),
+        "pyramid": lambda: attacks.pyramid(
+            images, loss_fn, epsilon=0.01, step_size=0.005, steps=3, cells=(4, 1), scales=(9.0, 1.0)
+        ),
     }[attack]
     result = run()
     assert not result.requires_grad
@@ -211,6 +214,51 @@ def test_half_precision_gradients_do_not_underflow() -> None:
 
     gradient = attacks.input_gradient(images, loss_fn)
     torch.testing.assert_close(gradient, torch.full_like(gradient, 2.0**-28), rtol=1e-2, atol=0)
+
+
+def test_a_pyramid_follows_the_sign_of_each_cell() -> None:
+    """Of a linear loss, on sides that are no multiple of the cells: sums over cells, written out."""
+    torch.manual_seed(0)
+    images, weights = torch.rand(2, 3, 7, 10) * 0.2 + 0.4, torch.randn(3, 7, 10)
+    ours = attacks.pyramid(
+        images, lambda x: (x * weights).sum((1, 2, 3)), epsilon=1e-3, step_size=7e-4, steps=2, cells=(4, 2), scales=(20.0, 10.0)
+    )
+    expected = torch.zeros_like(weights)
+    for cell, scale in ((4, 20), (2, 10)):
+        for row in range(0, 7, cell):
+            for column in range(0, 10, cell):
+                part = (slice(None), slice(row, row + cell), slice(column, column + cell))
+                expected[part] += scale * 1e-3 * weights[part].sum((1, 2), keepdim=True).sign()
+    torch.testing.assert_close(ours - images, expected.expand_as(images), atol=1e-6, rtol=0)
+
+
+def test_a_pyramid_cuts_after_every_level() -> None:
+    """White stays white under the coarse level, so that the fine one darkens it from there; together they would cancel."""
+    images, weights = torch.ones(1, 3, 4, 4), torch.ones(3, 4, 4)
+    weights[:, 0, 0] = -1.0
+    ours = attacks.pyramid(
+        images, lambda x: (x * weights).sum((1, 2, 3)), epsilon=0.1, step_size=0.1, steps=2, cells=(4, 1), scales=(5.0, 5.0)
+    )
+    expected = torch.ones_like(images)
+    expected[..., 0, 0] = 0.5
+    torch.testing.assert_close(ours, expected)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"epsilon": -1.0}, "-1"),
+        ({"epsilon": float("nan")}, "nan"),
+        ({"steps": -1}, "-1"),
+        ({"cells": (4, 0), "scales": (2.0, 1.0)}, r"\(4, 0\)"),
+        ({"cells": (4, 1), "scales": (2.0,)}, "a scale for each level"),
+        ({"cells": (), "scales": ()}, "a cell of at least 1 pixel"),
+    ],
+)
+def test_a_pyramid_of_nonsense_is_refused(settings: dict[str, Any], says: str) -> None:
+    good: dict[str, Any] = {"epsilon": 0.1, "step_size": 0.1, "steps": 1}
+    with pytest.raises(UsageError, match=says):
+        attacks.pyramid(torch.rand(1, 3, 4, 4), lambda x: x.sum((1, 2, 3)), **{**good, **settings})
 
 
 @pytest.mark.parametrize(("name", "value"), [("epsilon", -1.0), ("step_size", -1.0), ("steps", -1)])

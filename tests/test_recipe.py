@@ -359,10 +359,15 @@ OTHER = {
     "model.name": "resnet18",
     "model.options": {"depth": 14},
     "training.optimizer": "adamw",
-    "training.schedule": "step",
     "training.precision": "bf16",
     "training.layer_decay": 0.7,
     "training.clip_grad": 1.0,
+    "training.betas": [0.9, 0.99],
+    "training.eps": 1.0e-6,
+    "training.milestones": None,  # of another schedule only
+    "training.schedule": "poly",
+    "methods.dat.step_size": 0.05,
+    "methods.random-codes.neighbours": 4,
     "methods.at.method": None,
     "methods.at.norm": "l2",
     "methods.dat.gradient_scale": "linf",
@@ -400,6 +405,34 @@ def test_the_hash_changes_with_every_setting():
         assert recipes.recipe_hash(recipes.parse(changed_values)) != first, name
         seen += 1
     assert seen > 80
+
+
+# ---- one method's own training, a paper's numbers, equal time
+
+
+def test_a_method_may_change_keys_of_the_training():
+    recipe = recipes.load("demo", ["methods.at.training.epochs=2"])
+    assert isinstance(recipe, recipes.ClassificationRecipe)
+    assert recipes.training_of(recipe, "at").epochs == 2
+    assert recipes.training_of(recipe, "dat") == recipe.training
+
+
+def test_faults_of_a_methods_training_are_named():
+    assert "methods.at.training.epoch: unknown key; did you mean 'epochs'?" in refusal("methods.at.training.epoch=2")
+    assert "methods.dat.training" in refusal("methods.dat.training.lr=-1")
+    assert "lr is -1" in refusal("methods.dat.training.lr=-1")
+
+
+def test_numbers_of_a_paper_belong_to_a_method_and_a_known_test_set():
+    expect = "expect={source: paper, percent: {at: {clean: 76.1}}}"
+    recipe = recipes.load("demo", [expect])
+    assert isinstance(recipe, recipes.ClassificationRecipe)
+    assert recipe.expect is not None
+    assert recipe.expect.percent["at"] == {"clean": 76.1}
+    assert recipes.recipe_hash(recipe) == recipes.recipe_hash(recipes.load("demo"))
+    assert "expect.percent names 'nobody'" in refusal(expect.replace("at:", "nobody:"))
+    assert "cleann" in refusal(expect.replace("clean:", "cleann:"))
+    assert "equal_time_as names 'nobody'" in refusal("equal_time_as=nobody")
 
 
 # ---- what a recipe becomes

@@ -3,18 +3,51 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from dat.errors import UsageError
-from dat.types import Codes, PerImage
+from dat.types import Codes, Discretizer, Images, Latents, PerImage
 
 Changed = Bool[Tensor, "batch *grid"]
 Numbers = Float[Tensor, "batch *grid"]
 AnyCodes = Int[Tensor, "..."]
+Neighbours = Int[Tensor, "codes neighbours"]
 Counts = Int[Tensor, " codes"]
+
+
+@runtime_checkable
+class CodeSpace(Discretizer, Protocol):
+    """A discretizer whose codes stand for vectors, between which there are distances and directions."""
+
+    def vectors(self, codes: Codes) -> Latents:
+        """The vector of each code, as the decoder sees it."""
+        ...
+
+    def decode_vectors(self, vectors: Latents) -> Images:
+        """Images in [0, 1], with a gradient to the vectors; of the vectors of codes, those of `decode` up to rounding."""
+        ...
+
+    def neighbours(self, count: int) -> Neighbours:
+        """For each code the `count` others of the nearest vectors, the nearest first."""
+        ...
+
+
+def code_space(discretizer: Discretizer) -> CodeSpace:
+    """The same discretizer, known to have vectors.
+
+    Raises:
+        UsageError: it has none.
+    """
+    if not isinstance(discretizer, CodeSpace):
+        raise UsageError(
+            f"A {type(discretizer).__name__} gives no vectors of its codes, so none is near another; "
+            "take what dat.load_discretizer gives, or dat.FrozenDiscretizer(network)."
+        )
+    return discretizer
 
 
 @dataclass(frozen=True)
@@ -59,13 +92,29 @@ def resample(codes: Codes, codebook_size: int, rate: float, chance: Numbers, cho
     Raises:
         UsageError: `rate` is outside [0, 1], or there is no other code.
     """
-    if not 0 <= rate <= 1:
-        raise UsageError(f"The rate of random codes is {rate}; give a fraction between 0 and 1.")
+    _check_rate(rate)
     if codebook_size < 2:
         raise UsageError(f"A codebook of {codebook_size} has no other code; random codes need 2 or more.")
     # float64, as float32 numbers reach only 2**24 codes; clamped, as 1 - 2**-24 times the size may round up to it.
     shift = 1 + (choice.double() * (codebook_size - 1)).long().clamp_(max=codebook_size - 2)
     return torch.where(chance < rate, (codes + shift) % codebook_size, codes)
+
+
+def resample_nearby(codes: Codes, neighbours: Neighbours, rate: float, chance: Numbers, choice: Numbers) -> Codes:
+    """The same with one of its neighbours (`CodeSpace.neighbours`) in place of a code, all equally likely. Source: ours.
+
+    Raises:
+        UsageError: `rate` is outside [0, 1].
+    """
+    _check_rate(rate)
+    count = neighbours.shape[1]
+    which = (choice.double() * count).long().clamp_(max=count - 1)
+    return torch.where(chance < rate, neighbours[codes, which], codes)
+
+
+def _check_rate(rate: float) -> None:
+    if not 0 <= rate <= 1:
+        raise UsageError(f"The rate of random codes is {rate}; give a fraction between 0 and 1.")
 
 
 def usage(codes: Codes, codebook_size: int) -> Usage:

@@ -11,11 +11,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from dat.discretizers.autoencoder import Autoencoder
-from dat.discretizers.codes import check_in_codebook
+from dat.discretizers.codes import Neighbours, check_in_codebook
 from dat.errors import UsageError
-from dat.types import Codes, Images, Latents, check_images
+from dat.types import Codes, Images, Latents, Vectors, check_images
 
 PaddedImages = Float[Tensor, "batch 3 rows columns"]
+MOST_LISTED = 2**18
+"""Codes of the largest codebook of which neighbours are sought: the work grows with the square of their number."""
+DISTANCES = 2**24
+"""Of one chunk of that search: 64 MiB."""
 WHOLE_NUMBERS = (torch.int64, torch.int32, torch.int16, torch.int8)
 
 
@@ -37,6 +41,7 @@ class FrozenDiscretizer(nn.Module):
         self.network = (copy.deepcopy(network) if copy_network else network).requires_grad_(False)
         self.codebook_size: int = network.codebook_size
         self.stride: int = network.stride
+        self._neighbours: dict[object, Neighbours] = {}
         self.train(False)
         self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  # missing in torch's stub
         if precision is not None:
@@ -103,15 +108,79 @@ class FrozenDiscretizer(nn.Module):
         check_codes(codes, self.network)
         return self._decode(codes.long(), torch.promote_types(self._dtype, torch.float32))
 
-    def _decode(self, codes: Codes, dtype: torch.dtype) -> Images:
-        low, high = self.network.pixel_range
+    def vectors(self, codes: Codes) -> Latents:
+        """The vector of each code as the quantizer holds it, in float32 (float64 after `.double()`), without a gradient."""
         with torch.no_grad(), torch.autocast(codes.device.type, enabled=False):
-            raw = self.network.decode_vectors(self.network.quantize.decode(codes).to(self._dtype))
-            return raw.to(torch.promote_types(raw.dtype, dtype)).clamp_(low, high).sub_(low).div_(high - low).to(dtype)
+            return self.network.quantize.decode(codes)
+
+    def decode_vectors(self, vectors: Latents) -> Images:
+        """Images in [0, 1] of vectors, which need not be those of codes, with a gradient to them; 0 where [0, 1] cuts.
+
+        Of the dtype of the vectors, and `stride` times as large as their grid.
+        """
+        return self._pixels(vectors, vectors.dtype)
+
+    def neighbours(self, count: int) -> Neighbours:
+        """For each code the `count` other codes whose vectors are nearest to its own, the nearest first; ties in any order.
+
+        Sought once per count, over all pairs of codes (16384 of them: a second on a CPU core), then kept.
+
+        Raises:
+            UsageError: the codebook has fewer other codes, or more than 2**18.
+        """
+        weights = tuple((tensor.data_ptr(), tensor._version) for tensor in self.network.quantize.parameters())
+        key = (count, self._device, weights)
+        if key not in self._neighbours:
+            self._neighbours = {key: nearest_others(self.codebook(), count)}
+        return self._neighbours[key]
+
+    def codebook(self) -> Vectors:
+        """The vector of every code.
+
+        Raises:
+            UsageError: there are more than 2**18.
+        """
+        if self.codebook_size > MOST_LISTED:
+            raise UsageError(
+                f"This discretizer has {self.codebook_size} codes, too many to list; take one of at most {MOST_LISTED}."
+            )
+        every = torch.arange(self.codebook_size, device=self._device)
+        return self.vectors(every.view(1, 1, -1) if self.network.tokens is None else every.view(1, -1))[0, :, 0].T
+
+    def _decode(self, codes: Codes, dtype: torch.dtype) -> Images:
+        with torch.no_grad():
+            return self._pixels(self.vectors(codes), dtype)
+
+    def _pixels(self, vectors: Latents, dtype: torch.dtype) -> Images:
+        low, high = self.network.pixel_range
+        with torch.autocast(vectors.device.type, enabled=False):
+            raw = self.network.decode_vectors(vectors.to(self._dtype))
+            return ((raw.to(torch.promote_types(raw.dtype, dtype)).clamp(low, high) - low) / (high - low)).to(dtype)
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.network.encoder.parameters()).device
 
     @property
     def _dtype(self) -> torch.dtype:
         return next(self.network.encoder.parameters()).dtype
+
+
+def nearest_others(vectors: Vectors, count: int) -> Neighbours:
+    """For each row the `count` other rows at the smallest Euclidean distances, the smallest first.
+
+    Raises:
+        UsageError: there are not so many.
+    """
+    if not 0 < count < len(vectors):
+        raise UsageError(f"neighbours is {count}, but a codebook of {len(vectors)} has 1 to {len(vectors) - 1} other codes.")
+    found = []
+    size = max(1, DISTANCES // len(vectors))
+    for first in range(0, len(vectors), size):
+        distances = torch.cdist(vectors[first : first + size], vectors)
+        distances.diagonal(first).fill_(torch.inf)
+        found.append(distances.topk(count, largest=False).indices)
+    return torch.cat(found)
 
 
 def check_codes(codes: Tensor, network: Autoencoder) -> None:

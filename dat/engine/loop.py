@@ -10,8 +10,9 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -43,6 +44,16 @@ class Training:
     `batch_size` is per optimizer step, over all processes and micro-batches: the result does not depend on how it is split,
     unless images see each other (batch statistics, mixup) or the model draws at random (dropout).
     `ema_decay` 0 keeps no average; otherwise the average is what is evaluated.
+    `lr` is that of the whole batch, not per 256 images. `layer_decay` multiplies it once more for each layer below the head.
+    `betas` and `eps` are the optimizer's own where they are None. SGD without Nesterov momentum is timm's "momentum".
+    `milestones` are the epochs after which a multistep schedule multiplies the rate by `decay_rate`; timm does so one step
+    before the epoch ends. With `warmup_prefix` a schedule begins after the warm-up and ends with the training all the same,
+    as in MAE's and big_vision's code; without, the warm-up hides its beginning, as in timm's.
+    `sigmoid` is that of `dat.tasks.classification.Classification`, `smoothing` that of both it and mixup.
+
+    Raises:
+        UsageError: milestones without the multistep schedule, or that schedule without them, or not rising within `epochs`;
+            a warm-up as long as the training.
     """
 
     epochs: int
@@ -52,8 +63,13 @@ class Training:
     momentum: float = 0.9
     weight_decay: float = 5e-4
     layer_decay: float | None = None
+    betas: tuple[float, float] | None = None
+    eps: float | None = None
     schedule: str = "cosine"
+    milestones: tuple[int, ...] = ()
+    decay_rate: float = 0.1
     warmup_epochs: int = 0
+    warmup_prefix: bool = False
     warmup_lr: float = 1e-6
     min_lr: float = 0.0
     clip_grad: float | None = None
@@ -61,11 +77,26 @@ class Training:
     mixup: float = 0.0
     cutmix: float = 0.0
     smoothing: float = 0.0
+    sigmoid: bool = False
     precision: Precision = "fp32"
     accumulate: int = 1
     workers: int = 0
     log_every: int = 20
     save_minutes: float = 10.0
+
+    def __post_init__(self) -> None:
+        rising = [0, *self.milestones, self.epochs]
+        if bool(self.milestones) != (self.schedule == "multistep"):
+            raise UsageError(
+                f"schedule is {self.schedule!r} and milestones are {[*self.milestones]}; write both, schedule: multistep and "
+                "e.g. milestones: [30, 60], or neither."
+            )
+        if self.milestones and any(first >= second for first, second in pairwise(rising)):
+            raise UsageError(f"milestones are {[*self.milestones]}; write rising epochs between 0 and {self.epochs}.")
+        if self.warmup_prefix and self.warmup_epochs >= self.epochs:
+            raise UsageError(
+                f"warmup_epochs is {self.warmup_epochs} of {self.epochs} epochs, after which no schedule is left; write fewer."
+            )
 
 
 def train(
@@ -150,7 +181,7 @@ class SupervisedLearner:
         self.mixup = _mixup(settings, num_classes)
 
     def step(self, batches: Sequence[Batch], step: int) -> Mapping[str, Tensor]:
-        """One optimizer step; the log gets the mean of all losses the method yielded."""
+        """One optimizer step; the log gets what was minimised: the sum of the losses of a micro-batch, the mean over these."""
         self.schedule.step_update(step)
         self.model.train()
         losses = []
@@ -168,7 +199,11 @@ class SupervisedLearner:
             self._same_statistics_everywhere()
         if self.ema is not None:
             self.ema.update(self.bare, step=step)
-        return {"loss": torch.stack(losses).mean(), "lr": torch.tensor(self.optimizer.param_groups[0]["lr"])}
+        return {"loss": torch.stack(losses).sum() / len(batches), "lr": torch.tensor(self._rate())}
+
+    def _rate(self) -> float:
+        """That of the head, which no layer decay lowers."""
+        return max(group["lr"] for group in self.optimizer.param_groups)
 
     @torch.no_grad()
     def _same_statistics_everywhere(self) -> None:
@@ -227,28 +262,41 @@ def numpy_seeded(seed: int) -> Iterator[None]:
 
 
 def _optimizer(network: nn.Module, settings: Training) -> torch.optim.Optimizer:
+    """timm's optimizer; its groups, by layer and by weight decay, are those of facebookresearch/mae:util/lr_decay.py."""
+    if settings.layer_decay is not None and not hasattr(network, "group_matcher"):
+        raise UsageError(f"layer_decay is {settings.layer_decay}, but {type(network).__name__} names no layers; leave it out.")
+    given = {"betas": settings.betas, "eps": settings.eps}
+    own: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     try:
-        return create_optimizer_v2(
+        optimizer = create_optimizer_v2(
             network,
             opt=settings.optimizer,
             lr=settings.lr,
             weight_decay=settings.weight_decay,
             momentum=settings.momentum,
             layer_decay=settings.layer_decay,
+            **own,
         )
     except ValueError as error:
         raise UsageError(
             f"Optimizer {settings.optimizer!r} is refused: {error}; write one of timm's, e.g. sgd or adamw."
         ) from error
+    if dropped := own.keys() - optimizer.defaults.keys():  # which timm does without a word
+        raise UsageError(f"Optimizer {settings.optimizer!r} has no {' and no '.join(sorted(dropped))}; leave that out.")
+    return optimizer
 
 
 def _schedule(optimizer: torch.optim.Optimizer, settings: Training, steps_per_epoch: int) -> Scheduler:
+    before = settings.warmup_epochs if settings.warmup_prefix else 0
     try:
         schedule, _ = create_scheduler_v2(
             optimizer,
             sched=settings.schedule,
-            num_epochs=settings.epochs,
+            num_epochs=settings.epochs - before,
+            decay_milestones=[epoch - before for epoch in settings.milestones],
+            decay_rate=settings.decay_rate,
             warmup_epochs=settings.warmup_epochs,
+            warmup_prefix=settings.warmup_prefix,
             warmup_lr=settings.warmup_lr,
             min_lr=settings.min_lr,
             step_on_epochs=False,

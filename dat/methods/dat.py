@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from dat import attacks
-from dat.errors import UsageError
 from dat.types import Batch, Discretizer, Task
 
 
@@ -18,17 +17,21 @@ class DAT:
 
     Source: Mao et al., "Enhance the Visual Representation via Discrete Adversarial Training", NeurIPS 2022. The paper does
     not say in which mode the model is attacked: here in eval mode, so that an image's perturbation depends on no other image.
-    Cost per step: one image gradient, two passes of the discretizer, one forward and backward pass. Needs of the model:
-    nothing.
+    `steps` above 1 and `step_size` (alpha where it is not given) are ours: the later steps see which words have changed.
+    Cost per step: `steps` image gradients, `steps` + 1 passes of the discretizer, one forward and backward pass. Needs of the
+    model: nothing.
     """
 
     discretizer: Discretizer
     alpha: float = 0.1
     gradient_scale: attacks.GradientScale = "l2"
+    steps: int = 1
+    step_size: float | None = None
 
     def __post_init__(self) -> None:
-        if not self.alpha >= 0:
-            raise UsageError(f"alpha is {self.alpha}, but it is the length of a step; write 0 or more (the paper uses 0.1).")
+        attacks.check_discrete_steps(
+            alpha=self.alpha, gradient_scale=self.gradient_scale, steps=self.steps, step_size=self.step_size
+        )
 
     def __call__(self, model: nn.Module, batch: Batch, task: Task) -> Iterator[Tensor]:
         """Yield the mean loss of the discrete adversarial images."""
@@ -39,5 +42,7 @@ class DAT:
                 self.discretizer,
                 alpha=self.alpha,
                 gradient_scale=self.gradient_scale,
+                steps=self.steps,
+                step_size=self.step_size,
             )
         yield task.losses(model, adversarial, batch.targets).mean()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -94,6 +95,28 @@ def through_auxiliary_norms(model: nn.Module) -> Iterator[None]:
     finally:
         for layer in layers:
             layer.is_auxiliary = False
+
+
+@contextmanager
+def scaled_norm_gradients(model: nn.Module, *, main: float, auxiliary: float) -> Iterator[None]:
+    """Multiply what backward passes inside add to the gradients of main and of auxiliary normalisation layers.
+
+    The factors act before gradients are accumulated or shared between processes. For methods whose two kinds of layers see
+    different numbers of images.
+    """
+    hooks = [
+        parameter.register_hook(partial(torch.mul, other=factor))
+        for layer in model.modules()
+        if isinstance(layer, TwoNorms)
+        for part, factor in ((layer.main, main), (layer.auxiliary, auxiliary))
+        for parameter in part.parameters()
+        if parameter.requires_grad
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _replace(module: nn.Module, successor: Callable[[nn.Module], nn.Module | None]) -> None:

@@ -1,9 +1,10 @@
-"""Classifiers by name: all of timm, and He's residual networks for small pictures, which timm does not have."""
+"""Classifiers by name: all of timm, and what it lacks: He's residual networks for small pictures, and DrViT."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import timm
@@ -11,6 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dat.errors import UsageError
+from dat.nn import drvit
+from dat.nn.drvit import VisualWords
+from dat.nn.mae import load_mae
+from dat.nn.weights import load_strictly, read_tensors
 from dat.types import Images
 
 Features = Tensor
@@ -70,19 +75,53 @@ def _he_initialise(module: nn.Module) -> None:
 NETWORKS = {"small_resnet": SmallResNet}
 
 
-def create_network(name: str, *, num_classes: int, options: Mapping[str, Any]) -> nn.Module:
-    """A classifier with random weights (from torch's global stream), by name.
+def create_network(name: str, *, num_classes: int, options: Mapping[str, Any], words: VisualWords | None = None) -> nn.Module:
+    """A classifier with random weights (from torch's global stream), by name; `words` are what a DrViT reads.
 
     Raises:
-        UsageError: no network of that name, or it does not take these options.
+        UsageError: no network of that name, it does not take these options, or words are missing or for a network without.
     """
-    if name not in NETWORKS and not timm.is_model(name):
-        known = [*NETWORKS, *timm.list_models()]
-        near = difflib.get_close_matches(name, known, n=3)
-        raise UsageError(f"There is no model {name!r}; did you mean {', '.join(near) or 'one of timm.list_models()'}?")
+    _check_name(name, words)
     try:
+        if words is not None:
+            return drvit.drvit(name, words, num_classes=num_classes, options=options)
         if name in NETWORKS:
             return NETWORKS[name](num_classes=num_classes, **options)
         return timm.create_model(name, num_classes=num_classes, **options)
     except (TypeError, AssertionError) as error:
         raise UsageError(f"Model {name!r} does not take the options {dict(options)}: {error}.") from error
+
+
+def begin_with(network: nn.Module, path: Path) -> None:
+    """Give an untrained network the weights of a file; in place. A head for other classes stays as it is.
+
+    A vision transformer that pools by the mean takes those of a masked autoencoder as well (`dat.nn.mae.load_mae`).
+
+    Raises:
+        CheckpointError: the file is missing or damaged, or holds another network.
+    """
+    if "fc_norm.weight" in (own := network.state_dict()):
+        load_mae(network, path)
+        return
+    given = {key: tensor.float() if tensor.is_floating_point() else tensor for key, tensor in read_tensors(path)[0].items()}
+    heads = [name for name in ("fc", "head", "classifier", "linear") if f"{name}.weight" in own]
+    kept = {f"{name}.{part}": own[f"{name}.{part}"] for name in heads for part in ("weight", "bias")}
+    kept = {key: tensor for key, tensor in kept.items() if key not in given or given[key].shape != tensor.shape}
+    kept |= {key: own[key] for key in own if key.endswith("num_batches_tracked")}  # absent from older files
+    load_strictly(network, {**given, **kept}, name=str(path))
+
+
+def needs_words(name: str) -> bool:
+    """Whether the network of that name reads images through a discretizer."""
+    return name in drvit.SIZES
+
+
+def _check_name(name: str, words: VisualWords | None) -> None:
+    if name not in NETWORKS and not needs_words(name) and not timm.is_model(name):
+        known = [*NETWORKS, *drvit.SIZES, *timm.list_models()]
+        near = difflib.get_close_matches(name, known, n=3)
+        raise UsageError(f"There is no model {name!r}; did you mean {', '.join(near) or 'one of timm.list_models()'}?")
+    if needs_words(name) and words is None:
+        raise UsageError(f"Model {name!r} reads images through a discretizer, and none is given; name one for the model.")
+    if words is not None and not needs_words(name):
+        raise UsageError(f"Model {name!r} takes no discretizer; leave it out, or take one of {', '.join(drvit.SIZES)}.")

@@ -35,6 +35,17 @@ METHOD_COLOURS = {
     "at": ("#0067a5", "#5cb6f2"),
     "random-codes": ("#00805f", "#2fc59b"),
     "dat": ("#cc4e00", "#ff8c42"),
+    "dat-official": ("#a33300", "#ff7a59"),
+    "dat-free": ("#d97a00", "#ffb066"),
+    "dat-codes": ("#8c3b00", "#e08a4d"),
+    "advprop": ("#4a3f94", "#9d90f0"),
+    "fast-advprop": ("#8468cf", "#c9bcff"),
+    "pyramid-at": ("#2b87a8", "#7fd0ea"),
+    "debiased": ("#8a6500", "#e0b030"),
+    "augmix": ("#a64a86", "#e48fc2"),
+    "deepaugment": ("#70352a", "#d08a7a"),
+    "deepaugment-decoder": ("#9c5c46", "#e6ae9c"),
+    "deepaugment-augmix-dat": ("#5a7600", "#b0ce48"),
 }
 OTHER_COLOURS = (("#a8508a", "#e79ac6"), ("#946c00", "#e8b93c"), ("#5b4fa2", "#ab9ff2"), ("#7a3b2e", "#d99484"))
 

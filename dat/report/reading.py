@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from dat.report.tables import (
     BASELINE,
@@ -18,6 +18,11 @@ from dat.report.tables import (
 from dat.results import Row
 
 FEW_SEEDS = 10
+MANY_METHODS = 6
+"""From here on the text says which differences are shown, and leaves every number to the tables."""
+WORDS = ("standard", "random-codes")
+"""Methods whose titles are words, not names."""
+
 PLACES = {"clean": "on clean images", "fgsm": "under FGSM", "c": "on the corruptions"}
 VERDICTS = {1: "beats", -1: "loses to", 0: "cannot be told apart from"}
 
@@ -47,6 +52,9 @@ def verdicts(comparison: Comparison) -> str:
     found = [clause for other in others if (clause := verdict(comparison, other))]
     if not found:
         return "Whether DAT is better cannot be said: it shares fewer than two seeds with every other method."
+    if len(others) >= MANY_METHODS:
+        clauses = [f"{place(suite)} DAT {sides(comparison, suite, 'dat')}" for suite in comparison.suites]
+        return f"Paired by seed, {'; '.join(clauses)}."
     return "Paired by seed, " + "; ".join(found) + "."
 
 
@@ -60,6 +68,18 @@ def verdict(comparison: Comparison, other: str) -> str:
     clauses = [f"{VERDICTS[sign]} {{}} {listed(where)}" for sign, where in places.items() if where]
     names = [called(other), *["it"] * (len(clauses) - 1)]
     return "DAT " + listed([clause.format(name) for clause, name in zip(clauses, names, strict=True)]) if clauses else ""
+
+
+def sides(comparison: Comparison, suite: str, method: str) -> str:
+    """Which methods one method beats on a test set, which beat it, and of how many the order is open."""
+    found: dict[int, list[str]] = {1: [], -1: [], 0: []}
+    for other in comparison.methods:
+        value = comparison.difference(suite, method, to=other) if other != method else None
+        if value and value.interval:
+            found[value.sign].append(called(other))
+    shown = [f"{VERDICTS[sign]} {listed(found[sign])}" for sign in (1, -1) if found[sign]]
+    open_ones = f"against {len(found[0])} other{'s' * (len(found[0]) != 1)} the order is open"
+    return ", ".join([*(shown or ["beats none"]), *[open_ones] * bool(found[0])])
 
 
 def on_suite(comparison: Comparison, suite: str) -> str:
@@ -80,6 +100,8 @@ def highest(comparison: Comparison, suite: str) -> str:
     if not marks:
         return begin + "; with a single seed in the comparison, no method can be called the best."
     tied = [called(method) for method in marks if method != top]
+    if len(tied) >= MANY_METHODS:
+        return begin + f"; its interval overlaps those of {len(tied)} others, so the order is open."
     if tied:
         return begin + f"; its interval overlaps {genitive(tied)}, so the order is open."
     return begin + "; its interval overlaps no other, so it is the best."
@@ -91,8 +113,24 @@ def against_baseline(comparison: Comparison, suite: str) -> str:
     found = {m: value for m in others if (value := comparison.difference(suite, m)) and value.interval}
     if not found:
         return ""
+    if len(found) >= MANY_METHODS:
+        return against_baseline_in_short(found)
     clauses = [f"{called(method)} {difference(value)}" for method, value in found.items()]
     return f"Against {called(BASELINE)}, paired by seed, in points with 95 % intervals: {'; '.join(clauses)}."
+
+
+def against_baseline_in_short(found: Mapping[str, Estimate]) -> str:
+    """The methods whose difference to the baseline is shown, the largest first; of how many it is open."""
+    ranked = sorted(found.items(), key=lambda pair: -pair[1].mean)
+    words = {1: "above", -1: "below"}
+    clauses = [
+        f"{words[sign]} it are {listed([f'{called(m)} ({number(v.mean, signed=True)})' for m, v in ranked if v.sign == sign])}"
+        for sign in (1, -1)
+        if any(value.sign == sign for _, value in ranked)
+    ]
+    rest = sum(value.sign == 0 for value in found.values())
+    clauses += [f"of {rest} the difference is open"] * bool(rest)
+    return f"Against {called(BASELINE)}, paired by seed, in points: {'; '.join(clauses)}."
 
 
 def difference(value: Estimate) -> str:
@@ -115,6 +153,12 @@ def with_interval(value: Estimate) -> str:
 def modified_codes(comparison: Comparison) -> str:
     """How many codes the adversary changes against the model of each method."""
     found = {method: value for method in comparison.methods if (value := comparison.estimate("codes", method))}
+    if len(found) >= MANY_METHODS:
+        low, high = (pick(found, key=lambda method: found[method].mean) for pick in (min, max))
+        return (
+            "Modified codes of the test images, under the discrete adversary against each trained model: from "
+            f"{number(found[low].mean)} % with {called(low)} to {number(found[high].mean)} % with {called(high)}."
+        )
     clauses = [f"{with_interval(value)} with {called(method)}" for method, value in found.items() if value.mean > 0]
     what = "Modified codes of the test images, under the discrete adversary against each trained model"
     return f"{what}: {listed(clauses)}." if clauses else ""
@@ -124,6 +168,10 @@ def cost(comparison: Comparison) -> str:
     """What a step costs, relative to the baseline."""
     others = [method for method in comparison.methods if method != BASELINE]
     found = {method: value for method in others if (value := comparison.ratio("cost", method))}
+    if len(found) >= MANY_METHODS:
+        ends = (pick(found, key=lambda method: found[method].mean) for pick in (min, max))
+        clauses = [f"{number(found[method].mean, decimals=2)} times with {called(method)}" for method in ends]
+        return f"A training step takes, relative to {called(BASELINE)}, from {' to '.join(clauses)}."
     clauses = [f"{number(value.mean, decimals=2)} times with {called(method)}" for method, value in found.items()]
     return f"A training step takes, relative to {called(BASELINE)}, {listed(clauses)}." if clauses else ""
 
@@ -159,7 +207,7 @@ def width(comparison: Comparison) -> str:
 def called(method: str) -> str:
     """The name of a method within a sentence."""
     title = method_title(method)
-    return title if title.isupper() else title[:1].lower() + title[1:]
+    return title.lower() if method in WORDS else title
 
 
 def place(suite: str) -> str:

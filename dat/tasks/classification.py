@@ -1,14 +1,17 @@
-"""Classification: cross-entropy with integer or soft targets."""
+"""Classification: cross-entropy, or one sigmoid per class, with integer or soft targets."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import torch.nn.functional as F
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from dat.errors import UsageError
 from dat.types import Images, Logits, PerImage, Targets
+
+Shares = Float[Tensor, "batch classes"]
 
 
 @dataclass(frozen=True)
@@ -17,10 +20,13 @@ class Classification:
 
     Soft targets `(batch, classes)` (mixup, cutmix) are taken as they are: `timm.data.Mixup` smooths them itself.
     `num_classes` is needed by methods that aim at random classes, where targets are integers.
+    `sigmoid` asks of each class alone whether it is there, and sums their binary cross-entropies; smoothing and soft targets
+    are the same. Source: google-research/big_vision:big_vision/utils.py (`sigmoid_xent`), which AugReg's recipe uses.
     """
 
     smoothing: float = 0.0
     num_classes: int | None = None
+    sigmoid: bool = False
 
     def losses(self, model: nn.Module, images: Images, targets: Targets) -> PerImage:
         """One cross-entropy per image, in float32 whatever the precision of the model."""
@@ -29,6 +35,9 @@ class Classification:
     def losses_of_logits(self, logits: Logits, targets: Targets) -> PerImage:
         """One cross-entropy per image, of what the model gave for it."""
         smoothing = self.smoothing if targets.ndim == 1 else 0.0
+        if self.sigmoid:
+            shares = _shares(targets, logits.shape[1], smoothing).float()
+            return F.binary_cross_entropy_with_logits(logits.float(), shares, reduction="none").sum(dim=1)
         return F.cross_entropy(logits.float(), targets, reduction="none", label_smoothing=smoothing)
 
     def random_classes(self, targets: Targets, numbers: PerImage) -> Targets:
@@ -45,3 +54,10 @@ class Classification:
         labels = targets.argmax(dim=1) if targets.ndim == 2 else targets
         chosen = (labels + (numbers.double() * count).long()) % count
         return F.one_hot(chosen, count).to(targets.dtype) if targets.ndim == 2 else chosen
+
+
+def _shares(targets: Targets, classes: int, smoothing: float) -> Shares:
+    """The share of each class in each target; of an integer one, with `smoothing` spread evenly over all classes."""
+    if targets.ndim == 2:
+        return targets
+    return F.one_hot(targets, classes) * (1 - smoothing) + smoothing / classes

@@ -7,12 +7,14 @@ import sys
 import time
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from timm.data import create_transform  # pyright: ignore[reportPrivateImportUsage]  # timm's documented import
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
 
 from dat.data.embedded import ArraySource, digits
@@ -41,6 +43,7 @@ TRANSFORMS: dict[str, Transform] = {
     "imagenet": ImageNet(8),
     "randaugment": ImageNet(8, auto_augment="rand-m9-mstd0.5-inc1"),
     "augmix": ImageNet(8, auto_augment="augmix-m3-w3"),
+    "erasing": ImageNet(8, erase=0.5),
 }
 
 
@@ -149,6 +152,42 @@ def test_imagenet_is_timms_transform_on_a_seeded_stream() -> None:
     np.testing.assert_array_equal((images[1] * 255).round().numpy(), expected.numpy())
 
 
+def test_random_erasing_is_timms_kept_within_the_range_of_pictures() -> None:
+    """Same numbers: what the normalised picture would be after timm's own transform, and back, clipped."""
+    settings = ImageNet(24, erase=0.6)
+    theirs = create_transform(24, is_training=True, interpolation="random", scale=(0.08, 1.0), re_prob=0.6, re_mode="pixel")
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
+    source, outside = noise(20, 30, 30), 0
+    ours, _, _ = ImageDataset(source, settings, seed=4).__getitems__([(1, position) for position in range(20)])
+    for position in range(20):
+        with global_streams() as seed_streams:
+            seed_streams((2, 4, 1, position))
+            expected = cast(Tensor, theirs(source.read(position))) * std + mean  # pyright: ignore[reportCallIssue, reportArgumentType]  # timm's annotation is a tuple
+        outside += int(((expected < -1e-3) | (expected > 1 + 1e-3)).any())
+        torch.testing.assert_close(ours[position], expected.clamp(0, 1), rtol=0, atol=0.51 / 255)
+    assert outside > 5
+
+
+@pytest.mark.parametrize("erase", [0.0, 0.25, 1.0])
+def test_the_share_of_erased_pictures(erase: float) -> None:
+    gray = ArraySource(np.full((400, 3, 12, 12), 128, np.uint8), np.zeros(400, np.int64), ("a",))
+    transform = ImageNet(12, color_jitter=0.0, erase=erase)
+    images, _, _ = ImageDataset(gray, transform, seed=0).__getitems__([(0, position) for position in range(400)])
+    erased = (images != 128 / 255).any(dim=1).float().mean(dim=(1, 2))
+    assert (erased > 0).float().mean().item() == pytest.approx(erase, abs=0.06)
+    assert erased.max() < 0.45
+    assert images.min() >= 0
+    assert images.max() <= 1
+
+
+def test_erasing_changes_no_other_draw_of_the_picture() -> None:
+    keys = [(0, position) for position in range(26)]
+    plain, erased = (ImageDataset(noise(), ImageNet(8, erase=erase), seed=0).__getitems__(keys)[0] for erase in (0.0, 1.0))
+    same_pixels = (plain == erased).all(dim=1).float().mean(dim=(1, 2))
+    assert (same_pixels < 1).any()
+    assert (same_pixels > 0.4).all()
+
+
 def test_pictures_of_several_sizes_need_a_size(tmp_path: Path) -> None:
     folder_of(tmp_path, noise())
     Image.new("RGB", (4, 6)).save(tmp_path / "a" / "000.png")
@@ -173,7 +212,7 @@ def test_a_folder_and_its_arrays_give_the_same_batch(tmp_path: Path) -> None:
 # --- randomness is a function of seed, epoch and position
 
 
-@pytest.mark.parametrize("name", ["crop_flip", "reflect", "imagenet", "randaugment", "augmix"])
+@pytest.mark.parametrize("name", ["crop_flip", "reflect", "imagenet", "randaugment", "augmix", "erasing"])
 def test_augmentation_depends_on_seed_epoch_and_position_only(name: str) -> None:
     dataset = ImageDataset(noise(), TRANSFORMS[name], seed=5)
     keys = [(epoch, index) for epoch in (0, 1) for index in range(26)]
@@ -320,6 +359,7 @@ REFUSED: dict[str, Callable[[], object]] = {
     r"crop_pct is 1\.1": lambda: CenterCrop(8, 1.1),
     "padding is -1": lambda: CropFlip(-1),
     r"scale is \(1\.0, 0\.5\)": lambda: ImageNet(8, scale=(1.0, 0.5)),
+    r"erase is 1\.1; write a probability": lambda: ImageNet(8, erase=1.1),
     "timm refuses the augmentation 'magic'": lambda: ImageNet(8, auto_augment="magic"),
     "timm refuses the augmentation 'rand-foo9'": lambda: ImageNet(8, auto_augment="rand-foo9"),
 }

@@ -30,9 +30,12 @@ from dat.nn.norm import Normalized
 from dat.nn.perceptual import multiscale_gradient_distance
 from dat.nn.zoo import create_network
 from dat.tasks.classification import Classification
-from dat.types import Batch, Place
+from dat.types import Batch, Method, Place
 
 SIZES = (1, 2, 3, 7, 10)
+DIVIDES_MICRO_BATCHES = ("fast-advprop",)
+ACCUMULATED = ("advprop",)
+"""Methods that are trained in two micro-batches per process, too: passes that leave out parameters are then mixed."""
 
 
 def transformer() -> Normalized:
@@ -88,10 +91,17 @@ def train_running_means(folder: Path) -> dict[str, Tensor]:
     return {"codebook": vqgan.state_dict()["quantize.embedding.weight"], **state.tensors["codebook"]}
 
 
+def supervised(processes: int) -> dict[str, tuple[Method, int]]:
+    """What is trained, and in how many micro-batches: the same two ones of a step, where a method divides each of them."""
+    methods = tiny.methods()
+    whole = {name: (method, 2 // processes if name in DIVIDES_MICRO_BATCHES else 1) for name, method in methods.items()}
+    return {**whole, **{f"{name}-accumulated": (methods[name], 2) for name in ACCUMULATED}}
+
+
 def train_all(out: Path, place: Place) -> None:
-    for name, method in tiny.methods().items():
-        dataset = small_digits(80)
-        model = tiny.trained(out / name, method, model=transformer(), dataset=dataset, lr=0.05, classes=10)
+    for name, (method, accumulate) in supervised(place.processes).items():
+        settings = {"dataset": small_digits(80), "lr": 0.05, "classes": 10, "accumulate": accumulate}
+        model = tiny.trained(out / name, method, model=transformer(), **settings)
         if place.is_main:
             write(model, out / f"{name}.safetensors")
 

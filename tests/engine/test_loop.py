@@ -2,18 +2,20 @@
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
+import timm
 import tiny
 import torch
 from torch import Tensor, nn
 
-from dat.engine import checkpoint
+from dat.engine import checkpoint, loop
 from dat.errors import DivergenceError, UsageError
 from dat.methods.standard import Standard
+from dat.nn.norm import Normalized, with_auxiliary_norms
 from dat.types import Batch, Method, Task
 
 STEPS, LR = 10, 0.05
@@ -55,6 +57,38 @@ def test_the_warm_up_is_a_line_before_the_cosine(tmp_path: Path) -> None:
     assert logged(tmp_path, "lr") == pytest.approx(rising + falling, rel=1e-5)
 
 
+def test_the_cosine_may_begin_after_the_warm_up(tmp_path: Path) -> None:
+    tiny.trained(tmp_path, log_every=1, warmup_epochs=1, warmup_lr=0.0, warmup_prefix=True)
+    rising = [LR * step / 5 for step in range(5)]
+    falling = [0.5 * LR * (1 + math.cos(math.pi * step / 5)) for step in range(5)]
+    assert logged(tmp_path, "lr") == pytest.approx(rising + falling, rel=1e-5)
+
+
+@pytest.mark.parametrize("prefix", [False, True])
+def test_milestones_lower_the_rate(tmp_path: Path, prefix: bool) -> None:
+    """timm does so in the last step of the epoch before."""
+    warmup = {"warmup_epochs": 1, "warmup_lr": 0.0, "warmup_prefix": prefix}
+    tiny.trained(tmp_path, log_every=1, epochs=4, schedule="multistep", milestones=(2, 3), decay_rate=0.2, **warmup)
+    factors = [step / 5 for step in range(5)] + [1.0] * 4 + [0.2] * 5 + [0.04] * 6
+    assert logged(tmp_path, "lr") == pytest.approx([LR * factor for factor in factors], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"schedule": "multistep"}, r"schedule is 'multistep' and milestones are \[\]; write both"),
+        ({"milestones": (1,)}, r"schedule is 'cosine' and milestones are \[1\]"),
+        ({"schedule": "multistep", "milestones": (1, 1)}, r"milestones are \[1, 1\]; write rising epochs between 0 and 2"),
+        ({"schedule": "multistep", "milestones": (2,)}, r"milestones are \[2\]; write rising"),
+        ({"schedule": "multistep", "milestones": (0,)}, r"milestones are \[0\]; write rising"),
+        ({"warmup_epochs": 2, "warmup_prefix": True}, "warmup_epochs is 2 of 2 epochs"),
+    ],
+)
+def test_schedules_that_cannot_be_are_refused(settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        tiny.settings(**settings)
+
+
 def test_the_weights_follow_plain_sgd(tmp_path: Path) -> None:
     """Against torch's own optimizer: Nesterov momentum, no decay of vectors, the cosine."""
     watching = Watching()
@@ -82,6 +116,88 @@ def test_optimizers_by_their_names(tmp_path: Path, name: str, kind: str, monkeyp
     model = tiny.trained(tmp_path, optimizer=name, lr=0.01)
     assert len(used) == STEPS
     assert largest_difference(model, tiny.network()) > 1e-3
+
+
+def groups_by_name(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, dict[str, Any]]:
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    return {names[id(parameter)]: group for group in optimizer.param_groups for parameter in group["params"]}
+
+
+def vision_transformer(**options: Any) -> nn.Module:
+    return timm.create_model("vit_tiny_patch16_224", num_classes=tiny.CLASSES, global_pool="avg", **options)
+
+
+SMALL = {"img_size": 8, "patch_size": 4, "embed_dim": 12, "depth": 2, "num_heads": 2}
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("auxiliary", [False, True])
+def test_layer_decay_and_weight_decay_are_those_of_mae(golden: Callable[[str], Path], auxiliary: bool) -> None:
+    """By what the optimizer holds for the network inside the normalising wrapper, whether its norms have a copy or not."""
+    known = json.loads((golden("mae") / "lr_decay.json").read_text())
+    with torch.device("meta"):
+        network = timm.create_model("vit_base_patch16_224", num_classes=1000, global_pool="avg")
+    model = Normalized(network, mean=(0.5,) * 3, std=(0.5,) * 3)
+    if auxiliary:
+        with_auxiliary_norms(model)
+    rates = {"layer_decay": known["layer_decay"], "weight_decay": known["weight_decay"]}
+    groups = groups_by_name(model.network, loop._optimizer(model.network, tiny.settings(optimizer="adamw", lr=1.0, **rates)))
+    found = {name: (group["lr_scale"], group["weight_decay"]) for name, group in groups.items()}
+    expected = {name: tuple(pair) for name, pair in known["name_to_lr_scale_and_weight_decay"].items()}
+    assert {name.replace(".main.", ".").replace(".auxiliary.", ".") for name in found} == set(expected)
+    for name, pair in found.items():
+        assert pair == pytest.approx(expected[name.replace(".main.", ".").replace(".auxiliary.", ".")], rel=1e-12), name
+
+
+def test_the_schedule_scales_the_rate_of_each_layer(tmp_path: Path) -> None:
+    settings = tiny.settings(optimizer="adamw", layer_decay=0.5, warmup_epochs=1, warmup_lr=0.01, min_lr=0.002)
+    network = vision_transformer(**SMALL)
+    optimizer = loop._optimizer(network, settings)
+    schedule, groups = loop._schedule(optimizer, settings, 5), groups_by_name(network, optimizer)
+    for step in range(STEPS):
+        schedule.step_update(step)
+        cosine = 0.002 + 0.5 * (LR - 0.002) * (1 + math.cos(math.pi * step / STEPS))
+        rate = 0.01 + (LR - 0.01) * step / 5 if step < 5 else cosine
+        scales = {"pos_embed": 0.125, "blocks.0.attn.qkv.weight": 0.25, "blocks.1.norm1.bias": 0.5, "head.weight": 1.0}
+        for name, scale in scales.items():
+            assert groups[name]["lr"] == pytest.approx(scale * rate, rel=1e-6)
+
+
+def test_layer_decay_trains_lower_layers_less_and_logs_the_rate_of_the_head(tmp_path: Path) -> None:
+    moved = {}
+    for decay in (None, 0.1):
+        torch.manual_seed(0)
+        model = Normalized(vision_transformer(**SMALL), mean=(0.5,) * 3, std=(0.5,) * 3)
+        before = {name: parameter.detach().clone() for name, parameter in model.network.named_parameters()}
+        adam = {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.0}
+        trained = tiny.trained(tmp_path / str(decay), model=model, layer_decay=decay, log_every=1, **adam)
+        after = dict(cast(Normalized, trained).network.named_parameters())
+        moved[decay] = {name: (after[name] - before[name]).abs().mean().item() for name in before}
+        assert logged(tmp_path / str(decay), "lr")[0] == pytest.approx(1e-3)
+    assert moved[0.1]["patch_embed.proj.weight"] < 0.01 * moved[None]["patch_embed.proj.weight"]
+    assert moved[0.1]["head.weight"] > 0.5 * moved[None]["head.weight"]
+
+
+def test_layer_decay_needs_layers(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"layer_decay is 0\.5, but Sequential names no layers"):
+        tiny.trained(tmp_path, layer_decay=0.5)
+
+
+def test_betas_and_eps_reach_the_optimizer(tmp_path: Path) -> None:
+    plain, given = (
+        loop._optimizer(tiny.network().network, tiny.settings(optimizer="adamw", **options))
+        for options in ({}, {"betas": (0.9, 0.95), "eps": 1e-6})
+    )
+    assert (plain.defaults["betas"], plain.defaults["eps"]) == ((0.9, 0.999), 1e-8)
+    assert (given.defaults["betas"], given.defaults["eps"]) == ((0.9, 0.95), 1e-6)
+    tiny.trained(tmp_path, optimizer="adamw", betas=(0.9, 0.95))
+    with pytest.raises(UsageError, match="'sgd' has no betas and no eps; leave that out"):
+        tiny.trained(tmp_path / "sgd", betas=(0.9, 0.95), eps=1e-6)
+
+
+@pytest.mark.parametrize(("name", "nesterov"), [("sgd", True), ("momentum", False)])
+def test_nesterov_momentum_is_in_the_name(name: str, nesterov: bool) -> None:
+    assert loop._optimizer(tiny.network().network, tiny.settings(optimizer=name)).defaults["nesterov"] is nesterov
 
 
 def test_the_average_is_what_is_returned(tmp_path: Path) -> None:

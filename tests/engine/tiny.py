@@ -23,7 +23,7 @@ from dat.engine import checkpoint
 from dat.engine.checkpoint import State
 from dat.engine.loop import Training, train
 from dat.methods import METHODS
-from dat.nn.norm import Normalized
+from dat.nn.norm import Normalized, with_auxiliary_norms
 from dat.tasks.classification import Classification
 from dat.types import Batch, Method, Task
 
@@ -72,7 +72,17 @@ def methods() -> dict[str, Method]:
         "at": METHODS["at"](epsilon=0.05, step_size=0.05, steps=1, random_start=True),
         "random-codes": METHODS["random-codes"](discretizer, rate=0.3),
         "dat": METHODS["dat"](discretizer, alpha=1.0),
+        "advprop": METHODS["advprop"](epsilon=0.05, step_size=0.05, noise_threshold=-0.5),
+        "fast-advprop": METHODS["fast-advprop"](epsilon=0.05, step_size=0.05, noise_threshold=-0.5),
     }
+
+
+def fitted(model: Normalized, method: Method) -> Normalized:
+    """The model with auxiliary normalisation layers, where the method trains with them."""
+    inner = method.method if isinstance(method, KilledInCall) else method
+    if getattr(inner, "auxiliary_norms", False):
+        with_auxiliary_norms(model)
+    return model
 
 
 def settings(**changes: Any) -> Training:
@@ -91,10 +101,11 @@ def trained(
     **changes: Any,
 ) -> nn.Module:
     """The model after `train` on this process alone."""
+    method = method if method is not None else METHODS["standard"]()
     return train(
-        model if model is not None else network(),
-        method if method is not None else METHODS["standard"](),
-        Classification(),
+        fitted(model if model is not None else network(), method),
+        method,
+        Classification(num_classes=classes),
         dataset if dataset is not None else pictures(),
         settings(**changes),
         seed=0,

@@ -89,3 +89,16 @@ def test_never_claims_what_the_interval_does_not_show(standard: list[float], at:
         assert (f"DAT beats {name} " in text[0]) == (sign == 1)
         assert (f"DAT loses to {name} " in text[0]) == (sign == -1)
     assert any("so it is the best" in sentence for sentence in text) == ("best" in comparison.marks("clean").values())
+
+
+def test_many_methods_are_told_in_short():
+    """Nobody reads fourteen intervals in a row: what is shown is named, the rest is counted."""
+    worse, better = [70.0, 70.4, 71.1], [95.0, 95.4, 96.1]
+    values = {"standard": LOW, "dat": HIGH, "at": worse, "augmix": better, "advprop": BETWEEN, "debiased": BETWEEN}
+    values |= {"pyramid-at": BETWEEN, "deepaugment": BETWEEN}
+    text = reading(rows_of("clean", values))
+    assert text[0].startswith("Paired by seed, on clean images DAT beats standard, AT, AdvProp, ")
+    assert "loses to AugMix" in text[0]
+    assert "above it are AugMix (+15.0) and DAT (+10.1); below it are AT (" in text[1]
+    assert "of 4 the difference is open" in text[1]
+    assert max(map(len, text)) < 400

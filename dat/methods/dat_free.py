@@ -1,0 +1,58 @@
+"""Discrete adversarial training with the gradient that training gives for free."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from dat import attacks
+from dat.errors import UsageError
+from dat.types import Batch, Discretizer, Images, Task
+
+
+@dataclass(frozen=True)
+class DATFree:
+    """Train on the images, and on `Q(x + delta)`, where delta follows the gradient of the first loss: no attack pass.
+
+    Ours. Algorithm 1 takes the gradient at `Q(x)` and uses it at x, because the two are nearly the same; where a clean
+    branch is trained as well, its backward pass has the gradient at x already. The model is in train mode for it: dropout is
+    on, and batch statistics link an image's delta to the other images. Both losses have weight 1, as in `dat-official`.
+    Cost per step: one pass of the discretizer, two forward and backward passes, the first down to the images. Needs of the
+    model: nothing.
+    """
+
+    discretizer: Discretizer
+    alpha: float = 0.1
+    gradient_scale: attacks.Norm = "l2"
+
+    def __post_init__(self) -> None:
+        attacks.check_discrete_steps(alpha=self.alpha, gradient_scale=self.gradient_scale, steps=1, step_size=None)
+        if self.gradient_scale not in attacks.NORMS:
+            raise UsageError(
+                f"gradient_scale is {self.gradient_scale!r}, but a loop may scale the gradient that is used; "
+                'write "l2" or "linf", which take its direction.'
+            )
+
+    def __call__(self, model: nn.Module, batch: Batch, task: Task) -> Iterator[Tensor]:
+        """Yield the mean loss of the clean images, then that of the adversarial ones.
+
+        Raises:
+            UsageError: the first loss was not back-propagated before the second was asked for.
+        """
+        images = batch.images.detach().requires_grad_()
+        yield task.losses(model, images, batch.targets).mean()
+        if images.grad is None:
+            raise UsageError("dat-free needs the gradient of its first loss; call backward() on each loss as it is yielded.")
+        perturbed = batch.images + self.alpha * self._direction(images.grad)
+        yield task.losses(model, self.discretizer(perturbed.clamp(0, 1)), batch.targets).mean()
+
+    def _direction(self, gradient: Images) -> Images:
+        """The scaled gradient, whatever positive factor the loop gave it: micro-batches, processes, loss scale."""
+        # Float16 overflows while its loss scale is sought; the optimizer skips such a step, running statistics do not.
+        gradient = torch.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0)
+        largest = gradient.abs().amax(dim=(1, 2, 3), keepdim=True)
+        scaled, _ = attacks.NORMS[self.gradient_scale]
+        return scaled(gradient / largest.clamp_min(torch.finfo(gradient.dtype).tiny))

@@ -1,0 +1,80 @@
+"""Networks by name, and what their options do."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dat.errors import UsageError
+from dat.nn.drvit import DrViT, VisualWords
+from dat.nn.zoo import SmallResNet, create_network, needs_words
+
+torch.set_num_threads(1)
+
+TINY = {"img_size": 32, "embed_dim": 24, "depth": 2, "num_heads": 3}
+
+
+class Words:
+    """A discretizer that gives the same code for everything."""
+
+    codebook_size, stride = 4, 16
+
+    def encode(self, images: Tensor) -> Tensor:
+        return torch.zeros(len(images), images.shape[2] // 16, images.shape[3] // 16, dtype=torch.int64)
+
+    def decode(self, codes: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def __call__(self, images: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+def words() -> VisualWords:
+    return VisualWords(Words(), torch.randn(4, 8))
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("small_resnet", {"depth": 8}), ("vit_tiny_patch16_224", TINY), ("test_resnet", {})],
+)
+def test_a_network_has_one_logit_per_class(name: str, options: dict[str, Any]) -> None:
+    model = create_network(name, num_classes=7, options=options)
+    assert model(torch.randn(2, 3, 32, 32)).shape == (2, 7)
+    assert isinstance(model, SmallResNet) == (name == "small_resnet")
+    assert not needs_words(name)
+
+
+def test_drvit_reads_words() -> None:
+    model = create_network("drvit_base", num_classes=7, options=TINY, words=words())
+    assert isinstance(model, DrViT)
+    assert needs_words("drvit_base")
+    assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 7)
+
+
+def test_augreg_begins_with_a_head_that_gives_each_class_its_share() -> None:
+    """timm's `weight_init: jax_nlhb`: weights zero, bias -log(classes), which is AugReg's -6.9 for 1000 classes."""
+    head = create_network("vit_tiny_patch16_224", num_classes=1000, options={**TINY, "weight_init": "jax_nlhb"}).get_submodule(
+        "head"
+    )
+    assert isinstance(head, nn.Linear)
+    assert head.weight.abs().max() == 0
+    torch.testing.assert_close(head.bias, torch.full((1000,), -math.log(1000)))
+    assert head.bias[0].item() == pytest.approx(-6.9, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "with_words", "said"),
+    [
+        ("drvit_bose", {}, False, "no model 'drvit_bose'; did you mean drvit_base"),
+        ("drvit_base", {}, False, "'drvit_base' reads images through a discretizer, and none is given"),
+        ("small_resnet", {}, True, "'small_resnet' takes no discretizer; leave it out, or take one of drvit_small"),
+        ("drvit_base", {"deepness": 3}, True, "does not take the options {'deepness': 3}"),
+        ("small_resnet", {"depth": 9}, False, "depth 9; write 8, 14"),
+        ("test_resnet", {"deepness": 3}, False, "does not take the options {'deepness': 3}"),
+    ],
+)
+def test_what_cannot_be_is_refused(name: str, options: dict[str, Any], with_words: bool, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        create_network(name, num_classes=7, options=options, words=words() if with_words else None)

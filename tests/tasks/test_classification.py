@@ -1,0 +1,39 @@
+"""The losses of classification, against their formulas."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.special import log_expit, log_softmax
+
+from dat.tasks.classification import Classification
+
+LOGITS = torch.randn(6, 5, generator=torch.Generator().manual_seed(0)) * 3
+CLASSES = torch.tensor([0, 4, 2, 2, 1, 3])
+SHARES = torch.rand(6, 5, generator=torch.Generator().manual_seed(1)).softmax(dim=1)
+
+
+def smoothed(smoothing: float) -> np.ndarray:
+    return np.eye(5)[CLASSES.numpy()] * (1 - smoothing) + smoothing / 5
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("sigmoid", [False, True])
+def test_integer_targets_are_smoothed_and_soft_ones_are_not(smoothing: float, sigmoid: bool) -> None:
+    task, logits = Classification(smoothing, sigmoid=sigmoid), LOGITS.double().numpy()
+    for targets, shares in ((CLASSES, smoothed(smoothing)), (SHARES, SHARES.double().numpy())):
+        if sigmoid:
+            expected = -(shares * log_expit(logits) + (1 - shares) * log_expit(-logits)).sum(axis=1)
+        else:
+            expected = -(shares * log_softmax(logits, axis=1)).sum(axis=1)
+        torch.testing.assert_close(
+            task.losses_of_logits(LOGITS, targets).double(), torch.from_numpy(expected), rtol=1e-5, atol=1e-6
+        )
+
+
+@pytest.mark.parametrize("sigmoid", [False, True])
+def test_losses_are_float32_and_extreme_logits_stay_finite(sigmoid: bool) -> None:
+    task = Classification(sigmoid=sigmoid)
+    for targets in (CLASSES, SHARES, SHARES.bfloat16().float()):
+        losses = task.losses_of_logits((LOGITS * 100).bfloat16(), targets)
+        assert losses.dtype == torch.float32
+        assert losses.isfinite().all()
