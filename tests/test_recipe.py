@@ -15,20 +15,27 @@ from dat import recipe_file
 from dat.errors import CheckpointError, DataError, UsageError
 from dat.methods import METHODS
 
+TABLES = {
+    1: [
+        *("augreg-vit", "augreg-vit-dat", "deepaugment", "deepaugment-augmix", "deepaugment-augmix-dat", "drvit"),
+        *("mae-h", "mae-h-dat", "resnet50", "resnet50-dat", "vit"),
+    ],
+    2: ["advprop", "dat", "debiased", "fast-advprop", "normal", "pyramid-at"],
+    6: ["advprop", "dat", "debiased", "fast-advprop", "normal", "pyramid-at"],
+    8: ["alpha-0", "alpha-0.1", "alpha-0.2", "alpha-0.4", "random"],
+}
+"""Rows of the paper's tables, each with a recipe."""
+
 SHIPPED = {
-    "cifar10/gpu",
+    "cifar10/compare",
     "cifar10/small",
     "demo",
-    "discretizer/cifar-f4",
-    "discretizer/digits",
-    "discretizer/distil-cifar-f4",
-    "discretizer/distil-ldm-f8",
-    "discretizer/distil-photos-f4",
-    "discretizer/paper",
-    "discretizer/photos-f4",
-    "discretizer/taming",
+    *(f"discretizer/{name}" for name in ("cifar-f2", "cifar-f4", "digits", "paper", "photos-f4", "taming")),
+    *(f"discretizer/distil-{name}" for name in ("cifar-f2", "cifar-f4", "ldm-f8", "photos-f4")),
     "folder/gpu",
     "folder/small",
+    *(f"cifar10/{machine}/{method}" for machine in ("cpu", "gpu") for method in METHODS),
+    *(f"imagenet/table{number}/{row}" for number, rows in TABLES.items() for row in rows),
 }
 DEMO = yaml.safe_load(recipes.resolved(recipes.load("demo")))
 Values = Mapping[str, Any]
@@ -71,6 +78,32 @@ def refusal(*overrides: str) -> str:
 
 def test_the_shipped_recipes_are_these():
     assert set(recipe_file.shipped_recipes()) == SHIPPED, "a recipe was added or removed: say so in SHIPPED"
+    assert len(SHIPPED) == 73
+
+
+def test_every_method_of_the_comparison_has_the_settings_of_its_own_recipe():
+    comparison = recipes.load("cifar10/compare")
+    assert isinstance(comparison, recipes.ClassificationRecipe)
+    assert set(comparison.methods) == set(METHODS)
+    for name, section in comparison.methods.items():
+        alone = recipes.load(f"cifar10/cpu/{name}")
+        assert isinstance(alone, recipes.ClassificationRecipe)
+        assert alone.methods == {name: section}
+        assert (alone.training, alone.model, alone.discretizer) == (
+            comparison.training,
+            comparison.model,
+            comparison.discretizer,
+        )
+
+
+@pytest.mark.parametrize(("table", "row"), [(table, row) for table, rows in TABLES.items() for row in rows])
+def test_a_row_of_the_paper_quotes_all_nine_numbers(table: int, row: str):
+    recipe = recipes.load(f"imagenet/table{table}/{row}")
+    assert isinstance(recipe, recipes.ClassificationRecipe)
+    assert recipe.expect is not None
+    assert list(recipe.expect.percent) == list(recipe.methods)
+    assert all(len(values) == 9 for values in recipe.expect.percent.values())
+    assert recipe.expect.source.endswith(f"Table {table}")
 
 
 @pytest.mark.parametrize("name", sorted(SHIPPED))

@@ -10,7 +10,11 @@ from dat import recipe_file
 from dat.errors import UsageError
 from dat.rehearse import rehearse
 
-RECIPES = sorted(recipe_file.shipped_recipes())
+RECIPES = [
+    # For a GPU they differ in sizes only, which are shrunk: the same two steps as for a CPU.
+    pytest.param(name, marks=pytest.mark.slow) if name.startswith("cifar10/gpu/") else name
+    for name in sorted(recipe_file.shipped_recipes())
+]
 
 
 @pytest.mark.parametrize("name", RECIPES)
