@@ -19,6 +19,7 @@ from typing import Any
 
 import psutil
 import torch
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
@@ -27,7 +28,7 @@ from dat.discretizers.vqgan import VQGAN, VQGANConfig
 from dat.engine.loop import SupervisedLearner, Training, accelerator
 from dat.measure import machine, versions
 from dat.methods import METHODS
-from dat.nn.norm import Normalized
+from dat.nn.norm import Normalized, with_auxiliary_norms
 from dat.nn.zoo import create_network
 from dat.results import write_text
 from dat.tasks.classification import Classification
@@ -93,16 +94,17 @@ class Bench:
     steps: dict[str, Callable[[], object]]
 
 
-class MarkedDiscretizer:
+class MarkedDiscretizer(nn.Module):
     """A discretizer that notes what the clock says before and after each pass."""
 
     def __init__(self, discretizer: FrozenDiscretizer) -> None:
-        self.inner: Discretizer = discretizer
+        super().__init__()
+        self.inner = discretizer
         self.codebook_size, self.stride = discretizer.codebook_size, discretizer.stride
         self.clock: Callable[[], float] = seconds
         self.marks: list[float] = []
 
-    def __call__(self, images: Images) -> Images:
+    def forward(self, images: Images) -> Images:
         """`Q(x)`, marked."""
         self.marks.append(self.clock())
         reconstruction = self.inner(images)
@@ -116,6 +118,13 @@ class MarkedDiscretizer:
     def decode(self, codes: Codes) -> Images:
         """Images, not marked."""
         return self.inner.decode(codes)
+
+    def __getattr__(self, name: str) -> Any:
+        """What some methods need beside: the vectors of the codes and their neighbours."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("inner"), name)
 
 
 class FlopCount(TorchDispatchMode):
@@ -195,7 +204,10 @@ def prepared(options: argparse.Namespace) -> Iterator[Bench]:
         def step_of(name: str) -> Callable[[], object]:
             method = method_of(name, marked)
             model = classifier(options.model, preset.classes).to(memory_format=memory_format)
-            learner = SupervisedLearner(model, method, Classification(), training, here, 10**6, SEED, preset.classes)
+            if getattr(method, "auxiliary_norms", False):
+                with_auxiliary_norms(model)
+            task = Classification(num_classes=preset.classes)
+            learner = SupervisedLearner(model, method, task, training, here, 10**6, SEED, preset.classes)
             return lambda: learner.step([batch], 0)
 
         names = dict.fromkeys(("standard", *options.methods))

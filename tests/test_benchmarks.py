@@ -19,7 +19,7 @@ FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
 RESULTS = sorted((FOLDER / "results").glob("*.json"))
 PARTS = {"first_q_pass", "image_gradient", "second_q_pass", "training"}
 METHOD_KEYS = {"ratio", "ratio_range", "seconds", "gflop_per_image", "peak_extra_mib"}
-SMALLEST = ("--size", "8", "--batch", "2", "--repeats", "3", "--threads", "1")
+SMALLEST = ("--size", "16", "--batch", "5", "--repeats", "3", "--threads", "1")
 
 
 @pytest.fixture

@@ -391,6 +391,8 @@ OTHER = {
     "data.augment.fill": "reflect",
     "model.name": "resnet18",
     "model.options": {"depth": 14},
+    "model.weights": "begin.safetensors",
+    "model.discretizer": None,  # of a DrViT only
     "training.optimizer": "adamw",
     "training.precision": "bf16",
     "training.layer_decay": 0.7,

@@ -33,7 +33,7 @@ from dat.tasks.classification import Classification
 from dat.types import Batch, Method, Place
 
 SIZES = (1, 2, 3, 7, 10)
-DIVIDES_MICRO_BATCHES = ("fast-advprop",)
+DIVIDES_MICRO_BATCHES = ("fast-advprop", "debiased")
 ACCUMULATED = ("advprop",)
 """Methods that are trained in two micro-batches per process, too: passes that leave out parameters are then mixed."""
 
