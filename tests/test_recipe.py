@@ -470,6 +470,17 @@ def test_numbers_of_a_paper_belong_to_a_method_and_a_known_test_set():
     assert "equal_time_as names 'nobody'" in refusal("equal_time_as=nobody")
 
 
+def test_a_drvit_needs_its_discretizer_and_its_normalisation():
+    def fault(*overrides: str) -> str:
+        with pytest.raises(UsageError) as caught:
+            recipes.load("imagenet/table1/drvit", overrides)
+        return str(caught.value)
+
+    assert "drvit_base reads visual words; name a discretizer" in fault("model.discretizer=null")
+    assert "takes images in [-1, 1]; write mean: [0.5, 0.5, 0.5]" in fault("model.mean=[0.4, 0.5, 0.5]")
+    assert "resnet50 reads no visual words; leave out discretizer" in fault("model.name=resnet50")
+
+
 # ---- what a recipe becomes
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+from PIL import Image
 
 from dat import recipe as recipes
 from dat import run
@@ -93,3 +94,76 @@ def test_weights_that_are_not_there_stop_a_run_before_it_begins(tmp_path: Path) 
     with pytest.raises(CheckpointError, match="multiscale-gradient"):
         run.run(recipe, cpu=True)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_discretizer_begins_with_trained_weights(teacher: Path, darknet: Path, tmp_path: Path) -> None:
+    """No step is made: what is saved is what it began with, codebook included."""
+    network = {"network": "tiny_darknet", "weights": str(darknet)}
+    settings = {**TRAINED["training"], "lr": 0.0, "codebook_update": "gradient"}
+    recipe = {**TRAINED, "init": str(teacher), "training": settings, "perceptual": {"kind": "features", **network}}
+    folder = run.run(recipes.parse({**recipe, "out": str(tmp_path / "tuned")}), cpu=True)
+    before, after = (load_discretizer(path).state_dict() for path in (teacher, folder))
+    assert all(torch.equal(before[key], after[key]) for key in before)
+    assert read_extra(folder)["init"]["sha256"] == file_sha256(teacher / "discretizer.safetensors")
+
+
+def test_weights_of_another_network_are_refused_with_what_differs(teacher: Path) -> None:
+    network = {"network": {**TRAINED["network"], "n_embed": 32}, "perceptual": {"kind": "multiscale-gradient"}}
+    recipe = recipes.parse({**TRAINED, **network, "init": str(teacher), "out": "x"})
+    with pytest.raises(UsageError, match="n_embed 16 instead of 32; give the network the settings of its weights"):
+        run.run(recipe, cpu=True)
+
+
+CLASSIFIED: dict[str, Any] = {
+    "kind": "classification",
+    "title": "tiny",
+    "data": DIGITS,
+    "model": {"name": "small_resnet", "options": {"depth": 8, "width": 4}},
+    "training": {"epochs": 1, "batch_size": 449, "lr": 0.01},
+    "methods": {"standard": {}, "advprop": {"training": {"epochs": 2}}},
+    "equal_time_as": "advprop",
+    "expect": {"source": "A paper", "percent": {"advprop": {"clean": 77.59, "mce": 70.53}}},
+    "evaluation": {"suites": ["clean"]},
+}
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "compared"
+    return run.run(recipes.parse({**CLASSIFIED, "out": str(out)}), cpu=True)
+
+
+def test_equal_time_gives_each_method_the_epochs_of_one(compared: Path) -> None:
+    again = recipes.load(str(compared / "equal-time.yaml"))
+    assert isinstance(again, recipes.ClassificationRecipe)
+    assert recipes.training_of(again, "advprop").epochs == 2
+    assert recipes.training_of(again, "standard").epochs >= 2  # one pass where AdvProp has three
+    assert (compared / "equal-time" / "report.html").is_file()
+    assert again.equal_time_as is None
+
+
+def test_the_numbers_of_the_paper_are_rows_of_their_own(compared: Path) -> None:
+    rows = [json.loads(line) for line in (compared / "results.jsonl").read_text().splitlines()]
+    quoted = {(row["suite"], row["metric"]): row["value"] for row in rows if row["source"] == "paper"}
+    assert quoted == {("clean", "accuracy"): 77.59, ("c", "mce"): 70.53}
+    assert "| AdvProp: Clean | 77.59 |" in (compared / "report.md").read_text()
+
+
+def test_a_model_with_auxiliary_norms_is_stored_for_training_and_evaluated_without(compared: Path) -> None:
+    (row,) = run.evaluate_again(compared / "advprop-seed0", cpu=True)
+    stored = [json.loads(line) for line in (compared / "results.jsonl").read_text().splitlines()]
+    (same,) = [item for item in stored if (item["suite"], item["method"], item["source"]) == ("clean", "advprop", "ours")]
+    assert row.value == same["value"]
+
+
+def test_extra_training_folders_are_trained_on_as_well(tmp_path: Path) -> None:
+    for folder, count in (("train", 3), ("distorted", 2), ("test", 1)):
+        for name in ("cat", "dog"):
+            (tmp_path / folder / name).mkdir(parents=True)
+            for number in range(count):
+                Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / folder / name / f"{number}.png")
+    paths = {key: str(tmp_path / folder) for key, folder in (("train", "train"), ("test", "test"))}
+    values = {"source": "folder", **paths, "extra_train": [str(tmp_path / "distorted")], "augment": {"kind": "none"}}
+    recipe = recipes.parse({**CLASSIFIED, "data": values})
+    data = recipes.build_data(recipe.data, seed=0)
+    assert (len(data.train), len(data.test)) == (10, 2)

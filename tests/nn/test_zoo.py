@@ -1,15 +1,17 @@
 """Networks by name, and what their options do."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from dat.errors import UsageError
+from dat.errors import CheckpointError, UsageError
 from dat.nn.drvit import DrViT, VisualWords
-from dat.nn.zoo import SmallResNet, create_network, needs_words
+from dat.nn.zoo import SmallResNet, begin_with, create_network, needs_words
 
 torch.set_num_threads(1)
 
@@ -78,3 +80,23 @@ def test_augreg_begins_with_a_head_that_gives_each_class_its_share() -> None:
 def test_what_cannot_be_is_refused(name: str, options: dict[str, Any], with_words: bool, said: str) -> None:
     with pytest.raises(UsageError, match=said):
         create_network(name, num_classes=7, options=options, words=words() if with_words else None)
+
+
+def test_a_network_begins_with_the_weights_of_a_file_and_keeps_its_own_head(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    given = create_network("small_resnet", num_classes=7, options={"depth": 8})
+    save_file(given.state_dict(), tmp_path / "w.safetensors")
+    torch.manual_seed(1)
+    network = create_network("small_resnet", num_classes=3, options={"depth": 8})
+    head = network.state_dict()["linear.weight"].clone()
+    begin_with(network, tmp_path / "w.safetensors")
+    assert torch.equal(network.state_dict()["conv1.weight"], given.state_dict()["conv1.weight"])
+    assert torch.equal(network.state_dict()["linear.weight"], head)
+    network(torch.rand(2, 3, 8, 8)).sum().backward()
+    assert all(parameter.grad is not None for parameter in network.parameters())
+
+
+def test_weights_of_another_network_are_named(tmp_path: Path) -> None:
+    save_file(create_network("small_resnet", num_classes=3, options={"depth": 14}).state_dict(), tmp_path / "w.safetensors")
+    with pytest.raises(CheckpointError, match=r"are not those of this network: .* unexpected"):
+        begin_with(create_network("small_resnet", num_classes=3, options={"depth": 8}), tmp_path / "w.safetensors")
