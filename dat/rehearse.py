@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Mapping
-from contextlib import redirect_stderr
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from dat.discretizers.vqgan import VQGAN, VQGANConfig
 from dat.engine.discretizer_loop import train_discretizer
 from dat.engine.distill import distill
 from dat.engine.loop import train
+from dat.errors import DatError, UsageError
 from dat.nn.norm import with_auxiliary_norms
 from dat.tasks.classification import Classification
 
@@ -36,7 +37,7 @@ SMALLER: Mapping[str, Mapping[str, Any]] = {
     "vit_": {"embed_dim": 48, "depth": 2, "num_heads": 3},
     "resnet": {"layers": (1, 1, 1, 1), "channels": (8, 8, 16, 16)},
 }
-"""Options that shrink a network, by the beginning of its name; others are run as they are."""
+"""Options that shrink a network, by the beginning of its name; what does not take them is run as it is."""
 
 
 def rehearse(recipe: recipes.Recipe) -> None:
@@ -55,9 +56,7 @@ def rehearse(recipe: recipes.Recipe) -> None:
 
 
 def _classification(recipe: recipes.ClassificationRecipe, folder: Path) -> None:
-    model = _smaller_model(recipe.model)
-    # oneDNN's bfloat16 gradient of a stride-2 convolution reads memory of nobody where its input is one pixel (torch 2.15).
-    side = int(model.options.get("img_size", 2 * SIDE if model.name.startswith("resnet") else SIDE))
+    model, side = _smaller_model(recipe.model, side=getattr(recipe.data, "size", None) or SIDE)
     pictures = _pictures(recipe.data, side)
     stride = _stride(recipe.discretizer) if recipe.discretizer is not None else 8
     discretizer = FrozenDiscretizer(_tiny_vqgan(stride))
@@ -67,17 +66,30 @@ def _classification(recipe: recipes.ClassificationRecipe, folder: Path) -> None:
         network = recipes.build_model(model, num_classes=CLASSES, seed=0, discretizer=words)
         if recipes.wants_auxiliary_norms(section):
             with_auxiliary_norms(network)
-        train(
-            network,
-            recipes.build_method(section, discretizer),
-            Classification(training.smoothing, CLASSES, training.sigmoid),
-            pictures,
-            training,
-            seed=0,
-            folder=folder / label,
-            num_classes=CLASSES,
-            cpu=True,
-        )
+        with _faults_of(label, model.name, side):
+            train(
+                network,
+                recipes.build_method(section, discretizer),
+                Classification(training.smoothing, CLASSES, training.sigmoid),
+                pictures,
+                training,
+                seed=0,
+                folder=folder / label,
+                num_classes=CLASSES,
+                cpu=True,
+            )
+
+
+@contextmanager
+def _faults_of(label: str, model: str, side: int) -> Iterator[None]:
+    """What a network refuses in torch's words, e.g. the size of its images, as a sentence."""
+    try:
+        yield
+    except (RuntimeError, AssertionError, ValueError) as error:
+        if isinstance(error, DatError):
+            raise
+        said = " ".join(str(error).split()).rstrip(".")
+        raise UsageError(f"Two steps of {label} with {model} on {side} x {side} pixels do not run: {said}.") from error
 
 
 def _discretizer(recipe: recipes.DiscretizerRecipe, folder: Path) -> None:
@@ -121,14 +133,33 @@ def _distillation(recipe: recipes.DistillationRecipe, folder: Path) -> None:
     )
 
 
-def _smaller_model(section: recipes.ModelSection) -> recipes.ModelSection:
-    """The same model with fewer and narrower layers, for images of two patches a side where it has patches."""
-    options = dict(section.options)
-    options |= next((small for begin, small in SMALLER.items() if section.name.startswith(begin)), {})
-    if section.name.startswith(("vit_", "drvit")):
+def _smaller_model(section: recipes.ModelSection, *, side: int) -> tuple[recipes.ModelSection, int]:
+    """The same model with fewer and narrower layers, and a small image for it; as it is and `side`, if it cannot be shrunk."""
+    small = next((small for begin, small in SMALLER.items() if section.name.startswith(begin)), None)
+    whole = section.model_copy(update={"weights": None})
+    if small is None:
+        return whole, side
+    options, shrunk_side = {**section.options, **small}, SIDE
+    if section.name.startswith(("vit_", "drvit")):  # two patches a side
         patch = next((int(part.removeprefix("patch")) for part in section.name.split("_") if part.startswith("patch")), 16)
-        options["img_size"] = 2 * patch
-    return section.model_copy(update={"options": options, "weights": None})
+        shrunk_side = options["img_size"] = 2 * patch
+    elif section.name.startswith("resnet"):
+        shrunk_side = (
+            2 * SIDE
+        )  # at one pixel, oneDNN's bfloat16 gradient of a stride-2 convolution reads foreign memory (torch 2.15)
+    shrunk = whole.model_copy(update={"options": options})
+    return (shrunk, shrunk_side) if _is_buildable(shrunk) else (whole, side)
+
+
+def _is_buildable(section: recipes.ModelSection) -> bool:
+    if section.discretizer is not None:
+        return True
+    try:
+        with torch.device("meta"):
+            recipes.build_model(section, num_classes=CLASSES, seed=0)
+    except UsageError:
+        return False
+    return True
 
 
 def _shorter(training: Any) -> Any:

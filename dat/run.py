@@ -142,6 +142,11 @@ def evaluate_again(path: Path, overrides: Sequence[str] = (), *, cpu: bool = Fal
         )
     recipe = recipes.load(str(stored), overrides)
     assert isinstance(recipe, recipes.ClassificationRecipe)
+    if label not in recipe.methods:
+        known = ", ".join(recipe.methods)
+        raise CheckpointError(
+            f"{folder.name} is none of the models of {folder.parent} ({known}); give it its first name again."
+        )
     state = checkpoint.load(path) if folder != path else _newest_state(folder)
     classes = tuple(run_folder.read_run(folder.parent)["class_names"])
     begun = recipe.model_copy(update={"model": recipe.model.model_copy(update={"weights": None})})  # those of the state count

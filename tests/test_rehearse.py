@@ -30,3 +30,18 @@ def test_what_would_stop_the_training_is_said() -> None:
     rehearse(recipe)
     with pytest.raises(UsageError, match="does not take the options"):
         rehearse(recipes.load("demo", ["model.options={depht: 3}"]))
+
+
+def test_what_a_network_says_of_its_images_becomes_a_sentence() -> None:
+    """A network that cannot be shrunk is run as it is, at the size of the recipe; what it refuses is no traceback."""
+    model = (
+        "model={name: swin_tiny_patch4_window7_224, options: {img_size: 56, embed_dim: 24, depths: [1, 1], num_heads: [3, 3]}}"
+    )
+    with pytest.raises(UsageError, match=r"Two steps of standard with swin_tiny\S+ on 32 x 32 pixels do not run: .*32.*56"):
+        rehearse(recipes.load("demo", [model, "methods={standard: {}}", "data.size=32"]))
+    rehearse(recipes.load("demo", [model, "methods={standard: {}}", "data.size=56"]))
+
+
+def test_a_network_that_does_not_take_the_shrinking_is_run_as_it_is() -> None:
+    rehearse(recipes.load("demo", ["model={name: resnet10t}", "methods={standard: {}}", "data.size=32"]))
+    rehearse(recipes.load("demo", ["model={name: test_resnet}", "methods={standard: {}}", "data.size=32"]))

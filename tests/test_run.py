@@ -1,6 +1,7 @@
 """From recipes to discretizers: trained, distilled, loaded again, each with a page and with what it was made of."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,8 @@ import safetensors.torch
 import torch
 from PIL import Image
 
+from dat import measure, run
 from dat import recipe as recipes
-from dat import run
 from dat.discretizers.pretrained import load_discretizer, read_extra
 from dat.errors import CheckpointError, UsageError
 from dat.nn.imagenet_networks import tiny_darknet
@@ -167,3 +168,22 @@ def test_extra_training_folders_are_trained_on_as_well(tmp_path: Path) -> None:
     recipe = recipes.parse({**CLASSIFIED, "data": values})
     data = recipes.build_data(recipe.data, seed=0)
     assert (len(data.train), len(data.test)) == (10, 2)
+
+
+def test_equal_time_follows_the_speeds_of_the_logs(tmp_path: Path) -> None:
+    """Three times as fast is three times as many epochs; the median over the log, then over the seeds."""
+    recipe = recipes.parse({**CLASSIFIED, "seeds": [0, 1], "out": str(tmp_path)})
+    assert isinstance(recipe, recipes.ClassificationRecipe)
+    for label, speeds in {"standard": (290.0, 300.0, 9000.0), "advprop": (95.0, 100.0, 101.0)}.items():
+        for seed in recipe.seeds:
+            (tmp_path / f"{label}-seed{seed}").mkdir()
+            lines = [json.dumps({"step": step, "images_per_s": speed}) for step, speed in enumerate(speeds)]
+            (tmp_path / f"{label}-seed{seed}" / "log.jsonl").write_text("\n".join(lines))
+    assert measure.epochs_of_equal_time(recipe, tmp_path) == {"standard": 6, "advprop": 2}
+
+
+def test_a_renamed_model_folder_is_refused(compared: Path, tmp_path: Path) -> None:
+    shutil.copytree(compared, tmp_path / "run")
+    (tmp_path / "run" / "advprop-seed0").rename(tmp_path / "run" / "best-seed0")
+    with pytest.raises(CheckpointError, match=r"best-seed0 is none of the models of .*\(standard, advprop\)"):
+        run.evaluate_again(tmp_path / "run" / "best-seed0", cpu=True)

@@ -6,6 +6,7 @@ import hashlib
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate
 
 import numpy as np
@@ -41,7 +42,7 @@ class Concatenated:
     @property
     def targets(self) -> Labels:
         """Of all pictures."""
-        return np.concatenate([source.targets for source in self.sources])
+        return self._targets
 
     def __len__(self) -> int:
         """How many pictures, over all sources."""
@@ -61,7 +62,14 @@ class Concatenated:
         """SHA-256 over those of the sources."""
         return hashlib.sha256("/".join(source.fingerprint() for source in self.sources).encode()).hexdigest()
 
+    @cached_property
+    def _targets(self) -> Labels:
+        return np.concatenate([source.targets for source in self.sources])
+
+    @cached_property
+    def _starts(self) -> list[int]:
+        return [0, *accumulate(map(len, self.sources))]
+
     def _place(self, index: int) -> tuple[ImageSource, int]:
-        starts = [0, *accumulate(map(len, self.sources))]
-        number = bisect_right(starts, index) - 1
-        return self.sources[number], index - starts[number]
+        number = bisect_right(self._starts, index) - 1
+        return self.sources[number], index - self._starts[number]
