@@ -63,8 +63,14 @@ class _Block(nn.Module):
 
     def forward(self, features: Features) -> Features:
         out = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(features)))))
-        shortcut = features[:, :, :: self.stride, :: self.stride]
-        return F.relu(out + F.pad(shortcut, (0, 0, 0, 0, self.extra // 2, self.extra - self.extra // 2)))
+        return F.relu(out + self._shortcut(features))
+
+    def _shortcut(self, features: Features) -> Features:
+        """Every `stride`-th pixel, then channels of zeros; slices would do, but their gradients lose the memory format."""
+        if self.stride == 1 and self.extra == 0:
+            return features
+        pixels = F.avg_pool2d(features, 1, self.stride)
+        return F.pad(pixels, (0, 0, 0, 0, self.extra // 2, self.extra - self.extra // 2))
 
 
 def _he_initialise(module: nn.Module) -> None:
