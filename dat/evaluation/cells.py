@@ -1,0 +1,83 @@
+"""A cell is what is evaluated at once: one set of pictures, one change of them, and the ways to count what a model says.
+
+What a model said is kept per picture, so every number can be computed again without the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import Bool, Int64
+
+from dat.data.pipeline import ImageDataset
+from dat.evaluation.suites import Suite
+from dat.types import Logits
+
+Groups = Int64[np.ndarray, " outputs"]
+Labels = Int64[np.ndarray, " count"]
+Correct = Bool[np.ndarray, " counted"]
+
+UNREADABLE = -1
+"""In the place of a model's output: the picture could not be read, and counts for nothing."""
+NOTHING = -1
+"""In a view: an output that is not looked at, or a class whose pictures do not count."""
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """One way to count: which outputs of a model are looked at, and what stands for being right. Gives one metric.
+
+    `groups` say for each output of the model what it stands for (`NOTHING`: it is masked), `labels` for each class of the
+    set what is right (`NOTHING`: its pictures do not count). Usually both are positions among ImageNet's 1000 classes; where
+    one class of a set is many of the model's (ObjectNet), outputs share a group.
+    """
+
+    metric: str
+    groups: Groups
+    labels: Labels
+
+    def outputs(self, logits: Logits) -> Labels:
+        """For each picture the output with the highest logit among those that are looked at."""
+        shown = np.flatnonzero(self.groups != NOTHING)
+        return shown[logits[:, shown].argmax(dim=1).cpu().numpy()]
+
+    def counted(self, targets: Labels, outputs: Labels) -> np.ndarray:
+        """Which pictures count: readable, and of a class that is right somewhere."""
+        return (outputs != UNREADABLE) & (self.labels[targets] != NOTHING)
+
+    def correct(self, targets: Labels, outputs: Labels) -> Correct:
+        """Of the pictures that count, in their order: whether the model was right."""
+        counted = self.counted(targets, outputs)
+        return self.groups[outputs[counted]] == self.labels[targets[counted]]
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """`name` is the suite in result rows (`clean`, `c/fog/3`); `protocol` says how its pictures are made and counted."""
+
+    name: str
+    dataset: ImageDataset
+    change: Suite
+    views: tuple[View, ...]
+    protocol: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """What a model said of a cell: the class of each picture, and for each metric the model's output, in the set's order."""
+
+    targets: Labels
+    outputs: Mapping[str, Labels]
+
+    @property
+    def bad(self) -> int:
+        """How many pictures could not be read."""
+        return int((next(iter(self.outputs.values())) == UNREADABLE).sum())
+
+
+def all_classes(count: int, columns: Labels | None = None) -> View:
+    """The plain accuracy over all outputs; `columns`: the output of each class of the set, its position by default."""
+    groups = np.arange(count)
+    return View("accuracy", groups, groups if columns is None else columns)
