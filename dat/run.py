@@ -19,17 +19,16 @@ import torch
 from accelerate import PartialState
 from torch import nn
 
-from dat import measure
+from dat import measure, tested
 from dat import recipe as recipes
 from dat.discretizers.frozen import FrozenDiscretizer
 from dat.discretizers.pretrained import load_discretizer, weight_file
-from dat.engine import checkpoint, run_folder
+from dat.engine import run_folder
 from dat.engine.discretizer_health import reconstruction_quality
 from dat.engine.discretizer_loop import train_discretizer
 from dat.engine.distill import distill
 from dat.engine.loop import train
-from dat.errors import CheckpointError
-from dat.nn.norm import Normalized, with_auxiliary_norms, without_auxiliary_norms
+from dat.nn.norm import without_auxiliary_norms
 from dat.nn.weights import file_sha256
 from dat.report.discretizer_page import write_discretizer_report
 from dat.report.page import write_report
@@ -133,37 +132,10 @@ def evaluate_again(path: Path, overrides: Sequence[str] = (), *, cpu: bool = Fal
         CheckpointError: no whole checkpoint is there.
         DataError: the test pictures have other classes than those the model was trained on.
     """
-    folder = path.parent.parent if path.name.startswith("step-") else path
-    label, _, seed = folder.name.rpartition("-seed")
-    stored = folder.parent / "recipe.yaml"
-    if not stored.is_file() or not seed.isdigit():
-        raise CheckpointError(
-            f"{path} is not the folder of a trained model; give RUN/<method>-seed<k>, e.g. runs/demo/dat-seed0."
-        )
-    recipe = recipes.load(str(stored), overrides)
-    assert isinstance(recipe, recipes.ClassificationRecipe)
-    if label not in recipe.methods:
-        known = ", ".join(recipe.methods)
-        raise CheckpointError(
-            f"{folder.name} is none of the models of {folder.parent} ({known}); give it its first name again."
-        )
-    state = checkpoint.load(path) if folder != path else _newest_state(folder)
-    classes = tuple(run_folder.read_run(folder.parent)["class_names"])
-    begun = recipe.model_copy(update={"model": recipe.model.model_copy(update={"weights": None})})  # those of the state count
-    model = _untrained(begun, (label, int(seed)), len(classes))
-    model.load_state_dict(dict(state.tensors.get("ema", state.tensors["model"])))
-    without_auxiliary_norms(model)
-    test, size = recipes.build_test(recipe.data, classes=classes)
+    found = tested.read_trained(path, overrides)
     place = Place(torch.device(PartialState(cpu=cpu).device or "cpu"))
-    subject = measure.Subject(recipe, recipes.recipe_hash(recipe), test, size, place)
-    return measure.accuracies(subject, {(label, int(seed)): model})
-
-
-def _newest_state(folder: Path) -> checkpoint.State:
-    found = checkpoint.newest_valid(folder / "checkpoints")
-    if found is None:
-        raise CheckpointError(f"{folder} holds no checkpoint; train it first.")
-    return found[1]
+    subject = measure.Subject(found.recipe, recipes.recipe_hash(found.recipe), found.test, found.size, place)
+    return measure.accuracies(subject, {(found.label, found.seed): found.model})
 
 
 def _classification(context: Context, recipe: recipes.ClassificationRecipe, data: recipes.Data) -> None:
@@ -320,7 +292,7 @@ def _train_one(
     label, seed = key
     training = recipes.training_of(recipe, label)
     trained = train(
-        _untrained(recipe, key, len(data.classes)),
+        tested.untrained(recipe, key, len(data.classes)),
         recipes.build_method(recipe.methods[label], discretizer),
         Classification(training.smoothing, len(data.classes), training.sigmoid),
         data.train,
@@ -332,15 +304,6 @@ def _train_one(
         cpu=context.cpu,
     )
     return without_auxiliary_norms(trained)
-
-
-def _untrained(recipe: recipes.ClassificationRecipe, key: tuple[str, int], num_classes: int) -> Normalized:
-    """The model of one method and seed, with auxiliary normalisation layers where the method trains with them."""
-    label, seed = key
-    model = recipes.build_model(recipe.model, num_classes=num_classes, seed=seed)
-    if recipes.wants_auxiliary_norms(recipe.methods[label]):
-        with_auxiliary_norms(model)
-    return model
 
 
 def _facts(recipe: recipes.Recipe, identity: str, data: recipes.Data, folder: Path) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Literal, cast
+from typing import Any, Literal, Protocol, cast, runtime_checkable
 
 import numpy as np
 import torch
@@ -51,29 +51,38 @@ ORDER, CROPS, TRANSFORMS = 0, 1, 2
 class CenterCrop:
     """The short side is resized to round(size / crop_pct), then the centre is cut out. Not random.
 
-    `size` None keeps the pictures as they are; they must then have one size. timm rounds size / crop_pct down; the two
-    agree at the usual 224 / 0.875 = 256.
+    `size` None keeps the pictures as they are; they must then have one size. `resize` says the short side itself: timm
+    rounds size / crop_pct down, which differs from ours where crop_pct is not the usual 0.875. A `resize` of 0 leaves the
+    scale as it is, as published corruptions want it; the centre of a smaller picture then has a black border.
 
     Raises:
-        UsageError: size below 1, crop_pct outside (0, 1], another interpolation.
+        UsageError: size below 1, crop_pct outside (0, 1], another interpolation, a negative resize.
     """
 
     size: int | None = None
     crop_pct: float = 0.875
     interpolation: Interpolation = "bicubic"
+    resize: int | None = None
 
     def __post_init__(self) -> None:
         _require(self.size is None or self.size >= 1, "size", self.size, "1 or more, or none for the native size")
         _require(0 < self.crop_pct <= 1, "crop_pct", self.crop_pct, "a number above 0, at most 1")
         _require(self.interpolation in ("bicubic", "bilinear"), "interpolation", self.interpolation, "bicubic, bilinear")
+        _require(self.resize is None or self.resize >= 0, "resize", self.resize, "the short side in pixels, or 0 for none")
+
+    @property
+    def short_side(self) -> int:
+        """To which the pictures are resized before the crop; 0 where they are not."""
+        return round((self.size or 0) / self.crop_pct) if self.resize is None else self.resize
 
     def __call__(self, picture: Image.Image) -> Image.Image:
         """The picture, cropped."""
         if self.size is None:
             return picture
-        mode = InterpolationMode(self.interpolation)
-        resized = vision.resize(cast(Any, picture), [round(self.size / self.crop_pct)], mode)
-        return cast(Image.Image, vision.center_crop(resized, [self.size]))
+        scaled: Any = picture
+        if self.short_side:
+            scaled = vision.resize(scaled, [self.short_side], InterpolationMode(self.interpolation))
+        return cast(Image.Image, vision.center_crop(scaled, [self.size]))
 
 
 @dataclass(frozen=True)
@@ -165,6 +174,19 @@ class _Erasing:
 
 
 Transform = CenterCrop | CropFlip | ImageNet
+
+
+@runtime_checkable
+class Fetched(Protocol):
+    """What batches are fetched from: pictures by (epoch, position) keys."""
+
+    def __len__(self) -> int:
+        """How many pictures."""
+        ...
+
+    def __getitems__(self, keys: Sequence[Key]) -> Examples:
+        """Images, targets and positions of a batch."""
+        ...
 
 
 class ImageDataset(Dataset[Examples]):
@@ -336,7 +358,7 @@ def training_batches(
 
 
 def evaluation_batches(
-    dataset: ImageDataset, batch_size: int, *, processes: int = 1, process: int = 0, workers: int = 0
+    dataset: Fetched, batch_size: int, *, processes: int = 1, process: int = 0, workers: int = 0
 ) -> Iterator[Examples]:
     """Every picture once over all processes, none twice: process p takes p, p + processes, ... in order.
 
@@ -352,7 +374,7 @@ def evaluation_batches(
     return fetch(dataset, (keys[first : first + batch_size] for first in range(0, len(keys), batch_size)), workers=workers)
 
 
-def fetch(dataset: ImageDataset, batches: Iterable[list[Key]], *, workers: int) -> Iterator[Examples]:
+def fetch(dataset: Fetched, batches: Iterable[list[Key]], *, workers: int) -> Iterator[Examples]:
     """Batches in the order of their keys, by this process (`workers` 0) or by that many worker processes.
 
     Errors of a worker arrive as they were raised there. Workers end with the iterator: at its end, at an error, on close.
@@ -365,7 +387,7 @@ def fetch(dataset: ImageDataset, batches: Iterable[list[Key]], *, workers: int) 
     return _fetch_by_workers(dataset, batches, workers) if workers else map(dataset.__getitems__, batches)
 
 
-def _fetch_by_workers(dataset: ImageDataset, batches: Iterable[list[Key]], workers: int) -> Iterator[Examples]:
+def _fetch_by_workers(dataset: Fetched, batches: Iterable[list[Key]], workers: int) -> Iterator[Examples]:
     # A generator of its own, because the loader would draw its seed from torch's global stream.
     loader = DataLoader(
         _Reporting(dataset),
@@ -388,7 +410,7 @@ def _fetch_by_workers(dataset: ImageDataset, batches: Iterable[list[Key]], worke
 class _Reporting(Dataset[Examples | DatError]):
     """Returns our errors instead of raising: the loader would replace their message by a traceback."""
 
-    def __init__(self, dataset: ImageDataset) -> None:
+    def __init__(self, dataset: Fetched) -> None:
         self.dataset = dataset
 
     def __getitems__(self, keys: Sequence[Key]) -> Examples | DatError:

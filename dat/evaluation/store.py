@@ -1,0 +1,116 @@
+"""What a model said, on disk: one file per cell, whole or not at all, from which every number can be computed again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zipfile
+from collections.abc import Mapping
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+
+from dat.errors import DataError
+from dat.evaluation.cells import Cell, Predictions, View
+from dat.results import write_bytes, write_text
+
+PREDICTIONS, PICTURES = "predictions", "pictures"
+OUTPUTS, GROUPS, LABELS = "outputs.", "groups.", "labels."
+
+
+def identity(cell: Cell, checkpoint: str, fingerprint: str) -> str:
+    """SHA-256 over all that a cell's predictions depend on: the weights, the pictures, what is done to them, what counts."""
+    known = {"checkpoint": checkpoint, "pictures": fingerprint, "protocol": dict(cell.protocol)}
+    digest = hashlib.sha256(json.dumps(known, sort_keys=True).encode())
+    for view in cell.views:
+        digest.update(view.metric.encode() + view.groups.astype(np.int64).tobytes() + view.labels.astype(np.int64).tobytes())
+    return digest.hexdigest()
+
+
+def path_of(folder: Path, name: str) -> Path:
+    """Where the predictions of a cell lie: `c/fog/3` in `predictions/c__fog__3.npz`."""
+    return folder / PREDICTIONS / f"{name.replace('/', '__')}.npz"
+
+
+def stored_cells(folder: Path) -> list[str]:
+    """Names of the cells that are there, in alphabetical order."""
+    return sorted(path.stem.replace("__", "/") for path in (folder / PREDICTIONS).glob("*.npz"))
+
+
+def is_stored(folder: Path, name: str, known: str) -> bool:
+    """Whether the predictions of a cell are there, whole, and those of this identity."""
+    path = path_of(folder, name)
+    if not path.is_file():
+        return False
+    try:
+        return _read(path)["identity"].item() == known
+    except DataError:
+        return False
+
+
+def write_predictions(folder: Path, cell: Cell, predictions: Predictions, known: str) -> None:
+    """Write the predictions of a cell at once; the same predictions give the same bytes."""
+    content = BytesIO()
+    outputs = {OUTPUTS + metric: values.astype(np.int32) for metric, values in predictions.outputs.items()}
+    texts = {"identity": np.array(known), "protocol": np.array(json.dumps(dict(cell.protocol), sort_keys=True))}
+    views = {GROUPS + view.metric: view.groups.astype(np.int32) for view in cell.views}
+    views |= {LABELS + view.metric: view.labels.astype(np.int32) for view in cell.views}
+    targets = predictions.targets.astype(np.int32)
+    np.savez_compressed(content, allow_pickle=False, targets=targets, **outputs, **views, **texts)
+    write_bytes(path_of(folder, cell.name), content.getvalue())
+
+
+def read_predictions(folder: Path, name: str) -> Predictions:
+    """The predictions of a cell.
+
+    Raises:
+        DataError: they are missing or damaged.
+    """
+    arrays = _read(path_of(folder, name))
+    outputs = {key.removeprefix(OUTPUTS): value.astype(np.int64) for key, value in arrays.items() if key.startswith(OUTPUTS)}
+    return Predictions(arrays["targets"].astype(np.int64), outputs)
+
+
+def read_views(folder: Path, name: str) -> dict[str, View]:
+    """How the predictions of a cell are counted, by metric.
+
+    Raises:
+        DataError: as `read_predictions`.
+    """
+    arrays = _read(path_of(folder, name))
+    metrics = [key.removeprefix(GROUPS) for key in arrays if key.startswith(GROUPS)]
+    return {
+        metric: View(metric, arrays[GROUPS + metric].astype(np.int64), arrays[LABELS + metric].astype(np.int64))
+        for metric in metrics
+    }
+
+
+def read_protocol(folder: Path, name: str) -> dict[str, object]:
+    """How the pictures of a cell were made and counted.
+
+    Raises:
+        DataError: as `read_predictions`.
+    """
+    return json.loads(_read(path_of(folder, name))["protocol"].item())
+
+
+def write_names(folder: Path, cell: Cell, fingerprint: str) -> None:
+    """Write the names of the pictures of a set, in their order, with their classes; once for all cells that show them."""
+    path = folder / PICTURES / f"{fingerprint[:12]}.txt"
+    if path.is_file():
+        return
+    source = cell.dataset.source
+    lines = (f"{source.classes[target]}\t{source.name(index)}\n" for index, target in enumerate(source.targets.tolist()))
+    write_text(path, "".join(lines))
+
+
+def _read(path: Path) -> Mapping[str, np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {key: file[key] for key in file.files}
+        if not {"targets", "identity", "protocol"} <= set(arrays):
+            raise ValueError("it holds other arrays")
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path} is missing or damaged ({error}); evaluate again, which makes only what is missing.") from error
+    return arrays

@@ -1,0 +1,193 @@
+"""Models to evaluate, by name: of a run, of timm, of a file of weights; and what is known of each."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from timm.data import resolve_data_config  # pyright: ignore[reportPrivateImportUsage]  # timm's documented import
+from torch import nn
+
+from dat import recipe as recipes
+from dat.data.pipeline import CenterCrop, ImageDataset
+from dat.engine import checkpoint, run_folder
+from dat.errors import CheckpointError, UsageError
+from dat.nn.imagenet_networks import NETWORKS, load_imagenet_network
+from dat.nn.norm import Normalized, with_auxiliary_norms, without_auxiliary_norms
+from dat.nn.weights import load_strictly, read_tensors
+
+TIMM, IMAGENET = "timm:", "imagenet:"
+
+
+@dataclass(frozen=True, eq=False)
+class Tested:
+    """A model that takes images in [0, 1], and what is known of it.
+
+    `view` is how pictures are brought to it. `classes` are the names of its outputs, None where they are not known: ImageNet's,
+    if it has 1000. `test` are the pictures its own recipe tests it on. `notes` say what could not be done as published.
+    """
+
+    name: str
+    model: nn.Module
+    view: CenterCrop
+    classes: tuple[str, ...] | None = None
+    test: ImageDataset | None = None
+    seed: int | None = None
+    recipe_hash: str = ""
+    notes: tuple[str, ...] = ()
+
+
+def open_tested(target: str, *, weights: Path | None = None) -> Tested:
+    """A model by `timm:NAME`, by `imagenet:NAME` with a file of weights, or by the folder or checkpoint of a run.
+
+    `weights` of a timm model replace the pretrained ones, which timm downloads.
+
+    Raises:
+        UsageError: there is no such model, or weights are missing or too much.
+        CheckpointError: weights cannot be read or do not fit.
+    """
+    if target.startswith(TIMM):
+        return _of_timm(target.removeprefix(TIMM), weights)
+    if target.startswith(IMAGENET):
+        return _of_imagenet(target.removeprefix(IMAGENET), weights)
+    if weights is not None:
+        raise UsageError(f"{target} has its own weights; leave out --weights, or name a model as timm:NAME.")
+    return of_run(Path(target))
+
+
+def checkpoint_hash(model: nn.Module) -> str:
+    """SHA-256 over the names, shapes and values of all parameters and buffers, whatever file they came from."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        values = tensor.detach().cpu().contiguous()
+        digest.update(f"{name} {tuple(values.shape)} {values.dtype}".encode())
+        digest.update(values.view(torch.uint8).numpy().tobytes() if values.ndim else str(values.item()).encode())
+    return digest.hexdigest()
+
+
+def _of_timm(name: str, weights: Path | None) -> Tested:
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name, timm.list_models(), n=3)
+        raise UsageError(f"timm has no model {name!r}; did you mean {', '.join(near) or 'one of timm.list_models()'}?")
+    network = _pretrained(name) if weights is None else timm.create_model(name)
+    if weights is not None:
+        load_strictly(network, read_tensors(weights)[0], name=str(weights))
+    config = resolve_data_config(model=network, use_test_size=True)
+    return Tested(
+        f"{TIMM}{name}",
+        Normalized(network, mean=config["mean"], std=config["std"]),
+        _view_of_timm(config),
+        notes=()
+        if config["crop_mode"] == "center"
+        else (f"timm crops {name} by {config['crop_mode']!r}, here the centre is.",),
+    )
+
+
+def _pretrained(name: str) -> nn.Module:
+    try:
+        return timm.create_model(name, pretrained=True)
+    except Exception as error:  # a download fails in any way
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(
+            f"timm cannot get the weights of {name} ({reason}); add --weights FILE if you have them."
+        ) from error
+
+
+def _view_of_timm(config: dict[str, Any]) -> CenterCrop:
+    """timm's own test transform: the short side is rounded down."""
+    size, crop_pct = config["input_size"][-1], config["crop_pct"]
+    interpolation = config["interpolation"]
+    return CenterCrop(size, crop_pct, interpolation, resize=math.floor(size / crop_pct))
+
+
+def _of_imagenet(name: str, weights: Path | None) -> Tested:
+    if weights is None:
+        raise UsageError(f"{IMAGENET}{name} comes without weights; add --weights FILE.")
+    return Tested(f"{IMAGENET}{name}", load_imagenet_network(name, weights), CenterCrop(NETWORKS[name].side))
+
+
+def of_run(path: Path) -> Tested:
+    """The model in the folder `<method>-seed<k>` of a run, or in a checkpoint there.
+
+    Raises:
+        CheckpointError, DataError: as `read_trained`.
+    """
+    found = read_trained(path)
+    view = found.test.transform
+    assert isinstance(view, CenterCrop)
+    return Tested(
+        found.label,
+        found.model,
+        view,
+        classes=found.test.source.classes,
+        test=found.test,
+        seed=found.seed,
+        recipe_hash=recipes.recipe_hash(found.recipe),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """A model of a run with the recipe it was trained by, its test pictures and their height and width."""
+
+    recipe: recipes.ClassificationRecipe
+    label: str
+    seed: int
+    model: nn.Module
+    test: ImageDataset
+    size: tuple[int, int]
+
+
+def read_trained(path: Path, overrides: Sequence[str] = ()) -> Trained:
+    """The result of a training: averaged weights where there are some, no auxiliary norms. Training pictures are not needed.
+
+    `path` is the folder `<method>-seed<k>` of a run, or a checkpoint in it; `overrides` change the recipe of the run.
+
+    Raises:
+        CheckpointError: no whole checkpoint is there.
+        DataError: the test pictures have other classes than those the model was trained on.
+    """
+    folder = path.parent.parent if path.name.startswith("step-") else path
+    label, _, seed = folder.name.rpartition("-seed")
+    stored = folder.parent / "recipe.yaml"
+    if not stored.is_file() or not seed.isdigit():
+        raise CheckpointError(
+            f"{path} is not the folder of a trained model; give RUN/<method>-seed<k>, e.g. runs/demo/dat-seed0, or timm:NAME."
+        )
+    recipe = recipes.load(str(stored), overrides)
+    assert isinstance(recipe, recipes.ClassificationRecipe)
+    if label not in recipe.methods:
+        known = ", ".join(recipe.methods)
+        raise CheckpointError(
+            f"{folder.name} is none of the models of {folder.parent} ({known}); give it its first name again."
+        )
+    state = checkpoint.load(path) if folder != path else _newest_state(folder)
+    classes = tuple(run_folder.read_run(folder.parent)["class_names"])
+    begun = recipe.model_copy(update={"model": recipe.model.model_copy(update={"weights": None})})  # those of the state count
+    model = untrained(begun, (label, int(seed)), len(classes))
+    model.load_state_dict(dict(state.tensors.get("ema", state.tensors["model"])))
+    without_auxiliary_norms(model)
+    return Trained(recipe, label, int(seed), model, *recipes.build_test(recipe.data, classes=classes))
+
+
+def untrained(recipe: recipes.ClassificationRecipe, key: tuple[str, int], num_classes: int) -> Normalized:
+    """The model of one method and seed, with auxiliary normalisation layers where the method trains with them."""
+    label, seed = key
+    model = recipes.build_model(recipe.model, num_classes=num_classes, seed=seed)
+    if recipes.wants_auxiliary_norms(recipe.methods[label]):
+        with_auxiliary_norms(model)
+    return model
+
+
+def _newest_state(folder: Path) -> checkpoint.State:
+    found = checkpoint.newest_valid(folder / "checkpoints")
+    if found is None:
+        raise CheckpointError(f"{folder} holds no checkpoint; train it first.")
+    return found[1]
