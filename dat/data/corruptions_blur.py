@@ -29,7 +29,7 @@ Taps = tuple[Places, Places, Weights, Weights]
 
 def to_levels(images: Planes) -> Levels:
     """`[0, 1]` to 0..255 by truncation, as `numpy.uint8` does in the original save step."""
-    return (images.clamp(0, 1) * 255).to(torch.uint8)
+    return images.clamp(0, 1).mul_(255).to(torch.uint8)
 
 
 def gaussian_blur(images: Planes, sigma: float) -> Planes:

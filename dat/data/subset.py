@@ -48,3 +48,9 @@ def first_per_class(source: ImageSource, count: int) -> Subset:
     """The first `count` pictures of each class."""
     positions = [np.flatnonzero(source.targets == label)[:count] for label in range(len(source.classes))]
     return Subset(source, np.sort(np.concatenate(positions)))
+
+
+def spread(source: ImageSource, count: int) -> Subset:
+    """`count` pictures of the set at even distances, the first and the last among them; all of them if there are fewer."""
+    chosen = np.linspace(0, len(source) - 1, min(count, len(source))).round().astype(np.int64)
+    return Subset(source, chosen)

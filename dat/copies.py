@@ -1,0 +1,301 @@
+"""Copies of a set of pictures, corrupted or stylised, as class folders that any program reads.
+
+A copy shows what the evaluator makes on the fly for the same seed, as positions in the set are the ids of both. It knows
+what it was made with (`made.json`), can be interrupted, and never holds half a picture.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Int64, UInt8
+from PIL import Image
+from torch import Tensor
+
+from dat.data.benchmarks import wnids
+from dat.data.corruptions import CORRUPTIONS, corrupt, corruption_protocol
+from dat.data.folders import ImageFolder, ImageSource
+from dat.data.frost import frost_textures, textures_sha256
+from dat.data.listed import NAME_COLUMNS, from_table
+from dat.data.pipeline import CenterCrop, ImageDataset
+from dat.errors import DataError, UsageError
+from dat.evaluation.stylized import Paintings, Stylized
+from dat.evaluation.suites import SEVERITIES
+from dat.measure import versions
+from dat.progress import Bar
+from dat.results import write_bytes, write_text
+from dat.types import Images, Indices
+
+Change = Callable[[Images, Indices], Images]
+Changes = Mapping[str, Change]
+"""The folder of a cell below the copy (`fog/3`), and what is done to its pictures."""
+Settings = dict[str, object]
+Form = Literal["png", "jpeg"]
+Positions = Int64[np.ndarray, " batch"]
+Levels = UInt8[np.ndarray, "height width 3"]
+
+MADE = "made.json"
+LEAST_SIDE = 32
+"""In pixels, for a copy: what CIFAR-10-C has. The functions themselves go down to 8."""
+BATCH = 16
+JPEG_QUALITY = 85
+"""Of the published ImageNet-C (hendrycks/robustness:ImageNet-C/create_c/make_imagenet_c.py)."""
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Which corruptions at which severities, and what they are drawn with; no `frost` folder: procedural textures."""
+
+    corruptions: Sequence[str] = CORRUPTIONS
+    severities: Sequence[int] = SEVERITIES
+    seed: int = 0
+    frost: Path | None = None
+
+
+def make_corruptions(source: ImageSource, out: Path, *, cells: Cells, view: CenterCrop, form: Form = "png") -> Path:
+    """Write `out/<corruption>/<severity>/<class>/<name>.png`, the layout of ImageNet-C; the path of `made.json`.
+
+    What is there is kept, so a second call continues, and cells can be added to a finished copy. A view of size None keeps
+    each picture's own size; the parameters then follow each picture's shorter side.
+
+    Raises:
+        UsageError: an unknown corruption or severity, or as `make`.
+        DataError: a frost texture is missing, or as `make`.
+    """
+    textures = frost_textures(cells.frost) if cells.frost else None
+    changes = {
+        f"{name}/{severity}": _corruption(name, severity, cells.seed, textures)
+        for name in cells.corruptions
+        for severity in cells.severities
+    }
+    protocol: Settings = {"copy": "corruptions", "seed": cells.seed}
+    if view.size is None:
+        protocol |= {**corruption_protocol(224, 224, textures), "corruption_parameters": "imagenet-c, below 64 px cifar-10-c"}
+    else:
+        protocol |= corruption_protocol(view.size, view.size, textures)
+    if textures:
+        protocol["frost_textures"] = f"sha256 {textures_sha256(textures)}"
+    return make(source, out, changes, protocol, view=view, form=form)
+
+
+def make_stylized(source: ImageSource, out: Path, *, style: Stylized, view: CenterCrop, form: Form = "png") -> Path:
+    """Write `out/<class>/<name>.png`, each picture in the style of another; the path of `made.json`.
+
+    Raises: as `make`; CheckpointError for files of AdaIN that are not its.
+    """
+    side = view.size or 0
+    protocol = {"copy": "stylized", **style.protocol(side, side)}
+    return make(source, out, {".": lambda images, ids: style.images(images, ids, None)}, protocol, view=view, form=form)
+
+
+def make(source: ImageSource, out: Path, changes: Changes, protocol: Settings, *, view: CenterCrop, form: Form) -> Path:
+    """Write every picture of the source under every change below `out`, and `made.json`, which says with what.
+
+    Pictures that are there are kept; each is written whole or not at all. No picture is left out or replaced.
+
+    Raises:
+        UsageError: a size below 32, `out` inside of the source's folder, filled with something else, or made with other
+            settings.
+        DataError: a picture cannot be read or is smaller than 32 pixels, or two would get the same name.
+    """
+    if view.size is not None and view.size < LEAST_SIDE:
+        raise UsageError(
+            f"A size of {view.size} is too small for a copy; write {LEAST_SIDE} or more, or none for each its own."
+        )
+    _refuse_inside(source, out)
+    names = picture_names(source, form)
+    settings = {**protocol, **_described(source, view, form)}
+    complete, had_a_part = _begin(out, settings)
+    _write_missing(ImageDataset(source, view, seed=0), out, names, changes, form)
+    return _write_made(out, settings, {*complete, *changes}, had_a_part)
+
+
+def picture_names(source: ImageSource, form: Form) -> list[str]:
+    """Where each picture goes in its cell: `<class>/<name>.<form>`; two that differ in their endings only keep these.
+
+    Raises:
+        DataError: two pictures would get the same name, or a name leads out of the copy.
+    """
+    placed = [_placed(source.name(index), source.classes[target]) for index, target in enumerate(source.targets.tolist())]
+    stems = [str(path.with_suffix("")) for path in placed]
+    times = Counter(stems)
+    names = [f"{stem if times[stem] == 1 else path}.{form}" for stem, path in zip(stems, placed, strict=True)]
+    name, count = Counter(names).most_common(1)[0]
+    if count > 1:
+        raise DataError(f"{count} pictures would be written as {name}; give the pictures of a class different names.")
+    return names
+
+
+def _placed(name: str, category: str) -> PurePosixPath:
+    """Below the folder of the class; a name that does not begin with it loses its own folders."""
+    inside = name if name.startswith(f"{category}/") else f"{category}/{PurePosixPath(name).name}"
+    path = PurePosixPath(inside)
+    if path.is_absolute() or ".." in path.parts:
+        raise DataError(f"The picture {name!r} of class {category!r} would be written outside of the copy; rename it.")
+    return path
+
+
+def _corruption(name: str, severity: int, seed: int, textures: list[Tensor] | None) -> Change:
+    used = textures if name == "frost" else None
+    corrupt(torch.zeros(0, 3, LEAST_SIDE, LEAST_SIDE), name, severity, ids=torch.arange(0), seed=seed)  # only its checks
+    return lambda images, ids: corrupt(images, name, severity, ids=ids, seed=seed, frost_textures=used)
+
+
+def _described(source: ImageSource, view: CenterCrop, form: Form) -> Settings:
+    """What a copy depends on besides its changes."""
+    sizes = {"size": None} if view.size is None else {"size": view.size, "resize": view.short_side}
+    quality = {"jpeg_quality": JPEG_QUALITY} if form == "jpeg" else {}
+    interpolation = {"interpolation": view.interpolation} if view.size is not None else {}
+    pictures = {"source_sha256": source.fingerprint(), "source_pictures": len(source)}
+    return {**pictures, **sizes, **interpolation, "format": form, **quality}
+
+
+def _refuse_inside(source: ImageSource, out: Path) -> None:
+    root = getattr(source, "root", None)
+    if root is not None and out.resolve().is_relative_to(Path(root).resolve()):
+        raise UsageError(f"The copy {out} would lie inside of its source {root}, and be read with it; name another folder.")
+
+
+def _begin(out: Path, settings: Settings) -> tuple[list[str], list[dict[str, str]]]:
+    """Take the folder: write `made.json`, or compare with the one that is there.
+
+    Gives the cells that are complete, and the versions that had a part in them.
+    """
+    if not out.exists() or not any(out.iterdir()):
+        _write_made(out, settings, [], [versions()])
+        return [], [versions()]
+    try:
+        made = json.loads((out / MADE).read_text())
+        earlier, complete, had_a_part = dict(made["settings"]), list(made["complete"]), list(made["versions"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{out} holds something that is no copy ({MADE} is missing or damaged); name a new folder.") from error
+    for key in (*settings, *earlier):
+        if earlier.get(key) != settings.get(key):
+            said = f"{key} {earlier.get(key)!r}, now it is {settings.get(key)!r}"
+            raise UsageError(f"The copy in {out} was made with {said}; write the same, or name a new folder.")
+    return complete, had_a_part if versions() in had_a_part else [*had_a_part, versions()]
+
+
+def _write_made(out: Path, settings: Settings, complete: Iterable[str], had_a_part: Sequence[dict[str, str]]) -> Path:
+    content = {"settings": settings, "complete": sorted(complete), "versions": list(had_a_part)}
+    write_text(out / MADE, json.dumps(content, indent=2, sort_keys=True) + "\n")
+    return out / MADE
+
+
+def _write_missing(dataset: ImageDataset, out: Path, names: Sequence[str], changes: Changes, form: Form) -> None:
+    """Each picture is read once for all cells, in batches where all have one size."""
+    present = np.array([[(out / cell / name).is_file() for name in names] for cell in changes], dtype=bool)
+    step = BATCH if isinstance(dataset.transform, CenterCrop) and dataset.transform.size is not None else 1
+    done = int(present.sum())
+    with Bar("make", present.size, done=done) as bar:
+        for first in range(0, len(names), step):
+            missing = ~present[:, first : first + step]
+            positions = first + np.flatnonzero(missing.any(axis=0))
+            images = _images(dataset, positions) if len(positions) else None
+            for (cell, change), wanted in zip(changes.items(), missing, strict=True):
+                rows = wanted[positions - first]
+                if images is not None and rows.any():
+                    changed = change(images[torch.from_numpy(rows)], torch.from_numpy(positions[rows]))
+                    _write(changed, [out / cell / names[int(position)] for position in positions[rows]], form)
+                    done += int(rows.sum())
+                    bar.advance(done, cell)
+
+
+def _images(dataset: ImageDataset, positions: Positions) -> Images:
+    images, _, _ = dataset.__getitems__([(0, position) for position in positions.tolist()])
+    height, width = images.shape[2:]
+    if min(height, width) < LEAST_SIDE:
+        name = dataset.source.name(int(positions[0]))
+        raise DataError(f"{name} is {width}x{height} pixels; a copy needs {LEAST_SIDE} or more a side: give a size.")
+    return images
+
+
+def _write(images: Images, paths: Sequence[Path], form: Form) -> None:
+    levels = (images * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    for picture, path in zip(levels, paths, strict=True):
+        write_bytes(path, encoded(picture, form))
+
+
+def encoded(levels: Levels, form: Form) -> bytes:
+    """The bytes of a picture's file."""
+    buffer = io.BytesIO()
+    picture = Image.fromarray(levels)
+    if form == "png":
+        picture.save(buffer, "PNG", compress_level=1)  # three times as fast as the default, files a tenth larger
+    else:
+        picture.save(buffer, "JPEG", quality=JPEG_QUALITY)
+    return buffer.getvalue()
+
+
+def cells_of(corruptions: str | None, severities: str, *, seed: int, frost: Path | None) -> Cells:
+    """From lists with commas, as one writes them on a command line; None: the 15 of ImageNet-C.
+
+    Raises:
+        UsageError: a severity is not a whole number.
+    """
+    names = CORRUPTIONS if corruptions is None else tuple(name.strip() for name in corruptions.split(","))
+    numbers = [number.strip() for number in severities.split(",")]
+    if wrong := [number for number in numbers if not number.isdecimal()]:
+        raise UsageError(f"A severity is {wrong[0]!r}; write whole numbers from 1 to 5 with commas between, as 1,3,5.")
+    return Cells(names, tuple(map(int, numbers)), seed, frost)
+
+
+def view_of(size: str, crop_pct: float) -> CenterCrop:
+    """The view of a side in pixels, or of `none`.
+
+    Raises:
+        UsageError: another word, or a share outside (0, 1].
+    """
+    if size != "none" and not size.isdecimal():
+        raise UsageError(f"The size is {size!r}; write a side in pixels, as 224, or none for each picture its own.")
+    return CenterCrop(None if size == "none" else int(size), crop_pct)
+
+
+def form_of(word: str) -> Form:
+    """The format of that name.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if word not in ("png", "jpeg"):
+        raise UsageError(f"The format is {word!r}; write png or jpeg.")
+    return "png" if word == "png" else "jpeg"
+
+
+def style_of(source: ImageSource, styles: Path | None, adain: str | None, *, alpha: float, seed: int) -> Stylized:
+    """Stylised pictures of a source, from the words of a command line; `adain` names two files with a comma between.
+
+    Raises:
+        UsageError: not two files, or as `Stylized`.
+        DataError: there are no pictures in `styles`.
+    """
+    files = [Path(name) for name in adain.split(",")] if adain is not None else []
+    if len(files) not in (0, 2):
+        raise UsageError(f"AdaIN is {adain!r}; write the file of its VGG, a comma, and the file of its decoder.")
+    network = (files[0], files[1]) if files else None
+    return Stylized(source, Paintings(styles) if styles else None, network, alpha, seed)
+
+
+def source_of(folder: Path) -> ImageSource:
+    """The labelled pictures of a folder: in class folders, or as its `labels.csv` says, by wnid or name of class.
+
+    Raises:
+        DataError: as `ImageFolder` and `from_table`, or a table without names of classes.
+    """
+    table = folder / "labels.csv"
+    if not table.is_file():
+        return ImageFolder(folder)
+    rows = csv.DictReader(table.read_text().splitlines())
+    names = {row[column] for row in rows for column in NAME_COLUMNS if column in row}
+    if not names:
+        raise DataError(f"{table} names no class ({' or '.join(NAME_COLUMNS)}), and the folders of a copy do; add a column.")
+    return from_table(table, wnids() if names <= set(wnids()) else sorted(names))
