@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from dat.version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from dat.assess import evaluate as evaluate
     from dat.attacks import discrete_adversary as discrete_adversary
     from dat.attacks import evaluating as evaluating
     from dat.attacks import fgsm as fgsm
@@ -91,6 +92,7 @@ _HOME = {
     "corrupt": "data.corruptions",
     "discrete_adversary": "attacks",
     "evaluating": "attacks",
+    "evaluate": "assess",
     "fgsm": "attacks",
     "input_gradient": "attacks",
     "load_discretizer": "discretizers.pretrained",

@@ -23,6 +23,11 @@ Cpu = Annotated[bool, typer.Option("--cpu", help="Use no GPU, even if there is o
 Config = Annotated[Path | None, typer.Option(help="Its public configuration, YAML or JSON, where the file does not tell.")]
 Layout = Annotated[str | None, typer.Option(help="The layout of its tensors, where they do not tell.")]
 Source = Annotated[str, typer.Argument(metavar="SOURCE", help="A file of weights, or a name of `dat discretizer list`.")]
+SourceFolder = Annotated[Path, typer.Argument(metavar="FOLDER", help="Pictures in class folders.")]
+CopyFolder = Annotated[Path, typer.Option("--out", help="Folder of the copy.")]
+CopySize = Annotated[str, typer.Option("--size", help="Side in pixels; `none`: each picture keeps its own.")]
+CropPct = Annotated[float, typer.Option(help="The short side is resized to size / crop-pct before the centre is cut out.")]
+CopyForm = Annotated[str, typer.Option("--format", help="png, or jpeg (quality 85, as the published ImageNet-C).")]
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 RESUMABLE = (["train"], ["demo"])
@@ -48,6 +53,18 @@ discretizer_app = typer.Typer(
     no_args_is_help=True,
 )
 app.add_typer(discretizer_app, name="discretizer")
+data_app = typer.Typer(
+    help="Test sets of the literature: which there are, how to get them, and whether yours is as published.",
+    epilog="Example:  dat data check a --root /data",
+    no_args_is_help=True,
+)
+app.add_typer(data_app, name="data")
+make_app = typer.Typer(
+    help="Copies of a folder of pictures: corrupted as ImageNet-C is, or each picture in the style of another.",
+    epilog="Example:  dat data make corruptions photos/val --out photos-c",
+    no_args_is_help=True,
+)
+data_app.add_typer(make_app, name="make")
 
 
 @app.command(epilog="Example:  dat demo")
@@ -68,26 +85,77 @@ def train(recipe: str, overrides: Overrides = None, resume: Resume = False, cpu:
     _print_outcome(folder)
 
 
-@app.command("eval", epilog="Example:  dat eval runs/demo/dat-seed0 data.test=photos/val")
-def evaluate(run: Path, overrides: Overrides = None, json: Json = False, cpu: Cpu = False) -> None:
-    """Evaluate a trained model again: RUN is the folder of one method and seed, or a checkpoint in it."""
-    from dat import run as runs
-    from dat.report.tables import terminal_table
+@app.command("eval", epilog="Example:  dat eval timm:resnet50 --suites clean,fgsm,a,c,r --data /data")
+def evaluate(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="RUN/<method>-seed<k>, a checkpoint in it, or timm:NAME.")],
+    overrides: Overrides = None,
+    suites: Annotated[str | None, typer.Option(help="Test sets, with commas: clean,fgsm,a,c (`dat data list`).")] = None,
+    data: Annotated[Path | None, typer.Option(help="The folder with the test sets, or with class folders.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Where predictions, rows and the page go; what is there is kept.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="A file of weights for timm:NAME, instead of timm's own.")] = None,
+    allow_bad: Annotated[int, typer.Option(help="So many unreadable pictures of a set are left out.")] = 0,
+    self_test: Annotated[bool, typer.Option(help="Look for mistakes that make numbers wrong, first.")] = True,
+    json: Json = False,
+    cpu: Cpu = False,
+) -> None:
+    """Evaluate MODEL: on the test sets named, stopped and continued at will; or, of a run, as its recipe says.
 
-    rows = runs.evaluate_again(run, overrides or (), cpu=cpu)
-    if json:
-        for row in rows:
-            print(jsonlib.dumps(asdict(row)))
+    With --suites, KEY=VALUE are settings of the evaluation (fgsm_epsilon_255=4, precision=bf16); without, recipe keys.
+    """
+    if suites is None:
+        from dat import run as runs
+        from dat.report.tables import terminal_table
+
+        rows = runs.evaluate_again(Path(model), overrides or (), cpu=cpu)
+        table = None if json else terminal_table(rows)
     else:
-        print(terminal_table(rows))
+        from dat import assess, tested
+        from dat.report.write import write_all
+
+        settings, names = assess.settings_of(overrides or ()), [name.strip() for name in suites.split(",") if name.strip()]
+        subject = tested.open_tested(model, weights=weights)
+        folder = out or assess.default_folder(model)
+        how = {"root": data, "folder": folder, "settings": settings, "allow_bad": allow_bad, "self_test": self_test}
+        rows = assess.assess(subject, names, **how, cpu=cpu).rows
+        table = None
+        if _is_main():
+            table = "\n\nReport: ".join(map(str, write_all([folder])))
+    for row in rows if json and _is_main() else ():
+        print(jsonlib.dumps(asdict(row)))
+    if table is not None and not json:
+        print(table)
 
 
 @app.command(epilog="Example:  dat report runs/demo")
-def report(run: Path) -> None:
-    """Write the page of a finished run, report.html (and report.md of a comparison), from what it stored."""
-    from dat.report.write import write
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="A run of `dat train`, or folders of `dat eval`.")],
+    mixed: Annotated[bool, typer.Option("--mixed", help="Compare what was measured in different ways, and say so.")] = False,
+) -> None:
+    """Write the page of a finished run, report.html (and report.md), from what it stored; of several evaluations, which are
+    compared, comparison.html (and .md) in the first folder.
+    """
+    from dat.report.write import write_all
 
-    print(write(run))
+    text, page = write_all(runs, mixed=mixed)
+    print(f"{text}\n\n{page}" if text else page)
+
+
+@app.command(epilog="Example:  dat calibrate evaluations/resnet50")
+def calibrate(
+    folder: Annotated[Path, typer.Argument(metavar="EVALUATION", help="What `dat eval timm:NAME --out` filled.")],
+    json: Json = False,
+) -> None:
+    """Compare our accuracies of timm's models with those that timm publishes; exit code 1 if a comparable one is off."""
+    from dat import results
+    from dat.evaluation import calibration
+
+    found = calibration.calibrate(results.read_rows(folder / "results.jsonl"))
+    for comparison in found if json else ():
+        print(jsonlib.dumps(asdict(comparison)))
+    if not json:
+        print(calibration.as_table(found))
+    if any(comparison.verdict == "off" for comparison in found):
+        raise typer.Exit(1)
 
 
 @app.command(epilog="Example:  dat doctor")
@@ -175,6 +243,78 @@ def convert_discretizer(source: Source, target: Path, config: Config = None, lay
     print(pretrained.convert(source, target, listing.read_config(config, layout)))
 
 
+@data_app.command("list", epilog="Example:  dat data list")
+def list_benchmarks(json: Json = False) -> None:
+    """The test sets that `dat eval --suites` knows: pictures, classes, licence, and the folders they are looked for in."""
+    from dat.data import layout_check
+
+    found = layout_check.listing()
+    for row in found if json else ():
+        print(jsonlib.dumps(row))
+    if not json:
+        print(layout_check.as_table(found))
+
+
+@data_app.command("check", epilog="Example:  dat data check c --root /data")
+def check_benchmark(
+    suite: Annotated[str, typer.Argument(help="A name that `dat data list` shows.")],
+    root: Annotated[Path, typer.Option(help="The folder with all test sets, or that of this one.")],
+    every: Annotated[
+        bool, typer.Option("--all", help="Read every picture, not only the first and the last of each part.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Say where a test set was found, and whether pictures, classes and files are as published; exit code 1 if not."""
+    from dat.data import layout_check
+
+    findings = layout_check.check(suite, root, every=every)
+    print(jsonlib.dumps(findings) if json else layout_check.as_text(findings))
+    if findings["faults"]:
+        raise typer.Exit(1)
+
+
+@make_app.command("corruptions", epilog="Example:  dat data make corruptions photos/val --out photos-c --severities 1,3,5")
+def make_corruptions(
+    folder: SourceFolder,
+    out: CopyFolder,
+    size: CopySize = "224",
+    crop_pct: CropPct = 0.875,
+    corruptions: Annotated[str | None, typer.Option(help="Their names, with commas; the 15 of ImageNet-C.")] = None,
+    severities: Annotated[str, typer.Option(help="From 1 to 5, with commas.")] = "1,2,3,4,5",
+    seed: Annotated[int, typer.Option(help="Of the random ones.")] = 0,
+    frost: Annotated[Path | None, typer.Option(help="Folder of the six original frost textures.")] = None,
+    form: CopyForm = "png",
+) -> None:
+    """Write FOLDER once per corruption and severity; what is there is kept, so that a second call continues."""
+    from dat import copies
+
+    cells = copies.cells_of(corruptions, severities, seed=seed, frost=frost)
+    source, view = copies.source_of(folder), copies.view_of(size, crop_pct)
+    print(copies.make_corruptions(source, out, cells=cells, view=view, form=copies.form_of(form)))
+
+
+@make_app.command("stylized", epilog="Example:  dat data make stylized photos/val --out photos-stylized --styles paintings")
+def make_stylized(
+    folder: SourceFolder,
+    out: CopyFolder,
+    size: CopySize = "224",
+    crop_pct: CropPct = 0.875,
+    styles: Annotated[Path | None, typer.Option(help="Pictures that lend their style; other pictures of FOLDER.")] = None,
+    adain: Annotated[
+        str | None, typer.Option(metavar="VGG,DECODER", help="Weights of AdaIN; without: matched statistics.")
+    ] = None,
+    alpha: Annotated[float, typer.Option(help="From 0, nothing, to 1, all of the style.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="Which picture takes which style.")] = 0,
+    form: CopyForm = "png",
+) -> None:
+    """Write FOLDER with each picture in the style of another; what is there is kept, so that a second call continues."""
+    from dat import copies
+
+    source, view = copies.source_of(folder), copies.view_of(size, crop_pct)
+    style = copies.style_of(source, styles, adain, alpha=alpha, seed=seed)
+    print(copies.make_stylized(source, out, style=style, view=view, form=copies.form_of(form)))
+
+
 @recipes_app.command("list", epilog="Example:  dat recipes list")
 def list_recipes(json: Json = False) -> None:
     """Names and titles of the recipes that come with the package."""
@@ -236,14 +376,19 @@ def main() -> None:
 
 
 def _fail(sentence: str, code: int) -> None:
-    if sentence and os.environ.get("RANK", "0") == "0":
+    if sentence and _is_main():
         print(f"dat: {sentence}", file=sys.stderr)
     sys.exit(code)
 
 
+def _is_main() -> bool:
+    """Whether this process prints."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def _print_outcome(folder: Path) -> None:
     """The table of a finished run, and where its page is."""
-    if os.environ.get("RANK", "0") != "0":
+    if not _is_main():
         return
     if (folder / "results.jsonl").is_file():
         from dat.report.page import terminal_page

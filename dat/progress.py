@@ -20,7 +20,7 @@ class Bar:
     """
 
     def __init__(self, title: str, total: int, *, done: int = 0, shown: bool = True) -> None:
-        self.title, self.total, self.first = title, total, done
+        self.title, self.total, self.first, self.done = title, total, done, done
         self.started = self.last_line = time.monotonic()
         self.shown = shown
         self.bar = self._terminal_bar() if shown and sys.stderr.isatty() else None
@@ -55,6 +55,12 @@ class Bar:
             self.bar.update(self.task, completed=done, note=note)
         elif self.shown and time.monotonic() - self.last_line >= SECONDS_BETWEEN_LINES:
             self._line(done, note)
+
+    def add(self, note: str, count: int) -> None:
+        """Say that `count` more images are finished; their speed stands behind the note."""
+        self.done += count
+        elapsed = max(time.monotonic() - self.started, 1e-9)
+        self.advance(self.done, f"{note}  {(self.done - self.first) / elapsed:,.0f} images/s")
 
     def _line(self, done: int, note: str) -> None:
         self.last_line = time.monotonic()

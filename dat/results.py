@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
@@ -22,7 +22,8 @@ class Row:
     """One measured number.
 
     `suite`: the test set (`clean`, `fgsm`, `c/fog/3`, `c`), `metric`: what was computed (`accuracy`, in percent),
-    `n`: on how many images, `protocol`: how (resize, epsilon, counts), `source`: who measured it (`ours`, `paper`).
+    `n`: on how many images, `protocol`: how (resize, epsilon, counts), `source`: who measured it (`ours`, `paper`),
+    `checkpoint`: SHA-256 of the weights, where a file of weights was measured.
     """
 
     suite: str
@@ -36,6 +37,7 @@ class Row:
     protocol: dict[str, object] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     source: str = "ours"
+    checkpoint: str = ""
 
 
 def wilson(correct: int, n: int) -> tuple[float, float]:
@@ -52,6 +54,12 @@ def mean_interval(values: Sequence[float]) -> tuple[float, tuple[float, float] |
     variance = sum((value - mean) ** 2 for value in values) / (len(values) - 1)
     half = float(stats.t.ppf(0.975, len(values) - 1)) * math.sqrt(variance / len(values))
     return mean, (mean - half, mean + half)
+
+
+def differing(first: Mapping[str, object], second: Mapping[str, object]) -> tuple[dict[str, object], dict[str, object]]:
+    """Of two protocols the entries that are not the same in both; an entry that one lacks is None there."""
+    keys = [key for key in {**first, **second} if first.get(key) != second.get(key)]
+    return {key: first.get(key) for key in keys}, {key: second.get(key) for key in keys}
 
 
 def write_rows(path: Path, rows: Iterable[Row]) -> None:

@@ -66,9 +66,8 @@ def checkpoint_hash(model: nn.Module) -> str:
     """SHA-256 over the names, shapes and values of all parameters and buffers, whatever file they came from."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
-        values = tensor.detach().cpu().contiguous()
-        digest.update(f"{name} {tuple(values.shape)} {values.dtype}".encode())
-        digest.update(values.view(torch.uint8).numpy().tobytes() if values.ndim else str(values.item()).encode())
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -81,7 +80,7 @@ def _of_timm(name: str, weights: Path | None) -> Tested:
         load_strictly(network, read_tensors(weights)[0], name=str(weights))
     config = resolve_data_config(model=network, use_test_size=True)
     return Tested(
-        f"{TIMM}{name}",
+        f"{TIMM}{name}" if weights is None else f"{TIMM}{name}@{weights.name}",
         Normalized(network, mean=config["mean"], std=config["std"]),
         _view_of_timm(config),
         notes=()
@@ -110,7 +109,7 @@ def _view_of_timm(config: dict[str, Any]) -> CenterCrop:
 def _of_imagenet(name: str, weights: Path | None) -> Tested:
     if weights is None:
         raise UsageError(f"{IMAGENET}{name} comes without weights; add --weights FILE.")
-    return Tested(f"{IMAGENET}{name}", load_imagenet_network(name, weights), CenterCrop(NETWORKS[name].side))
+    return Tested(f"{IMAGENET}{name}@{weights.name}", load_imagenet_network(name, weights), CenterCrop(NETWORKS[name].side))
 
 
 def of_run(path: Path) -> Tested:

@@ -6,13 +6,17 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
+from safetensors.torch import save_file
 
 from dat.data.corruptions import CORRUPTIONS, EXTRA_CORRUPTIONS
 from dat.discretizers.pretrained import save_discretizer
 from dat.discretizers.vqgan import VQGAN, VQGANConfig
 from dat.methods import METHODS
+from dat.nn.zoo import create_network
 
 Run = Callable[..., str]
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
@@ -122,6 +126,66 @@ def test_discretizer_of_a_file(tmp_path: Path, output_of: Run) -> None:
     assert result["setting"]["weights"] == weights.name
     assert result["variants"]["ours fp32"]["changed_codes"] == 0
     assert result["variants"]["ours fp32"]["largest_difference"] < 1e-4
+
+
+def check_equal_rate(result: dict, *, tolerance: float) -> None:
+    assert set(result) == {"discretizers", "passes", "setting", "versions"}
+    assert not any("/" in str(value) for value in result["setting"].values())
+    for found in result["discretizers"].values():
+        assert {point["attack"] for point in found["points"]} == set(result["passes"])
+        for point in found["points"]:
+            low, high = point["interval"]
+            assert low <= point["accuracy"] <= high
+            assert point["n"] == found["reconstruction"]["n"]
+            is_tuned = point["alpha"] is not None
+            assert is_tuned == (point["attack"] in ("dat", "dat, 3 steps"))
+            rate = pytest.approx(point["target_rate"], rel=tolerance if is_tuned else 1e-3)
+            assert point["modified_code_rate"] == rate, point
+
+
+def test_equal_rate(tmp_path: Path, output_of: Run) -> None:
+    """On noise and random weights: the rates are those asked for, more codes are more distance, and the files are written."""
+    rng = np.random.default_rng(0)
+    for index in range(10):
+        folder = tmp_path / "data" / str(index % 2)
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(256, size=(8, 8, 3), dtype=np.uint8)).save(folder / f"{index}.png")
+    torch.manual_seed(0)
+    save_file(create_network("small_resnet", num_classes=2, options={"depth": 8}).state_dict(), tmp_path / "w.safetensors")
+    small = {"ch": 32, "ch_mult": (1, 2), "num_res_blocks": 1, "attn_resolutions": (), "resolution": 8}
+    network = VQGAN(VQGANConfig(n_embed=64, embed_dim=4, z_channels=4, **small))
+    with torch.no_grad():  # codes that are in use
+        latents = network.latents(2 * torch.rand(4, 3, 8, 8) - 1).movedim(1, 3).flatten(0, 2)
+        network.quantize.get_parameter("embedding.weight").copy_(latents)
+    paths = {"--data": tmp_path / "data", "--weights": tmp_path / "w.safetensors", "--json": tmp_path / "equal.json"}
+    paths |= {"--discretizers": save_discretizer(tmp_path, network), "--figure": tmp_path / "equal.png"}
+    given = [str(word) for pair in paths.items() for word in pair]
+    table = output_of("equal_rate.py", *given, "--depth", "8", "--per-class", "5", "--rates", "0.25", "0.125")
+    result = json.loads((tmp_path / "equal.json").read_text())
+    check_equal_rate(result, tolerance=0.2)
+    assert all(name in table for name in result["passes"])
+    ((name, found),) = result["discretizers"].items()
+    assert name == paths["--discretizers"].name
+    for attack in result["passes"]:
+        few, many = (point for point in found["points"] if point["attack"] == attack)
+        assert few["psnr_db"] > many["psnr_db"]
+        assert few["l2_distance"] < many["l2_distance"]
+    assert (tmp_path / "equal.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_equal_rate_without_pictures_or_weights(tmp_path: Path, output_of: Run) -> None:
+    assert output_of("equal_rate.py") == (
+        "Nothing was measured: give CIFAR-10 test pictures (--data) and weights of a classifier (--weights).\n"
+    )
+    with pytest.raises(SystemExit, match="Cannot open the data folder"):
+        output_of("equal_rate.py", "--data", str(tmp_path / "none"), "--weights", str(tmp_path / "none"))
+
+
+def test_kept_results_of_equal_rate() -> None:
+    found = [path for path in RESULTS if path.name.startswith("equal-rate-")]
+    assert len(found) == 2
+    for path in found:
+        check_equal_rate(json.loads(path.read_text()), tolerance=0.02)
 
 
 def test_corruptions(output_of: Run) -> None:

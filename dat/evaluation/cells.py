@@ -55,7 +55,9 @@ class View:
 
 @dataclass(frozen=True, eq=False)
 class Cell:
-    """`name` is the suite in result rows (`clean`, `c/fog/3`); `protocol` says how its pictures are made and counted."""
+    """`name` is the suite in result rows (`clean`, `c/fog/3`); `protocol` says how its pictures are made and counted,
+    under `data` which they are.
+    """
 
     name: str
     dataset: ImageDataset

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from dat.data.pipeline import Examples, ImageDataset, evaluation_batches
 from dat.data.readable import Readable, why_unreadable
 from dat.errors import DataError
+from dat.evaluation.attacked import AttacksLogits
 from dat.evaluation.cells import UNREADABLE, Cell, Predictions
 from dat.types import Images, Logits, PerImage, Place
 
@@ -89,12 +90,16 @@ def predict(classifier: Classifier, cell: Cell, shelf: Shelf, *, advance: Callab
 
 def _shown(classifier: Classifier, cell: Cell, images: Images, targets: Tensor, ids: Tensor) -> Logits:
     """Logits of a batch after the change of its cell. An attack aims at what the first view counts as right."""
-    right = torch.from_numpy(cell.views[0].labels)[targets].to(classifier.device)
+    right = torch.from_numpy(cell.views[0].labels)[targets].clamp(min=0).to(classifier.device)  # what counts for nothing: any
 
     def losses(candidates: Images) -> PerImage:
         return F.cross_entropy(classifier(candidates), right, reduction="none")
 
-    shown = cell.change.images(images.to(classifier.device), ids, losses)
+    images = images.to(classifier.device)
+    if isinstance(cell.change, AttacksLogits):
+        shown = cell.change.images_against(classifier, images, right, ids)
+    else:
+        shown = cell.change.images(images, ids, losses)
     with torch.inference_mode():
         return classifier(shown)
 

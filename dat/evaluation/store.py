@@ -19,9 +19,9 @@ PREDICTIONS, PICTURES = "predictions", "pictures"
 OUTPUTS, GROUPS, LABELS = "outputs.", "groups.", "labels."
 
 
-def identity(cell: Cell, checkpoint: str, fingerprint: str) -> str:
+def identity(cell: Cell, checkpoint: str) -> str:
     """SHA-256 over all that a cell's predictions depend on: the weights, the pictures, what is done to them, what counts."""
-    known = {"checkpoint": checkpoint, "pictures": fingerprint, "protocol": dict(cell.protocol)}
+    known = {"checkpoint": checkpoint, "protocol": dict(cell.protocol)}
     digest = hashlib.sha256(json.dumps(known, sort_keys=True).encode())
     for view in cell.views:
         digest.update(view.metric.encode() + view.groups.astype(np.int64).tobytes() + view.labels.astype(np.int64).tobytes())
@@ -95,9 +95,9 @@ def read_protocol(folder: Path, name: str) -> dict[str, object]:
     return json.loads(_read(path_of(folder, name))["protocol"].item())
 
 
-def write_names(folder: Path, cell: Cell, fingerprint: str) -> None:
+def write_names(folder: Path, cell: Cell) -> None:
     """Write the names of the pictures of a set, in their order, with their classes; once for all cells that show them."""
-    path = folder / PICTURES / f"{fingerprint[:12]}.txt"
+    path = folder / PICTURES / f"{cell.protocol['data']}.txt"
     if path.is_file():
         return
     source = cell.dataset.source
@@ -107,8 +107,8 @@ def write_names(folder: Path, cell: Cell, fingerprint: str) -> None:
 
 def _read(path: Path) -> Mapping[str, np.ndarray]:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {key: file[key] for key in file.files}
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as content:
+            arrays = {key: content[key] for key in content.files}
         if not {"targets", "identity", "protocol"} <= set(arrays):
             raise ValueError("it holds other arrays")
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 from dat import attacks
-from dat.data.corruptions import CORRUPTIONS, corrupt, corruption_protocol
+from dat.data.corruptions import CORRUPTIONS, FrostTextures, corrupt, corruption_protocol
+from dat.data.frost import textures_sha256
 from dat.types import Images, Indices, LossFn
 
 SEVERITIES = (1, 2, 3, 4, 5)
@@ -80,6 +81,7 @@ class Corruption:
     corruption: str
     severity: int
     seed: int = 0
+    frost_textures: FrostTextures | None = field(default=None, repr=False, compare=False)
     depends_on_model: bool = False
 
     @property
@@ -89,13 +91,17 @@ class Corruption:
 
     def images(self, images: Images, ids: Indices, loss_fn: LossFn | None) -> Images:
         """The corrupted images: a function of (seed, id) per image."""
-        return corrupt(images, self.corruption, self.severity, ids=ids, seed=self.seed)
+        made_of = {"seed": self.seed, "frost_textures": self.frost_textures}
+        return corrupt(images, self.corruption, self.severity, ids=ids, **made_of)
 
     def protocol(self, height: int, width: int) -> dict[str, object]:
-        """That it was generated, with which parameters."""
-        return {"generated": True, "seed": self.seed, **corruption_protocol(height, width, None)}
+        """That it was generated, with which parameters and textures."""
+        made_with = {"generated": True, "seed": self.seed, **corruption_protocol(height, width, self.frost_textures)}
+        if self.corruption == "frost" and self.frost_textures is not None:
+            return {**made_with, "frost_sha256": textures_sha256(self.frost_textures)[:12]}
+        return made_with
 
 
-def corruption_suites(*, seed: int = 0) -> Sequence[Corruption]:
+def corruption_suites(*, seed: int = 0, frost_textures: FrostTextures | None = None) -> Sequence[Corruption]:
     """All 75 cells: 15 corruptions at 5 severities."""
-    return [Corruption(name, severity, seed) for name in CORRUPTIONS for severity in SEVERITIES]
+    return [Corruption(name, severity, seed, frost_textures) for name in CORRUPTIONS for severity in SEVERITIES]

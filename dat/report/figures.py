@@ -139,7 +139,7 @@ def add_legend(figure: Figure, shown: dict[str, Look]) -> None:
 
 def draw_interval(axes: Axes, value: Estimate, position: float, look: Look, *, horizontal: bool = True) -> None:
     """A mean with its interval."""
-    error = None if value.interval is None else (value.interval[1] - value.interval[0]) / 2
+    error = None if value.interval is None else [[value.mean - value.interval[0]], [value.interval[1] - value.mean]]
     x, y = (value.mean, position) if horizontal else (position, value.mean)
     errors = {"xerr" if horizontal else "yerr": error}
     drawn = {"color": look.color, "marker": look.marker, "markersize": 6.4, "markeredgecolor": PAPER}

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from dat.errors import DataError, UsageError
-from dat.results import Row, mean_interval
+from dat.results import Row, differing, mean_interval
 
 Mark = Literal["", "best", "tie"]
 Seed = int | None
@@ -166,21 +166,21 @@ def comparison_table(rows: Iterable[Row], *, mixed: bool = False) -> Comparison:
 
 
 def refuse_mixed_protocols(rows: Iterable[Row]) -> None:
-    """Raises: UsageError: two rows of one suite were measured in different ways (both ways are said)."""
-    first: dict[str, Row] = {}
+    """Raises: UsageError: two rows of one suite were measured in different ways (what differs is said)."""
+    first: dict[tuple[str, str], Row] = {}
     for row in rows:
-        other = first.setdefault(row.suite, row)
-        ours, theirs = conditions(row), conditions(other)
-        if ours != theirs:
+        other = first.setdefault((row.suite, row.metric), row)
+        theirs, ours = differing(conditions(other), conditions(row))
+        if ours:
             raise UsageError(
                 f"Suite {row.suite!r} was measured in two ways: {theirs} ({other.method}) and "
-                f"{ours} ({row.method}); evaluate both alike, or allow it with mixed=True."
+                f"{ours} ({row.method}); evaluate both alike, or allow it with --mixed (mixed=True)."
             )
 
 
 def conditions(row: Row) -> dict[str, object]:
-    """How a row was measured; for an accuracy, that includes on how many images."""
-    return row.protocol | ({"images": row.n} if row.metric == "accuracy" else {})
+    """How a row was measured; for what is no cost, that includes on how many images."""
+    return row.protocol | ({} if row.suite in METRICS else {"images": row.n})
 
 
 def collect(rows: Iterable[Row]) -> Scores:

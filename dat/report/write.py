@@ -1,23 +1,48 @@
-"""The page of any run, whatever it trained."""
+"""The page of any run, whatever it trained, and of evaluations, one or several."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
+from dat.errors import UsageError
 from dat.report.page import read_facts, write_report
 
 COMPARISON = "classification"
+EVALUATION = "evaluation.json"
 
 
-def write(run: Path) -> Path:
-    """Write the page that fits the kind of the run; its path.
+def write_all(folders: Sequence[Path], *, mixed: bool = False) -> tuple[str, Path]:
+    """Write the page of one run, or of one or more evaluations; the tables of evaluations as plain text, and its path.
+
+    `mixed` allows rows of one suite that were measured in different ways.
+
+    Raises:
+        UsageError: several folders that are not all evaluations, or rows that cannot be compared.
+        DataError: a folder lacks what the page is made of, or a file of it is damaged.
+    """
+    others = [folder for folder in folders if not (folder / EVALUATION).is_file()]
+    if not others:
+        from dat.report.scorecard_page import write_scorecard  # reads predictions, so it waits for torch
+
+        return write_scorecard(folders, mixed=mixed)
+    if len(folders) > 1:
+        raise UsageError(
+            f"{others[0]} is no evaluation (it holds no {EVALUATION}); name one run, or folders of `dat eval` only."
+        )
+    return "", write(folders[0], mixed=mixed)
+
+
+def write(run: Path, *, mixed: bool = False) -> Path:
+    """Write the page that fits the kind of the run; its path. `mixed` as `write_all`.
 
     Raises:
         DataError: the folder lacks what the page is made of, or a file of it is damaged.
+        UsageError: rows of one suite were measured in different ways.
     """
     facts = run / "run.json"
     if not facts.is_file() or read_facts(facts).get("kind", COMPARISON) == COMPARISON:
-        return write_report(run)
+        return write_report(run, mixed=mixed)
     from dat.report.discretizer_page import write_discretizer_report  # reads weights, so it waits for torch
 
     return write_discretizer_report(run)

@@ -24,7 +24,9 @@ from dat.data.subset import Subset
 from dat.discretizers.objective import VQGANObjective
 from dat.engine import checkpoint
 from dat.engine.discretizer_loop import DiscretizerTraining, TwoPlayerLearner, train_discretizer
+from dat.evaluation.cells import Cell, all_classes
 from dat.evaluation.evaluate import evaluate
+from dat.evaluation.predict import Classifier, Shelf, predict
 from dat.evaluation.suites import FGSM, Clean
 from dat.nn.norm import Normalized
 from dat.nn.perceptual import multiscale_gradient_distance
@@ -60,6 +62,17 @@ def accuracies(place: Place) -> dict[str, list[list[bool]]]:
     for size in SIZES:
         outcomes = evaluate(models, Classification(), small_digits(size), suites, place=place, batch_size=3)
         found[str(size)] = [outcomes["vit", suite.name].correct.tolist() for suite in suites]
+    return found
+
+
+def predictions(place: Place) -> dict[str, list[int]]:
+    """What the model says of attacked pictures, by the loop that `dat eval` runs."""
+    found = {}
+    for size in SIZES:
+        cell = Cell("fgsm", small_digits(size), FGSM(8 / 255), (all_classes(10),), {})
+        shelf = Shelf(batch_size=3, place=place)
+        said = predict(Classifier(transformer().eval(), place.device), cell, shelf, advance=lambda count: None)
+        found[str(size)] = said.outputs["accuracy"].tolist()
     return found
 
 
@@ -127,6 +140,8 @@ def main(out: Path) -> None:
     found = accuracies(place)
     if place.is_main:
         (out / "correct.json").write_text(json.dumps(found))
+    said = predictions(place)
+    (out / f"predicted-{place.process}.json").write_text(json.dumps(said))
     state.destroy_process_group()
 
 

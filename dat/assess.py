@@ -1,0 +1,442 @@
+"""From a model and the names of suites to a filled evaluation folder. It can be stopped at any time, and goes on where it was.
+
+OUT/evaluation.json  results.jsonl  report.md  report.html
+OUT/predictions/<cell>.npz   what the model said of every picture     OUT/pictures/<hash>.txt   which pictures those are
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from filelock import FileLock, Timeout
+from pydantic import Field, TypeAdapter, ValidationError
+from torch import nn
+
+from dat import measure, recipe_file
+from dat.attacks import evaluating
+from dat.data import benchmarks
+from dat.data.corruptions import CORRUPTIONS, EXTRA_CORRUPTIONS
+from dat.data.frost import frost_textures
+from dat.data.pipeline import CenterCrop, ImageDataset
+from dat.data.subset import spread
+from dat.errors import RunFolderError, UsageError
+from dat.evaluation import store
+from dat.evaluation.attacked import PGD, AutoAttack
+from dat.evaluation.cells import NOTHING, Cell, Predictions, View, all_classes
+from dat.evaluation.predict import Classifier, Shelf, predict, refuse_unreadable
+from dat.evaluation.robustness import Rows, robustness_rows
+from dat.evaluation.selftest import Alarm, selftest
+from dat.evaluation.stylized import Paintings, Stylized
+from dat.evaluation.suites import FGSM, SEVERITIES, Clean, Corruption, Suite
+from dat.progress import Bar
+from dat.recipe import Strict
+from dat.recipe_faults import sentence
+from dat.results import Row, write_rows, write_text
+from dat.tested import Tested, checkpoint_hash
+from dat.types import Place
+
+FACTS, RESULTS = "evaluation.json", "results.jsonl"
+PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+FROM_CLEAN = ("clean", "fgsm", "pgd", "autoattack", "c-generated", "stylized-generated")
+"""Suites made from the clean pictures; all others are sets of their own."""
+MASKED = ("a", "r")
+"""Sets of 200 of ImageNet's classes, whose accuracy is that among these."""
+RESIZED_BY_EASYROBUST = ("c", "stylized")
+IMAGENET_CLASSES = 1000
+PROBE = 64
+"""Side of the image that asks a model for its number of outputs, where pictures are shown as they are."""
+
+
+class Settings(Strict):
+    """How pictures are made and shown; what is None is as the model was published.
+
+    `size`, `crop_pct`, `interpolation`: the test transform. `c_protocol`: published corruptions are cropped without resizing
+    (`hendrycks`), or resized first as easyrobust's benchmark script does (`easyrobust`). Radii and steps are in units of
+    1/255. `severities`, `corruptions`, `c_pictures` (so many, spread evenly) make less of the corruptions that are generated;
+    `extra_corruptions` adds the four that never count in an mCE. `frost`: a folder with the six original textures.
+    `styles`: a folder of paintings, `adain`: the files of VGG and decoder. `seed`: of all that is random.
+    """
+
+    size: int | None = Field(default=None, ge=1)
+    crop_pct: float | None = Field(default=None, gt=0, le=1)
+    interpolation: Literal["bicubic", "bilinear"] | None = None
+    c_protocol: Literal["hendrycks", "easyrobust"] = "hendrycks"
+    fgsm_epsilon_255: float = Field(default=1.0, ge=0)
+    pgd_epsilon_255: float = Field(default=1.0, gt=0)
+    pgd_step_255: float = Field(default=0.5, gt=0)
+    pgd_steps: int = Field(default=5, ge=1)
+    pgd_restarts: int = Field(default=1, ge=1)
+    autoattack_epsilon_255: float = Field(default=1.0, gt=0)
+    corruptions: tuple[str, ...] = CORRUPTIONS
+    extra_corruptions: bool = False
+    severities: tuple[int, ...] = SEVERITIES
+    c_pictures: int | None = Field(default=None, ge=1)
+    frost: str | None = None
+    styles: str | None = None
+    adain: tuple[str, str] | None = None
+    seed: int = Field(default=0, ge=0)
+    batch_size: int = Field(default=64, ge=1)
+    workers: int = Field(default=0, ge=0)
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+
+
+def default_folder(target: str) -> Path:
+    """Where an evaluation goes if nobody says: into the folder of a trained model, else below `runs/`."""
+    if Path(target).exists():
+        return Path(target) / "evaluation"
+    return Path("runs") / f"evaluation-{re.sub('[^A-Za-z0-9._-]+', '-', target)}"
+
+
+def settings_of(overrides: Sequence[str]) -> Settings:
+    """Settings from `key=value` texts.
+
+    Raises:
+        UsageError: listing every fault.
+    """
+    values: dict[str, Any] = {}
+    for text in overrides:
+        recipe_file.override(values, text)
+    return parse_settings(values)
+
+
+def parse_settings(values: Mapping[str, Any]) -> Settings:
+    """Settings by name, read strictly.
+
+    Raises:
+        UsageError: listing every fault.
+    """
+    adapter = TypeAdapter(Settings)
+    try:
+        return adapter.validate_json(json.dumps(dict(values)))
+    except ValidationError as error:
+        faults = [sentence(fault, dict(values), adapter.json_schema()) for fault in error.errors()]
+        raise UsageError("The evaluation has faults:" + "".join(f"\n  {fault}" for fault in faults)) from error
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """What is known before the first picture is read: whom to test, on what, and how. Makes the cells of each suite."""
+
+    tested: Tested
+    root: Path | None
+    settings: Settings
+    outputs: int
+    fingerprints: dict[int, str] = field(default_factory=dict)
+
+    @property
+    def is_imagenet(self) -> bool:
+        """Whether the outputs are ImageNet's 1000 classes in their usual order, as far as one can tell."""
+        return self.tested.classes is None and self.outputs == IMAGENET_CLASSES
+
+    @cached_property
+    def view(self) -> CenterCrop:
+        """How pictures are brought to the model."""
+        given = self.settings.model_dump(include={"size", "crop_pct", "interpolation"}, exclude_none=True)
+        resize = {"resize": None} if given.keys() & {"size", "crop_pct"} else {}
+        return dataclasses.replace(self.tested.view, **given, **resize)
+
+    @cached_property
+    def clean(self) -> tuple[ImageDataset, View]:
+        """The pictures that attacks and corruptions begin with, and how they are counted.
+
+        Raises:
+            UsageError: there are none.
+            DataError: they are missing, or have other classes than the model.
+        """
+        if self.root is None and self.tested.test is not None:
+            source = self.tested.test.source
+            return ImageDataset(source, self.view, seed=0), all_classes(self.outputs)
+        (part,) = benchmarks.parts("clean", self._root, self._classes)
+        return ImageDataset(part.source, self.view, seed=0), View("accuracy", part.groups, part.labels)
+
+    @property
+    def _classes(self) -> benchmarks.Classes:
+        return self.outputs if self.tested.classes is None else self.tested.classes
+
+    @property
+    def _root(self) -> Path:
+        if self.root is None:
+            raise UsageError("No pictures are named; add --data ROOT, the folder with the test sets.")
+        return self.root
+
+    def cells(self, suite: str, suites: Sequence[str]) -> list[Cell]:
+        """What is evaluated for one suite; `suites` are all that were asked for.
+
+        Raises:
+            UsageError: there is no such suite, or the model is none of ImageNet.
+            DataError: the pictures are missing.
+        """
+        if suite in FROM_CLEAN:
+            dataset, view = self.clean
+            if suite == "clean":
+                return [self._cell("clean", dataset, Clean(), (view, *self._on_fewer_classes(suites)))]
+            if suite == "c-generated":
+                few = self._fewer(dataset)
+                return [
+                    self._cell(f"c-generated/{change.corruption}/{change.severity}", few, change, (view,))
+                    for change in self._corruptions()
+                ]
+            return [self._cell(suite, dataset, self._change(suite, dataset), (view,))]
+        return self._published(suite)
+
+    def _change(self, suite: str, dataset: ImageDataset) -> Suite:
+        chosen = self.settings
+        match suite:
+            case "fgsm":
+                return FGSM(chosen.fgsm_epsilon_255 / 255)
+            case "pgd":
+                radius, step = chosen.pgd_epsilon_255 / 255, chosen.pgd_step_255 / 255
+                return PGD(radius, step, chosen.pgd_steps, restarts=chosen.pgd_restarts, seed=chosen.seed)
+            case "autoattack":
+                return AutoAttack(chosen.autoattack_epsilon_255 / 255, seed=chosen.seed)
+        gallery = Paintings(Path(chosen.styles)) if chosen.styles is not None else None
+        files = (Path(chosen.adain[0]), Path(chosen.adain[1])) if chosen.adain is not None else None
+        return Stylized(dataset.source, gallery, files, seed=chosen.seed)
+
+    def _corruptions(self) -> list[Corruption]:
+        chosen = self.settings
+        names = [*chosen.corruptions, *(EXTRA_CORRUPTIONS if chosen.extra_corruptions else ())]
+        textures = frost_textures(chosen.frost) if chosen.frost is not None else None
+        return [Corruption(name, severity, chosen.seed, textures) for name in names for severity in chosen.severities]
+
+    def _fewer(self, dataset: ImageDataset) -> ImageDataset:
+        count = self.settings.c_pictures
+        if count is None or count >= len(dataset):
+            return dataset
+        return ImageDataset(spread(dataset.source, count), dataset.transform, seed=0)
+
+    def _on_fewer_classes(self, suites: Sequence[str]) -> list[View]:
+        """The clean pictures of the classes of ImageNet-A and -R alone, where these are evaluated: to compare with."""
+        _, view = self.clean
+        masks = {name: benchmarks.groups_of(name, self._classes) for name in MASKED if name in suites}
+        return [
+            View(f"accuracy_{name}_classes", groups, np.where(np.isin(view.labels, groups), view.labels, NOTHING))
+            for name, groups in masks.items()
+        ]
+
+    def _published(self, suite: str) -> list[Cell]:
+        view = self._view_of(suite)
+        return [self._of_part(part, suite, view) for part in benchmarks.parts(suite, self._root, self._classes)]
+
+    def _view_of(self, suite: str) -> CenterCrop:
+        """How the pictures of a published set are brought to the model."""
+        kind = benchmarks.benchmark_of(suite).view
+        if kind == "native":
+            return CenterCrop()
+        if kind == "resize":
+            return dataclasses.replace(self.view, resize=self.view.size)
+        is_resized = kind == "resize-crop" or (self.settings.c_protocol == "easyrobust" and suite in RESIZED_BY_EASYROBUST)
+        return self.view if is_resized else dataclasses.replace(self.view, resize=0)
+
+    def _of_part(self, part: benchmarks.Part, suite: str, view: CenterCrop) -> Cell:
+        views = [View("accuracy", part.groups, part.labels)]
+        if suite in MASKED:
+            views.append(View("accuracy_unmasked", np.arange(self.outputs), part.labels))
+        return self._cell(part.name, ImageDataset(part.source, view, seed=0), Clean(), tuple(views))
+
+    def _cell(self, name: str, dataset: ImageDataset, change: Suite, views: tuple[View, ...]) -> Cell:
+        view = dataset.transform
+        assert isinstance(view, CenterCrop)
+        width, height = (view.size, view.size) if view.size is not None else dataset.source.read(0).size
+        shown: dict[str, object] = {
+            "data": self._fingerprint(dataset),
+            "height": height,
+            "width": width,
+            "precision": self.settings.precision,
+        }
+        if view.size is not None:
+            shown |= {"resize": view.short_side, "interpolation": view.interpolation if view.short_side else "none"}
+        if isinstance(change, AutoAttack):  # its random numbers belong to a batch
+            shown |= {"batch_size": self.settings.batch_size, "processes": PartialState().num_processes}
+        return Cell(name, dataset, change, views, {**shown, **change.protocol(height, width)})
+
+    def _fingerprint(self, dataset: ImageDataset) -> str:
+        """Of the list of pictures; the disk is asked once for all cells that show them."""
+        key = id(dataset.source)
+        if key not in self.fingerprints:
+            self.fingerprints[key] = dataset.source.fingerprint()[:12]
+        return self.fingerprints[key]
+
+
+def assess(
+    tested: Tested,
+    suites: Sequence[str],
+    *,
+    root: Path | None,
+    folder: Path | None,
+    settings: Settings,
+    allow_bad: int = 0,
+    self_test: bool = True,
+    cpu: bool = False,
+) -> Rows:
+    """Evaluate a model on suites; what `folder` holds already is not computed again.
+
+    Without a folder nothing is kept. On several processes each shows its share of every set; the first writes.
+
+    Raises:
+        DatError: one of its kinds, each with a sentence for the user. What was evaluated before stays.
+    """
+    state = PartialState(cpu=cpu)
+    place = Place(torch.device(state.device or "cpu"), state.process_index, state.num_processes)
+    with evaluating(tested.model.to(place.device)) as model, _claimed(folder, place):
+        classifier = Classifier(model, place.device, PRECISIONS[settings.precision])
+        plan = Plan(tested, root, settings, _outputs(classifier, tested.view))
+        cells = [cell for suite in dict.fromkeys(suites) for cell in plan.cells(suite, suites)]
+        if self_test:
+            _refuse_alarms(selftest(model, cells[0].dataset, cells[0].views[0], device=place.device))
+        job = Job(plan, checkpoint_hash(model), place, folder)
+        predictions = job.predictions(cells, classifier, allow_bad=allow_bad)
+        return job.rows(cells, predictions)
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """One evaluation at work: which weights, where, and into which folder."""
+
+    plan: Plan
+    checkpoint: str
+    place: Place
+    folder: Path | None
+
+    def predictions(self, cells: Sequence[Cell], classifier: Classifier, *, allow_bad: int) -> dict[str, Predictions]:
+        """What the model says of every cell, read where it is kept, computed and kept where it is not."""
+        known = {cell.name: store.identity(cell, self.checkpoint) for cell in cells}
+        missing = [cell for cell in cells if not (self.folder and store.is_stored(self.folder, cell.name, known[cell.name]))]
+        PartialState().wait_for_everyone()  # all have looked before one of them writes
+        found = self._computed(missing, known, classifier, allow_bad)
+        for cell in cells:
+            if cell.name not in found:
+                assert self.folder is not None
+                found[cell.name] = store.read_predictions(self.folder, cell.name)
+                refuse_unreadable(cell, found[cell.name], allowed=allow_bad)
+        return found
+
+    def _computed(
+        self, cells: Sequence[Cell], known: Mapping[str, str], classifier: Classifier, allow_bad: int
+    ) -> dict[str, Predictions]:
+        settings, place = self.plan.settings, self.place
+        shelf = Shelf(batch_size=settings.batch_size, place=place, workers=settings.workers)
+        total = sum(len(range(place.process, len(cell.dataset), place.processes)) for cell in cells)
+        found: dict[str, Predictions] = {}
+        with Bar(self.plan.tested.name, total, shown=place.is_main and bool(cells)) as bar:
+            for cell in cells:
+                found[cell.name] = predict(classifier, cell, shelf, advance=partial(bar.add, cell.name))
+                if self.folder is not None and place.is_main:
+                    store.write_predictions(self.folder, cell, found[cell.name], known[cell.name])
+                    store.write_names(self.folder, cell)
+                refuse_unreadable(cell, found[cell.name], allowed=allow_bad)
+        return found
+
+    def rows(self, cells: Sequence[Cell], predictions: Mapping[str, Predictions]) -> Rows:
+        """Rows of results, written with the facts of the evaluation and its page."""
+        tested = self.plan.tested
+        rows = robustness_rows(
+            cells,
+            predictions,
+            model=tested.name,
+            checkpoint=self.checkpoint,
+            seed=tested.seed,
+            recipe_hash=tested.recipe_hash,
+            versions=measure.versions(),
+            imagenet=self.plan.is_imagenet,
+        )
+        if self.folder is not None and self.place.is_main:
+            write_rows(self.folder / RESULTS, rows.rows)
+            write_text(self.folder / FACTS, json.dumps(self._facts(cells, rows), indent=1))
+        return rows
+
+    def _facts(self, cells: Sequence[Cell], rows: Rows) -> dict[str, object]:
+        tested, settings = self.plan.tested, self.plan.settings
+        return {
+            "kind": "evaluation",
+            "name": tested.name,
+            "checkpoint": self.checkpoint,
+            "settings": settings.model_dump(mode="json"),
+            "cells": {cell.name: cell.protocol["data"] for cell in cells},
+            "notes": [*tested.notes, *rows.notes],
+            "versions": measure.versions(),
+            "machine": measure.machine(),
+        }
+
+
+def _outputs(classifier: Classifier, view: CenterCrop) -> int:
+    """How many logits the model gives."""
+    side = view.size or PROBE
+    with torch.inference_mode():
+        logits = classifier(torch.zeros(1, 3, side, side, device=classifier.device))
+    if logits.ndim != 2:
+        raise UsageError(f"The model gives {tuple(logits.shape)} for one image; one row of logits, (1, classes), is expected.")
+    return logits.shape[1]
+
+
+def _refuse_alarms(alarms: Sequence[Alarm]) -> None:
+    if alarms:
+        lines = "".join(f"\n  {alarm.name}: {alarm.sentence}" for alarm in alarms)
+        raise UsageError(
+            f"The self-test found what would make the numbers wrong (--no-self-test evaluates all the same):{lines}"
+        )
+
+
+@contextmanager
+def _claimed(folder: Path | None, place: Place) -> Iterator[None]:
+    """Hold an evaluation folder for this process; a lock of a killed process falls by itself."""
+    if folder is None or not place.is_main:
+        yield
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".lock", timeout=0)
+        lock.acquire()
+    except Timeout:
+        raise RunFolderError(f"{folder} is in use by another evaluation; wait for it, or write --out ANOTHER_FOLDER.") from None
+    except OSError as error:
+        raise RunFolderError(f"{folder} cannot be written ({error.strerror}); write --out ANOTHER_FOLDER.") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def evaluate(
+    model: nn.Module,
+    *,
+    suites: Sequence[str],
+    data: str | Path,
+    out: str | Path | None = None,
+    classes: Sequence[str] | None = None,
+    name: str = "model",
+    size: int | None = 224,
+    crop_pct: float = 0.875,
+    allow_bad: int = 0,
+    self_test: bool = True,
+    cpu: bool = False,
+    **settings: Any,
+) -> list[Row]:
+    """Rows of results of any classifier that takes images in [0, 1], normalised inside: accuracies, mCE, with intervals.
+
+    Args:
+        suites: names, as `dat eval --suites` takes them: `clean`, `fgsm`, `a`, `c-generated`, ...
+        data: the folder with the test sets, or one with a subfolder per class.
+        out: where predictions, rows and a page are kept; what is there is not computed again. Nothing is kept without it.
+        classes: names of the model's outputs, as class folders are called; not needed for ImageNet's 1000.
+        size, crop_pct: pictures are resized to size / crop_pct and cropped; `size` None shows them as they are.
+        settings: others of `dat.assess.Settings`, e.g. `fgsm_epsilon_255=4`.
+
+    Raises:
+        DatError: one of its kinds, each with a sentence.
+    """
+    tested = Tested(name, model, CenterCrop(size, crop_pct), classes=tuple(classes) if classes is not None else None)
+    folder = Path(out) if out is not None else None
+    checked = {"root": Path(data), "folder": folder, "settings": parse_settings(settings)}
+    return assess(tested, suites, **checked, allow_bad=allow_bad, self_test=self_test, cpu=cpu).rows

@@ -1,0 +1,243 @@
+"""Every picture is shown exactly once, on any number of processes; what cannot be read is said, and nothing takes its place."""
+
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from dat.data.embedded import ArraySource
+from dat.data.folders import ImageFolder
+from dat.data.pipeline import CenterCrop, ImageDataset
+from dat.errors import DataError
+from dat.evaluation.cells import NOTHING, UNREADABLE, Cell, Predictions, View, all_classes
+from dat.evaluation.predict import Classifier, Shelf, predict, refuse_unreadable
+from dat.evaluation.suites import FGSM, Clean, Corruption, Suite
+from dat.types import Images, Indices, LossFn, Place
+
+HERE = Path(__file__).resolve().parent
+CPU = torch.device("cpu")
+SIZES = (1, 2, 3, 7, 10, 97, 101)
+
+
+class Reader(nn.Module):
+    """Reads the class that is written into a picture: its first pixel is 25 times the class."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        written = (images[:, 0, 0, 0] * 255 / 25).round().long()
+        return torch.nn.functional.one_hot(written, 10).float()
+
+
+def written(count: int, *, wrong: int = 0) -> ImageDataset:
+    """Pictures in which their class is written, but for the first `wrong`."""
+    targets = np.arange(count) % 10
+    values = np.where(np.arange(count) < wrong, (targets + 1) % 10, targets) * 25
+    pixels = np.broadcast_to(values[:, None, None, None], (count, 3, 8, 8)).astype(np.uint8)
+    return ImageDataset(ArraySource(pixels, targets.astype(np.int64), tuple("abcdefghij")), CenterCrop(), seed=0)
+
+
+def cell(dataset: ImageDataset, *, change: Suite | None = None, views: tuple[View, ...] = (all_classes(10),)) -> Cell:
+    return Cell("clean", dataset, change or Clean(), views, {"data": "0"})
+
+
+def predicted(subject: Cell, *, place: Place | None = None, batch_size: int = 4, workers: int = 0) -> Predictions:
+    shelf = Shelf(batch_size=batch_size, place=place or Place(CPU), workers=workers)
+    return predict(Classifier(Reader(), CPU), subject, shelf, advance=lambda count: None)
+
+
+def on_threads(processes: int, work: Callable[[Place], Predictions]) -> list[Predictions]:
+    """What each process gives, where `all_reduce` adds up what threads bring."""
+    barrier, brought, found = threading.Barrier(processes), {}, {}
+
+    def add_up(tensor: Tensor) -> None:
+        brought[threading.get_ident()] = tensor.clone()
+        barrier.wait()
+        total = torch.stack(list(brought.values())).sum(0)
+        barrier.wait()
+        tensor.copy_(total)
+        barrier.wait()
+
+    def run(process: int) -> None:
+        found[process] = work(Place(CPU, process, processes))
+
+    with patch("torch.distributed.all_reduce", add_up):
+        threads = [threading.Thread(target=run, args=(process,)) for process in range(processes)]
+        [thread.start() for thread in threads]
+        [thread.join() for thread in threads]
+    return [found[process] for process in range(processes)]
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3, 4])
+@pytest.mark.parametrize("count", SIZES)
+def test_each_picture_counts_once_on_any_number_of_processes(count: int, processes: int) -> None:
+    wrong = (count + 1) // 3
+    for found in on_threads(processes, lambda place: predicted(cell(written(count, wrong=wrong)), place=place)):
+        outputs = found.outputs["accuracy"]
+        assert len(outputs) == count
+        assert found.bad == 0
+        assert all_classes(10).correct(found.targets, outputs).tolist() == [False] * wrong + [True] * (count - wrong)
+
+
+@pytest.mark.slow  # two processes are in tests/engine/test_processes.py
+@pytest.mark.parametrize("processes", [2, 3, 4])
+def test_real_processes_count_as_one_does(processes: int, tmp_path: Path) -> None:
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    command = [sys.executable, *launcher, str(HERE / "predicting.py"), str(tmp_path)]
+    sys.path.insert(0, str(HERE.parent / "engine"))
+    from tiny import environment
+
+    paths = {"PYTHONPATH": f"{HERE.parents[1]}"}
+    done = subprocess.run(command, env={**environment(), **paths}, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+    for count in SIZES:
+        expected = predicted(cell(written(count, wrong=2))).outputs["accuracy"]
+        assert np.load(tmp_path / f"{count}.npy").tolist() == expected.tolist()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for label in range(3):
+        (tmp_path / str(label)).mkdir()
+        for number in range(4):
+            Image.fromarray(np.full((8, 8, 3), 25 * label, np.uint8)).save(tmp_path / str(label) / f"{number}.png")
+    return tmp_path
+
+
+@pytest.mark.parametrize(("broken", "workers"), [((), 0), (("0/0.png",), 0), (("0/1.png", "2/3.png"), 0), (("1/2.png",), 2)])
+def test_what_cannot_be_read_is_marked_and_named_and_counts_for_nothing(
+    folder: Path, broken: tuple[str, ...], workers: int
+) -> None:
+    for name in broken:
+        (folder / name).write_bytes((folder / name).read_bytes()[:40])
+    subject = cell(ImageDataset(ImageFolder(folder), CenterCrop(), seed=0))
+    found = predicted(subject, batch_size=3, workers=workers)
+    names = [subject.dataset.source.name(index) for index in range(12)]
+    assert [name for name, said in zip(names, found.outputs["accuracy"], strict=True) if said == UNREADABLE] == list(broken)
+    assert all_classes(10).correct(found.targets, found.outputs["accuracy"]).tolist() == [True] * (12 - len(broken))
+    refuse_unreadable(subject, found, allowed=len(broken))
+    if broken:
+        with pytest.raises(DataError, match=f"{len(broken)} of 12 pictures of clean cannot be read, 0 are allowed") as raised:
+            refuse_unreadable(subject, found, allowed=0)
+        assert all(name in str(raised.value) for name in broken)
+
+
+def test_a_whole_batch_that_cannot_be_read_stops_nothing(folder: Path) -> None:
+    for number in range(4):
+        (folder / "1" / f"{number}.png").write_bytes(b"")
+    found = predicted(cell(ImageDataset(ImageFolder(folder), CenterCrop(), seed=0)), batch_size=4)
+    assert (found.outputs["accuracy"] == UNREADABLE).tolist() == [False] * 4 + [True] * 4 + [False] * 4
+
+
+def test_pictures_of_two_sizes_are_no_broken_pictures(folder: Path) -> None:
+    Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(folder / "0" / "3.png")
+    with pytest.raises(DataError, match="set a size"):
+        predicted(cell(ImageDataset(ImageFolder(folder), CenterCrop(), seed=0)))
+
+
+def test_a_picture_that_was_left_out_but_can_be_read_is_an_error(folder: Path) -> None:
+    class Forgetful(Shelf):
+        def batches(self, dataset: ImageDataset):
+            yield from list(super().batches(dataset))[1:]
+
+    subject = cell(ImageDataset(ImageFolder(folder), CenterCrop(), seed=0))
+    shelf = Forgetful(batch_size=4, place=Place(CPU))
+    with pytest.raises(DataError, match="4 pictures of clean were not shown exactly once"):
+        predict(Classifier(Reader(), CPU), subject, shelf, advance=lambda count: None)
+
+
+def test_a_mask_leaves_outputs_and_classes_out() -> None:
+    """Outputs 0 to 4 are looked at, and pictures of classes 0 to 2 count."""
+    groups = np.where(np.arange(10) < 5, np.arange(10), NOTHING)
+    view = View("accuracy", groups, np.where(np.arange(10) < 3, np.arange(10), NOTHING))
+    found = predicted(cell(written(20), views=(view, View("accuracy_unmasked", np.arange(10), np.arange(10)))))
+    assert set(found.outputs["accuracy"][found.targets > 4]) <= set(range(5))
+    assert view.correct(found.targets, found.outputs["accuracy"]).tolist() == [True] * 6
+    assert found.outputs["accuracy_unmasked"].tolist() == found.targets.tolist()
+
+
+def test_outputs_that_share_a_group_are_all_right() -> None:
+    """Classes 1 and 2 of the set are one: a picture of either is right where the model says one of the two."""
+    groups = np.array([0, 1, 1, *range(3, 10)])
+    view = View("accuracy", groups, groups)
+    mistaken = Predictions(np.array([1, 2, 3]), {"accuracy": np.array([2, 1, 2])})
+    assert view.correct(mistaken.targets, mistaken.outputs["accuracy"]).tolist() == [True, True, False]
+
+
+def test_the_shelf_reads_a_set_once_and_gives_the_same_bits_again() -> None:
+    class Counting(ArraySource):
+        reads = 0
+
+        @property
+        def images(self):
+            Counting.reads += 1
+            return np.random.default_rng(0).integers(0, 256, (10, 3, 8, 8)).astype(np.uint8)
+
+        @images.setter
+        def images(self, value):
+            pass
+
+    dataset = written(10)
+    shelf = Shelf(batch_size=3, place=Place(CPU))
+    with patch.object(ImageDataset, "__getitems__", autospec=True, side_effect=ImageDataset.__getitems__) as fetched:
+        first, again = list(shelf.batches(dataset)), list(shelf.batches(dataset))
+    assert fetched.call_count == 4
+    assert all(torch.equal(*pair) for one, other in zip(first, again, strict=True) for pair in zip(one, other, strict=True))
+
+
+def test_a_set_that_is_too_large_for_the_shelf_is_read_again() -> None:
+    dataset = written(10)
+    shelf = Shelf(batch_size=3, place=Place(CPU), limit_bytes=1000)
+    with patch.object(ImageDataset, "__getitems__", autospec=True, side_effect=ImageDataset.__getitems__) as fetched:
+        assert [len(list(shelf.batches(dataset))) for _ in range(2)] == [4, 4]
+    assert fetched.call_count == 8
+
+
+def test_corruptions_depend_on_the_picture_and_not_on_the_batch() -> None:
+    class Bytes(nn.Module):
+        """Ten numbers that change with every pixel."""
+
+        def forward(self, images: Tensor) -> Tensor:
+            weights = torch.randn(10, images[0].numel(), generator=torch.Generator().manual_seed(0))
+            return (images - images.mean(dim=(1, 2, 3), keepdim=True)).flatten(1) @ weights.T
+
+    subject = cell(written(30), change=Corruption("gaussian_noise", 5))
+    said = [
+        predict(Classifier(Bytes(), CPU), subject, Shelf(batch_size=size, place=Place(CPU)), advance=lambda count: None)
+        for size in (30, 7)
+    ]
+    assert said[0].outputs["accuracy"].tolist() == said[1].outputs["accuracy"].tolist()
+    assert len(set(said[0].outputs["accuracy"].tolist())) > 3
+
+
+def test_an_attack_aims_at_what_counts_as_right() -> None:
+    """The classes of the set are the model's in another order; an attack on the wrong ones would help the model."""
+    torch.manual_seed(0)
+    linear = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 10))
+    with torch.no_grad():
+        for parameter in linear.parameters():
+            parameter.normal_()
+    order = np.roll(np.arange(10), 3)
+    shown: list[Tensor] = []
+
+    class Kept(FGSM):
+        def images(self, images: Images, ids: Indices, loss_fn: LossFn | None) -> Images:
+            assert loss_fn is not None
+            attacked = super().images(images, ids, loss_fn)
+            shown.append(loss_fn(attacked) - loss_fn(images))
+            return attacked
+
+    right = torch.from_numpy(order)
+    losses = []
+    with patch("torch.nn.functional.cross_entropy", side_effect=torch.nn.functional.cross_entropy) as loss:
+        subject = cell(written(10), change=Kept(0.1), views=(View("accuracy", np.arange(10), order),))
+        predict(Classifier(linear, CPU), subject, Shelf(batch_size=10, place=Place(CPU)), advance=losses.append)
+    assert (shown[0] > 0).all()
+    assert torch.equal(loss.call_args.args[1], right[torch.arange(10)])
+    assert losses == [10]

@@ -1,0 +1,233 @@
+"""The whole evaluation on small pictures whose class is written into them: rows, files, stops and resumes, refusals."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from typer.testing import CliRunner
+
+import dat
+from dat import assess
+from dat.assess import evaluate, parse_settings, settings_of
+from dat.cli import app
+from dat.errors import DataError, DatError, RunFolderError, UsageError
+from dat.evaluation import store
+from dat.evaluation.predict import predict
+from dat.results import Row, read_rows
+
+CLASSES = ("ant", "bee", "cow", "dog")
+PER_CLASS = 6
+
+
+class Reader(nn.Module):
+    """Reads the class that is written into a picture as its brightness, with a gradient; never draws, never trains."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        written = images.mean(dim=(1, 2, 3))[:, None] * 4 - 0.5
+        return -((written - torch.arange(4)) ** 2)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """24 grainy pictures of 16 pixels; in the first of each class another class is written."""
+    numbers = np.random.default_rng(0)
+    for label, name in enumerate(CLASSES):
+        folder = tmp_path / "photos" / name
+        folder.mkdir(parents=True)
+        for number in range(PER_CLASS):
+            level = (label + (number == 0)) % 4
+            grain = numbers.integers(-9, 10, (16, 16, 3))
+            Image.fromarray((32 + 64 * level + grain).astype(np.uint8)).save(folder / f"{number}.png")
+    return tmp_path / "photos"
+
+
+def rows_by_suite(rows: list[Row]) -> dict[tuple[str, str], Row]:
+    return {(row.suite, row.metric): row for row in rows}
+
+
+SETTINGS = {"severities": [1, 5], "corruptions": ["brightness", "gaussian_noise"], "batch_size": 5}
+ARGUMENTS = {"suites": ["clean", "fgsm", "c-generated"], "classes": CLASSES, "size": 16, "cpu": True, **SETTINGS}
+CELLS = 2 + 2 * 2
+
+
+def test_rows_say_what_was_measured_and_how(photos: Path) -> None:
+    rows = rows_by_suite(evaluate(Reader(), data=photos, **ARGUMENTS))
+    clean = rows["clean", "accuracy"]
+    assert clean.value == pytest.approx(100 * 20 / 24)
+    assert clean.n == 24
+    assert clean.ci is not None
+    assert clean.ci[0] < clean.value < clean.ci[1]
+    assert clean.protocol["resize"] == 18
+    assert clean.protocol["width"] == 16
+    assert len(clean.checkpoint) == 64
+    assert rows["fgsm", "accuracy"].protocol["epsilon_255"] == 1
+    cell = rows["c-generated/gaussian_noise/5", "accuracy"]
+    assert cell.protocol["generated"] is True
+    assert cell.protocol["corruption_parameters"] == "cifar-10-c"
+    means = [row.value for (suite, _), row in rows.items() if suite.startswith("c-generated/")]
+    assert rows["c-generated", "accuracy"].value == pytest.approx(np.mean(means))
+    assert ("c-generated", "mce") not in rows
+    assert rows["c-generated/brightness/5", "accuracy"].value < 50  # it reads brightness
+
+
+def test_a_library_call_leaves_model_and_streams_as_they_were(photos: Path) -> None:
+    model = nn.Sequential(Reader(), nn.Dropout(0.5)).train()
+    torch.manual_seed(3)
+    before = torch.random.get_rng_state()
+    dat.evaluate(model, data=photos, **ARGUMENTS)
+    assert model.training
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    kept = [*folder.glob("predictions/*"), *folder.glob("pictures/*"), folder / "results.jsonl"]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in kept}
+
+
+@pytest.mark.parametrize("stopped_at", [0, 2, CELLS - 1])
+def test_killed_in_any_cell_it_repeats_only_that_one_and_ends_with_the_same_bytes(
+    photos: Path, tmp_path: Path, stopped_at: int
+) -> None:
+    evaluate(Reader(), data=photos, out=tmp_path / "whole", **ARGUMENTS)
+    with patch.object(assess, "predict", dying(stopped_at)), pytest.raises(KeyboardInterrupt):
+        evaluate(Reader(), data=photos, out=tmp_path / "killed", **ARGUMENTS)
+    assert len(store.stored_cells(tmp_path / "killed")) == stopped_at
+    with patch.object(assess, "predict", side_effect=predict) as resumed:
+        evaluate(Reader(), data=photos, out=tmp_path / "killed", **ARGUMENTS)
+    assert resumed.call_count == CELLS - stopped_at
+    assert files(tmp_path / "killed") == files(tmp_path / "whole")
+
+
+def dying(number: int) -> Callable[..., object]:
+    """`predict` that is killed in the middle of its call of that number."""
+    calls = iter(range(CELLS))
+
+    def predict_or_die(classifier, cell, shelf, *, advance):
+        if next(calls) < number:
+            return predict(classifier, cell, shelf, advance=advance)
+
+        def die(count: int) -> None:
+            raise KeyboardInterrupt
+
+        return predict(classifier, cell, shelf, advance=die)
+
+    return predict_or_die
+
+
+@pytest.mark.parametrize("change", ["weights", "pictures", "epsilon", "damage"])
+def test_what_is_kept_counts_only_for_the_same_weights_pictures_and_protocol(photos: Path, tmp_path: Path, change: str) -> None:
+    class Weighted(Reader):
+        def __init__(self, scale: float) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.tensor(scale))
+
+        def forward(self, images: Tensor) -> Tensor:
+            return super().forward(images) * self.scale
+
+    arguments = {**ARGUMENTS, "suites": ["clean", "fgsm"], "data": photos, "out": tmp_path / "out"}
+    evaluate(Weighted(1.0), **arguments)
+    if change == "pictures":
+        (photos / "ant" / "5.png").unlink()
+    if change == "damage":
+        path = store.path_of(tmp_path / "out", "clean")
+        path.write_bytes(path.read_bytes()[:100])
+    scale = 2.0 if change == "weights" else 1.0
+    epsilon = {"fgsm_epsilon_255": 2} if change == "epsilon" else {}
+    with patch.object(assess, "predict", side_effect=predict) as again:
+        evaluate(Weighted(scale), **arguments, **epsilon)
+    assert [call.args[1].name for call in again.call_args_list] == {
+        "weights": ["clean", "fgsm"],
+        "pictures": ["clean", "fgsm"],
+        "epsilon": ["fgsm"],
+        "damage": ["clean"],
+    }[change]
+
+
+def test_a_broken_picture_is_named_and_nothing_is_lost(photos: Path, tmp_path: Path) -> None:
+    (photos / "bee" / "3.png").write_bytes(b"no picture")
+    arguments = {**ARGUMENTS, "data": photos, "out": tmp_path / "out", "suites": ["clean", "fgsm"]}
+    with pytest.raises(DataError, match=r"1 of 24 pictures of clean cannot be read.*--allow-bad 1.*\n.*bee/3.png"):
+        evaluate(Reader(), **arguments)
+    with patch.object(assess, "predict", side_effect=predict) as again:
+        rows = rows_by_suite(evaluate(Reader(), **arguments, allow_bad=1))
+    assert again.call_count == 1
+    assert rows["clean", "accuracy"].n == 23
+    assert rows["clean", "accuracy"].protocol["bad"] == 1
+
+
+def test_a_defect_stops_the_evaluation_before_the_first_number(photos: Path, tmp_path: Path) -> None:
+    shifted = nn.Sequential(Reader(), nn.Softmax(dim=1))
+    arguments = {**ARGUMENTS, "data": photos, "out": tmp_path / "out"}
+    with pytest.raises(UsageError, match="probabilities"):
+        evaluate(shifted, **arguments)
+    assert store.stored_cells(tmp_path / "out") == []
+    assert evaluate(shifted, **arguments, self_test=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"suites": ["claen"]}, "claen"),
+        ({"suites": ["a"]}, "1000 classes but the model has 4"),
+        ({"classes": ("ant", "bee", "cow", "emu")}, "dog"),
+        ({"data": "nowhere"}, "nowhere"),
+        ({"fgsm_epsilon": 4}, "fgsm_epsilon_255"),
+        ({"corruptions": ["fogg"]}, "fog"),
+        ({"severities": [6]}, "1, 2, 3, 4 or 5"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_said_in_a_sentence(photos: Path, change: dict[str, object], sentence: str) -> None:
+    with pytest.raises(DatError, match=sentence):
+        evaluate(Reader(), **{"data": photos, **ARGUMENTS, **change})  # pyright: ignore[reportArgumentType]
+
+
+def test_settings_are_read_strictly() -> None:
+    assert settings_of(["fgsm_epsilon_255=4", "precision=bf16"]) == parse_settings(
+        {"fgsm_epsilon_255": 4.0, "precision": "bf16"}
+    )
+    with pytest.raises(UsageError, match=r"seed.*\n.*precision"):
+        settings_of(["precision=half", "seed=-1"])
+
+
+def test_a_folder_in_use_is_not_written_to(photos: Path, tmp_path: Path) -> None:
+    with assess._claimed(tmp_path / "out", assess.Place(torch.device("cpu"))), pytest.raises(RunFolderError, match="in use"):
+        evaluate(Reader(), data=photos, out=tmp_path / "out", **ARGUMENTS)
+
+
+def test_fewer_pictures_for_corruptions_are_spread_over_the_set(photos: Path) -> None:
+    rows = rows_by_suite(evaluate(Reader(), data=photos, **ARGUMENTS, c_pictures=8))
+    assert rows["clean", "accuracy"].n == 24
+    assert rows["c-generated/brightness/1", "accuracy"].n == 8
+
+
+def test_the_model_of_a_run_is_tested_on_the_pictures_of_its_recipe(tmp_path: Path) -> None:
+    from dat import recipe, run
+
+    values = {
+        "kind": "classification",
+        "title": "tiny",
+        "out": str(tmp_path / "run"),
+        "data": {"source": "digits", "size": 8, "augment": {"kind": "none"}},
+        "model": {"name": "small_resnet", "options": {"depth": 8, "width": 4}},
+        "training": {"epochs": 1, "batch_size": 449, "lr": 0.01},
+        "methods": {"standard": {}},
+        "evaluation": {"suites": ["clean"]},
+    }
+    run.run(recipe.parse(values), cpu=True)
+    (trained,) = read_rows(tmp_path / "run" / "results.jsonl")[:1]
+    model = str(tmp_path / "run" / "standard-seed0")
+    done = CliRunner().invoke(app, ["eval", model, "--suites", "clean,pgd", "--cpu", "--json"])
+    assert done.exit_code == 0, done.output
+    clean, attacked = (json.loads(line) for line in done.stdout.splitlines())
+    assert clean["value"] == trained.value
+    assert clean["recipe_hash"] == trained.recipe_hash
+    assert attacked["value"] <= clean["value"]
+    assert (tmp_path / "run" / "standard-seed0" / "evaluation" / "report.md").is_file()
