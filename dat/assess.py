@@ -7,6 +7,7 @@ OUT/predictions/<cell>.npz   what the model said of every picture     OUT/pictur
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -41,7 +42,7 @@ from dat.evaluation.stylized import Paintings, Stylized
 from dat.evaluation.suites import FGSM, SEVERITIES, Clean, Corruption, Suite
 from dat.progress import Bar
 from dat.recipe import Strict
-from dat.recipe_faults import sentence
+from dat.recipe_faults import did_you_mean, sentence
 from dat.results import Row, write_rows, write_text
 from dat.tested import Tested, checkpoint_hash
 from dat.types import Place
@@ -64,7 +65,8 @@ class Settings(Strict):
     `size`, `crop_pct`, `interpolation`: the test transform. `c_protocol`: published corruptions are cropped without resizing
     (`hendrycks`), or resized first as easyrobust's benchmark script does (`easyrobust`). Radii and steps are in units of
     1/255. `severities`, `corruptions`, `c_pictures` (so many, spread evenly) make less of the corruptions that are generated;
-    `extra_corruptions` adds the four that never count in an mCE. `frost`: a folder with the six original textures.
+    `extra_corruptions` adds the four that never count in an mCE. `masks`: clean accuracies on the classes of ImageNet-A and -R,
+    which stand beside these suites anyway. `frost`: a folder with the six original textures.
     `styles`: a folder of paintings, `adain`: the files of VGG and decoder. `seed`: of all that is random.
     """
 
@@ -82,6 +84,7 @@ class Settings(Strict):
     extra_corruptions: bool = False
     severities: tuple[int, ...] = SEVERITIES
     c_pictures: int | None = Field(default=None, ge=1)
+    masks: tuple[Literal["a", "r"], ...] = ()
     frost: str | None = None
     styles: str | None = None
     adain: tuple[str, str] | None = None
@@ -177,6 +180,10 @@ class Plan:
             UsageError: there is no such suite, or the model is none of ImageNet.
             DataError: the pictures are missing.
         """
+        if suite not in (*FROM_CLEAN, *benchmarks.BENCHMARKS):
+            known = [*FROM_CLEAN, *(name for name in benchmarks.BENCHMARKS if name not in FROM_CLEAN)]
+            near = difflib.get_close_matches(suite, known, n=1)
+            raise UsageError(f"There is no suite {suite!r}; {did_you_mean(near)}write some of {', '.join(known)}.")
         if suite in FROM_CLEAN:
             dataset, view = self.clean
             if suite == "clean":
@@ -217,9 +224,9 @@ class Plan:
         return ImageDataset(spread(dataset.source, count), dataset.transform, seed=0)
 
     def _on_fewer_classes(self, suites: Sequence[str]) -> list[View]:
-        """The clean pictures of the classes of ImageNet-A and -R alone, where these are evaluated: to compare with."""
+        """The clean pictures of the classes of ImageNet-A and -R alone, among these: what to compare those suites with."""
         _, view = self.clean
-        masks = {name: benchmarks.groups_of(name, self._classes) for name in MASKED if name in suites}
+        masks = {name: benchmarks.groups_of(name, self._classes) for name in MASKED if name in (*suites, *self.settings.masks)}
         return [
             View(f"accuracy_{name}_classes", groups, np.where(np.isin(view.labels, groups), view.labels, NOTHING))
             for name, groups in masks.items()

@@ -14,18 +14,27 @@ import pytest
 import torch
 import typer.main
 import yaml
+from PIL import Image
 from torch import nn
 
 import dat
-from dat import cli
+from dat import assess, cli
 from dat import recipe as recipes
 from dat.discretizers.frozen import FrozenDiscretizer
 from dat.discretizers.pretrained import save_discretizer
 from dat.discretizers.vqgan import VQGAN, VQGANConfig
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ["README.md", "docs/method.md", "docs/recipes.md", "docs/reproducibility.md", "docs/discretizers.md"]
+PAGES = [
+    "README.md",
+    "docs/method.md",
+    "docs/recipes.md",
+    "docs/reproducibility.md",
+    "docs/discretizers.md",
+    "docs/evaluation.md",
+]
 EXAMPLES = ["changed_codes.py", "compare_discretizers.py", "own_loop.py"]
+CLASSES = [f"class-{number}" for number in range(10)]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", flags=re.MULTILINE | re.DOTALL)
 
 
@@ -63,22 +72,38 @@ def what_a_reader_has() -> dict[str, Any]:
     return {
         "loader": [(torch.rand(4, 3, 16, 16), torch.randint(0, 10, (4,))) for _ in range(2)],
         "model": model,
+        "class_names": CLASSES,
         "optimizer": torch.optim.SGD(model.parameters(), lr=0.1),
         "discretizer": FrozenDiscretizer(small_vqgan()),
     }
+
+
+def write_photos(folder: Path) -> None:
+    """A grey picture per class of the reader's."""
+    for label, name in enumerate(CLASSES):
+        (folder / name).mkdir(parents=True)
+        Image.new("RGB", (40, 40), (20 * label,) * 3).save(folder / name / "photo.png")
 
 
 # ---- Python
 
 
 @pytest.mark.parametrize(
-    ("page", "count"), [("README.md", 2), ("docs/method.md", 3), ("docs/reproducibility.md", 1), ("docs/discretizers.md", 2)]
+    ("page", "count"),
+    [
+        ("README.md", 2),
+        ("docs/method.md", 3),
+        ("docs/reproducibility.md", 1),
+        ("docs/discretizers.md", 2),
+        ("docs/evaluation.md", 1),
+    ],
 )
 def test_the_python_of_a_page_runs(
     page: str, count: int, discretizer_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "vqgan-f8-16384.ckpt").symlink_to(discretizer_file)
+    write_photos(tmp_path / "photos" / "val")
     sources = blocks(page, "python")
     assert len(sources) == count
     namespace = what_a_reader_has()
@@ -142,7 +167,9 @@ def test_every_example_is_tested():
 # ---- commands
 
 
-@pytest.mark.parametrize(("page", "count"), [("README.md", 9), ("docs/recipes.md", 7), ("docs/discretizers.md", 15)])
+@pytest.mark.parametrize(
+    ("page", "count"), [("README.md", 11), ("docs/recipes.md", 7), ("docs/discretizers.md", 15), ("docs/evaluation.md", 6)]
+)
 def test_the_commands_of_a_page_can_be_parsed(page: str, count: int):
     found = list(commands(page))
     assert len(found) == count
@@ -153,6 +180,8 @@ def test_the_commands_of_a_page_can_be_parsed(page: str, count: int):
         values = command.make_context("dat", arguments).params
         if "recipe" in values:
             recipes.load(values["recipe"], values["overrides"] or ())
+        elif values.get("suites"):
+            assess.settings_of(values["overrides"] or ())
         elif words[0] in ("demo", "eval"):
             recipes.load("demo", [text for text in values["overrides"] or () if not text.startswith("data.")])
 

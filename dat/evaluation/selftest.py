@@ -49,6 +49,7 @@ TINY_STEPS = (3e-5, 4e-5)
 CERTAIN, PROMISING = 1e-4, 0.2
 GAIN = 0.05
 FEW_CLASSES = 0.9  # of two or three classes, an untrained model may tell most apart, with any names
+TIMES_CHANCE = 5  # below, a reading or a scale makes no model of any use: an untrained one may get there
 SCALE_TOLERANCE = 0.02
 
 STATISTICS = {
@@ -96,11 +97,13 @@ def selftest(
 ) -> list[Alarm]:
     """What is wrong, the likeliest cause first; nothing for a healthy model, trained or not.
 
-    Puts the model into eval mode on the device, and changes nothing else of it. Costs about four forward passes of `count` pictures, and one backward pass
-    of eight. `view` says which output stands for which class (output i for class i by default).
+    Puts the model into eval mode on the device, and changes nothing else of it. Costs about four forward passes of `count`
+    pictures (more where another scale looks promising), and one backward pass of eight. `view` says which output stands for
+    which class (output i for class i by default).
 
     Raises:
-        UsageError: the model does not give one row of outputs per picture, or there are no pictures to test on.
+        UsageError: the model does not give one row of outputs per picture, or there are no pictures to test on, or they
+            are of a class that the view does not have.
         DataError: no picture can be read, or they differ in size.
     """
     sample = pictures if isinstance(pictures, Sample) else spread(pictures, count=count)
@@ -459,7 +462,7 @@ def _is_no_chance(reading: _Reading, logits: Logits) -> bool:
     ranks, classes = reading.ranks(logits), int(reading.right.any(dim=0).sum())
     hits, shuffled = int((ranks == 0).sum()), min(1.0, reading.chance(logits))
     is_certain = binomtest(hits, len(ranks), shuffled, alternative="greater").pvalue < CERTAIN
-    return bool(is_certain and hits >= min(FEW_CLASSES, 3 / classes) * len(ranks))
+    return bool(is_certain and hits >= min(FEW_CLASSES, TIMES_CHANCE / classes) * len(ranks))
 
 
 def _is_better(ranks: Ranks, before: Ranks) -> bool:
