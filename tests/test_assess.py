@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import numpy as np
@@ -53,8 +54,14 @@ def rows_by_suite(rows: list[Row]) -> dict[tuple[str, str], Row]:
     return {(row.suite, row.metric): row for row in rows}
 
 
-SETTINGS = {"severities": [1, 5], "corruptions": ["brightness", "gaussian_noise"], "batch_size": 5}
-ARGUMENTS = {"suites": ["clean", "fgsm", "c-generated"], "classes": CLASSES, "size": 16, "cpu": True, **SETTINGS}
+SETTINGS: dict[str, Any] = {"severities": [1, 5], "corruptions": ["brightness", "gaussian_noise"], "batch_size": 5}
+ARGUMENTS: dict[str, Any] = {
+    "suites": ["clean", "fgsm", "c-generated"],
+    "classes": CLASSES,
+    "size": 16,
+    "cpu": True,
+    **SETTINGS,
+}
 CELLS = 2 + 2 * 2
 
 
@@ -140,7 +147,7 @@ def test_what_is_kept_counts_only_for_the_same_weights_pictures_and_protocol(pho
         path = store.path_of(tmp_path / "out", "clean")
         path.write_bytes(path.read_bytes()[:100])
     scale = 2.0 if change == "weights" else 1.0
-    epsilon = {"fgsm_epsilon_255": 2} if change == "epsilon" else {}
+    epsilon: dict[str, Any] = {"fgsm_epsilon_255": 2} if change == "epsilon" else {}
     with patch.object(assess, "predict", side_effect=predict) as again:
         evaluate(Weighted(scale), **arguments, **epsilon)
     assert [call.args[1].name for call in again.call_args_list] == {
@@ -184,9 +191,9 @@ def test_a_defect_stops_the_evaluation_before_the_first_number(photos: Path, tmp
         ({"severities": [6]}, "1, 2, 3, 4 or 5"),
     ],
 )
-def test_what_cannot_be_evaluated_is_said_in_a_sentence(photos: Path, change: dict[str, object], sentence: str) -> None:
+def test_what_cannot_be_evaluated_is_said_in_a_sentence(photos: Path, change: dict[str, Any], sentence: str) -> None:
     with pytest.raises(DatError, match=sentence):
-        evaluate(Reader(), **{"data": photos, **ARGUMENTS, **change})  # pyright: ignore[reportArgumentType]
+        evaluate(Reader(), **{"data": photos, **ARGUMENTS, **change})
 
 
 def test_settings_are_read_strictly() -> None:
