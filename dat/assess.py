@@ -43,7 +43,7 @@ from dat.evaluation.suites import FGSM, SEVERITIES, Clean, Corruption, Suite
 from dat.progress import Bar
 from dat.recipe import Strict
 from dat.recipe_faults import did_you_mean, sentence
-from dat.results import Row, write_rows, write_text
+from dat.results import Row, read_rows, write_rows, write_text
 from dat.tested import Tested, checkpoint_hash
 from dat.types import Place
 
@@ -287,7 +287,7 @@ def assess(
     self_test: bool = True,
     cpu: bool = False,
 ) -> Rows:
-    """Evaluate a model on suites; what `folder` holds already is not computed again.
+    """Evaluate a model on suites; what `folder` holds already is not computed again, and rows of other suites stay there.
 
     Without a folder nothing is kept. On several processes each shows its share of every set; the first writes.
 
@@ -298,10 +298,11 @@ def assess(
     place = Place(torch.device(state.device or "cpu"), state.process_index, state.num_processes)
     with evaluating(tested.model.to(place.device)) as model, _claimed(folder, place):
         classifier = Classifier(model, place.device, PRECISIONS[settings.precision])
-        plan = Plan(tested, root, settings, _outputs(classifier, tested.view))
+        plan = Plan(tested, root, settings, _outputs(classifier, tested))
         cells = [cell for suite in dict.fromkeys(suites) for cell in plan.cells(suite, suites)]
         if self_test:
-            _refuse_alarms(selftest(model, cells[0].dataset, cells[0].views[0], device=place.device))
+            tried = next((cell for cell in cells if cell.name == "clean"), cells[0])
+            _refuse_alarms(selftest(model, tried.dataset, tried.views[0], device=place.device))
         job = Job(plan, checkpoint_hash(model), place, folder)
         predictions = job.predictions(cells, classifier, allow_bad=allow_bad)
         return job.rows(cells, predictions)
@@ -359,9 +360,17 @@ class Job:
             imagenet=self.plan.is_imagenet,
         )
         if self.folder is not None and self.place.is_main:
-            write_rows(self.folder / RESULTS, rows.rows)
+            write_rows(self.folder / RESULTS, [*self._other_rows(rows.rows), *rows.rows])
             write_text(self.folder / FACTS, json.dumps(self._facts(cells, rows), indent=1))
         return rows
+
+    def _other_rows(self, rows: Sequence[Row]) -> list[Row]:
+        """What the folder holds of the same weights on other suites."""
+        path = None if self.folder is None else self.folder / RESULTS
+        if path is None or not path.is_file():
+            return []
+        new = {(row.suite, row.metric) for row in rows}
+        return [row for row in read_rows(path) if row.checkpoint == self.checkpoint and (row.suite, row.metric) not in new]
 
     def _facts(self, cells: Sequence[Cell], rows: Rows) -> dict[str, object]:
         tested, settings = self.plan.tested, self.plan.settings
@@ -377,13 +386,21 @@ class Job:
         }
 
 
-def _outputs(classifier: Classifier, view: CenterCrop) -> int:
-    """How many logits the model gives."""
-    side = view.size or PROBE
+def _outputs(classifier: Classifier, tested: Tested) -> int:
+    """How many logits the model gives.
+
+    Raises:
+        UsageError: it gives something else, or not as many as it has classes.
+    """
+    width, height = (tested.view.size or PROBE,) * 2
+    if tested.view.size is None and tested.test is not None:
+        width, height = tested.test.source.read(0).size
     with torch.inference_mode():
-        logits = classifier(torch.zeros(1, 3, side, side, device=classifier.device))
+        logits = classifier(torch.zeros(1, 3, height, width, device=classifier.device))
     if logits.ndim != 2:
         raise UsageError(f"The model gives {tuple(logits.shape)} for one image; one row of logits, (1, classes), is expected.")
+    if tested.classes is not None and len(tested.classes) != logits.shape[1]:
+        raise UsageError(f"The model gives {logits.shape[1]} logits, but {len(tested.classes)} classes are named; name each.")
     return logits.shape[1]
 
 
@@ -436,6 +453,7 @@ def evaluate(
         suites: names, as `dat eval --suites` takes them: `clean`, `fgsm`, `a`, `c-generated`, ...
         data: the folder with the test sets, or one with a subfolder per class.
         out: where predictions, rows and a page are kept; what is there is not computed again. Nothing is kept without it.
+        model: is moved to the device that evaluates, and put into evaluation mode meanwhile.
         classes: names of the model's outputs, as class folders are called; not needed for ImageNet's 1000.
         size, crop_pct: pictures are resized to size / crop_pct and cropped; `size` None shows them as they are.
         settings: others of `dat.assess.Settings`, e.g. `fgsm_epsilon_255=4`.

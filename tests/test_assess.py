@@ -170,6 +170,20 @@ def test_a_broken_picture_is_named_and_nothing_is_lost(photos: Path, tmp_path: P
     assert rows["clean", "accuracy"].protocol["bad"] == 1
 
 
+def test_a_second_call_for_other_suites_keeps_the_rows_of_the_first(photos: Path, tmp_path: Path) -> None:
+    arguments = {**ARGUMENTS, "data": photos, "out": tmp_path / "out"}
+    evaluate(Reader(), **{**arguments, "suites": ["clean", "fgsm"]})
+    evaluate(Reader(), **{**arguments, "suites": ["pgd", "fgsm"], "fgsm_epsilon_255": 2})
+    rows = rows_by_suite(read_rows(tmp_path / "out" / "results.jsonl"))
+    assert {*rows} == {("clean", "accuracy"), ("fgsm", "accuracy"), ("pgd", "accuracy")}
+    assert rows["fgsm", "accuracy"].protocol["epsilon_255"] == 2
+
+
+def test_a_model_with_other_outputs_than_classes_is_refused(photos: Path) -> None:
+    with pytest.raises(UsageError, match="gives 4 logits, but 5 classes are named"):
+        evaluate(Reader(), data=photos, **{**ARGUMENTS, "classes": (*CLASSES, "emu")})
+
+
 def test_a_defect_stops_the_evaluation_before_the_first_number(photos: Path, tmp_path: Path) -> None:
     shifted = nn.Sequential(Reader(), nn.Softmax(dim=1))
     arguments = {**ARGUMENTS, "data": photos, "out": tmp_path / "out"}

@@ -176,7 +176,7 @@ def corrupt(
 
     Source: hendrycks/robustness:ImageNet-C/create_c/make_imagenet_c.py, make_cifar_c.py.
     """
-    _check_request(name, severity, seed)
+    check_request(name, severity, seed)
     _check_images(images, ids)
     textures = _textures(frost_textures) if frost_textures is not None else None
     height, width = images.shape[-2:]
@@ -223,7 +223,8 @@ def _bound(
     return levels
 
 
-def _check_request(name: str, severity: int, seed: int) -> None:
+def check_request(name: str, severity: int, seed: int) -> None:
+    """Raises: UsageError: an unknown name, a severity outside 1 to 5, or a negative seed."""
     names = (*CORRUPTIONS, *EXTRA_CORRUPTIONS)
     if name not in names:
         nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.0)[0]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 from dat import attacks
-from dat.data.corruptions import CORRUPTIONS, FrostTextures, corrupt, corruption_protocol
+from dat.data.corruptions import CORRUPTIONS, FrostTextures, check_request, corrupt, corruption_protocol
 from dat.data.frost import textures_sha256
 from dat.types import Images, Indices, LossFn
 
@@ -83,6 +83,9 @@ class Corruption:
     seed: int = 0
     frost_textures: FrostTextures | None = field(default=None, repr=False, compare=False)
     depends_on_model: bool = False
+
+    def __post_init__(self) -> None:
+        check_request(self.corruption, self.severity, self.seed)
 
     @property
     def name(self) -> str:
