@@ -229,6 +229,20 @@ def test_fewer_pictures_for_corruptions_are_spread_over_the_set(photos: Path) ->
     assert rows["c-generated/brightness/1", "accuracy"].n == 8
 
 
+def test_given_frost_is_named_by_its_hash_and_made_frost_as_made(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "frost").mkdir()
+    for number in range(1, 7):
+        texture = np.random.default_rng(number).integers(0, 256, (300, 300, 3)).astype(np.uint8)
+        Image.fromarray(texture).save(tmp_path / "frost" / f"frost{number}.png")
+    arguments = {**ARGUMENTS, "data": photos, "suites": ["c-generated"], "corruptions": ["frost"], "severities": [1]}
+    made, *_ = evaluate(Reader(), **arguments)
+    given, *_ = evaluate(Reader(), **{**arguments, "frost": str(tmp_path / "frost")})
+    assert made.protocol["frost_textures"] == "procedural"
+    assert (given.protocol["frost_textures"], len(str(given.protocol["frost_sha256"]))) == ("given", 12)
+    with pytest.raises(UsageError, match=r"Severity is 9"):
+        evaluate(Reader(), **{**arguments, "severities": [9]})
+
+
 def test_the_model_of_a_run_is_tested_on_the_pictures_of_its_recipe(tmp_path: Path) -> None:
     from dat import recipe, run
 

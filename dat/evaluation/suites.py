@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 from dat import attacks
-from dat.data.corruptions import CORRUPTIONS, FrostTextures, check_request, corrupt, corruption_protocol
-from dat.data.frost import textures_sha256
+from dat.data.corruptions import CORRUPTIONS, check_request, corrupt, corruption_protocol
+from dat.data.frost import Texture, textures_sha256
 from dat.types import Images, Indices, LossFn
 
 SEVERITIES = (1, 2, 3, 4, 5)
@@ -81,7 +81,7 @@ class Corruption:
     corruption: str
     severity: int
     seed: int = 0
-    frost_textures: FrostTextures | None = field(default=None, repr=False, compare=False)
+    frost_textures: Sequence[Texture] | None = field(default=None, repr=False, compare=False)
     depends_on_model: bool = False
 
     def __post_init__(self) -> None:
@@ -105,6 +105,6 @@ class Corruption:
         return made_with
 
 
-def corruption_suites(*, seed: int = 0, frost_textures: FrostTextures | None = None) -> Sequence[Corruption]:
+def corruption_suites(*, seed: int = 0, frost_textures: Sequence[Texture] | None = None) -> Sequence[Corruption]:
     """All 75 cells: 15 corruptions at 5 severities."""
     return [Corruption(name, severity, seed, frost_textures) for name in CORRUPTIONS for severity in SEVERITIES]
