@@ -93,6 +93,7 @@ def evaluate(
     data: Annotated[Path | None, typer.Option(help="The folder with the test sets, or with class folders.")] = None,
     out: Annotated[Path | None, typer.Option(help="Where predictions, rows and the page go; what is there is kept.")] = None,
     weights: Annotated[Path | None, typer.Option(help="A file of weights for timm:NAME, instead of timm's own.")] = None,
+    name: Annotated[str | None, typer.Option(help="What to call the model in rows and tables.")] = None,
     allow_bad: Annotated[int, typer.Option(help="So many unreadable pictures of a set are left out.")] = 0,
     self_test: Annotated[bool, typer.Option(help="Look for mistakes that make numbers wrong, first.")] = True,
     json: Json = False,
@@ -113,7 +114,7 @@ def evaluate(
         from dat.report.write import write_all
 
         settings, names = assess.settings_of(overrides or ()), [name.strip() for name in suites.split(",") if name.strip()]
-        subject = tested.open_tested(model, weights=weights)
+        subject = tested.open_tested(model, weights=weights, name=name)
         folder = out or assess.default_folder(model)
         how = {"root": data, "folder": folder, "settings": settings, "allow_bad": allow_bad, "self_test": self_test}
         rows = assess.assess(subject, names, **how, cpu=cpu).rows

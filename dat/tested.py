@@ -6,7 +6,7 @@ import difflib
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,22 +44,17 @@ class Tested:
     notes: tuple[str, ...] = ()
 
 
-def open_tested(target: str, *, weights: Path | None = None) -> Tested:
+def open_tested(target: str, *, weights: Path | None = None, name: str | None = None) -> Tested:
     """A model by `timm:NAME`, by `imagenet:NAME` with a file of weights, or by the folder or checkpoint of a run.
 
-    `weights` of a timm model replace the pretrained ones, which timm downloads.
+    `weights` of a timm model replace the pretrained ones, which timm downloads. `name`: what to call it in results.
 
     Raises:
         UsageError: there is no such model, or weights are missing or too much.
         CheckpointError: weights cannot be read or do not fit.
     """
-    if target.startswith(TIMM):
-        return _of_timm(target.removeprefix(TIMM), weights)
-    if target.startswith(IMAGENET):
-        return _of_imagenet(target.removeprefix(IMAGENET), weights)
-    if weights is not None:
-        raise UsageError(f"{target} has its own weights; leave out --weights, or name a model as timm:NAME.")
-    return of_run(Path(target))
+    found = _opened(target, weights)
+    return found if name is None else replace(found, name=name)
 
 
 def checkpoint_hash(model: nn.Module) -> str:
@@ -69,6 +64,16 @@ def checkpoint_hash(model: nn.Module) -> str:
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def _opened(target: str, weights: Path | None) -> Tested:
+    if target.startswith(TIMM):
+        return _of_timm(target.removeprefix(TIMM), weights)
+    if target.startswith(IMAGENET):
+        return _of_imagenet(target.removeprefix(IMAGENET), weights)
+    if weights is not None:
+        raise UsageError(f"{target} has its own weights; leave out --weights, or name a model as timm:NAME.")
+    return of_run(Path(target))
 
 
 def _of_timm(name: str, weights: Path | None) -> Tested:

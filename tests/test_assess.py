@@ -223,10 +223,13 @@ def test_a_folder_in_use_is_not_written_to(photos: Path, tmp_path: Path) -> None
         evaluate(Reader(), data=photos, out=tmp_path / "out", **ARGUMENTS)
 
 
-def test_fewer_pictures_for_corruptions_are_spread_over_the_set(photos: Path) -> None:
-    rows = rows_by_suite(evaluate(Reader(), data=photos, **ARGUMENTS, c_pictures=8))
+def test_fewer_pictures_for_corruptions_are_spread_over_the_set(photos: Path, tmp_path: Path) -> None:
+    arguments = {**ARGUMENTS, "data": photos, "out": tmp_path / "out"}
+    for count in (6, 8):  # the second is not taken for the first
+        rows = rows_by_suite(evaluate(Reader(), **arguments, c_pictures=count))
     assert rows["clean", "accuracy"].n == 24
     assert rows["c-generated/brightness/1", "accuracy"].n == 8
+    assert len([*(tmp_path / "out" / "pictures").iterdir()]) == 3
 
 
 def test_given_frost_is_named_by_its_hash_and_made_frost_as_made(photos: Path, tmp_path: Path) -> None:

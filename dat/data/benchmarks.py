@@ -6,6 +6,7 @@ the model and the set have the same number of classes that no name can tell apar
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -103,7 +104,7 @@ class WithoutBorder:
 
     def fingerprint(self) -> str:
         """That of the source, and what was cut off."""
-        return f"{self.source.fingerprint()}/border {self.border}"
+        return hashlib.sha256(f"{self.source.fingerprint()}/border {self.border}".encode()).hexdigest()
 
 
 def parts(name: str, root: str | Path, classes: Classes = 1000) -> list[Part]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,8 +41,10 @@ class Subset:
         return self.source.name(int(self.positions[index]))
 
     def fingerprint(self) -> str:
-        """That of the whole set, and how many were chosen."""
-        return f"{self.source.fingerprint()}/{len(self)}"
+        """SHA-256 over that of the whole set, and which were chosen."""
+        digest = hashlib.sha256(self.source.fingerprint().encode())
+        digest.update(self.positions.astype(np.int64).tobytes())
+        return digest.hexdigest()
 
 
 def first_per_class(source: ImageSource, count: int) -> Subset:
