@@ -73,7 +73,7 @@ def demo(overrides: Overrides = None, resume: Resume = False, cpu: Cpu = False) 
     train("demo", overrides, resume, cpu)
 
 
-@app.command(epilog="Example:  dat train cifar10/small training.epochs=4 out=runs/short")
+@app.command(epilog="Example:  dat train cifar10/cpu/dat training.epochs=4 out=runs/short")
 def train(recipe: str, overrides: Overrides = None, resume: Resume = False, cpu: Cpu = False) -> None:
     """Carry out RECIPE: a YAML file, or the name of one that comes with the package (`dat recipes list`)."""
     from dat import recipe as recipes

@@ -35,7 +35,7 @@ TAGS = ("kind", "source", "method", "name")
 
 
 def shipped_recipes() -> dict[str, Path]:
-    """Recipes that come with the package, by name (`cifar10/small`); files that are only a `base` begin with `_`."""
+    """Recipes that come with the package, by name (`cifar10/compare`); files that are only a `base` begin with `_`."""
     paths = (path for path in sorted(SHIPPED.rglob("*.yaml")) if not path.name.startswith("_"))
     return {path.relative_to(SHIPPED).with_suffix("").as_posix(): path for path in paths}
 

@@ -134,6 +134,7 @@ def test_these_are_the_commands():
     assert {" ".join(words) for words in COMMANDS} >= {
         "", "demo", "train", "eval", "report", "doctor", "recipes", "recipes list", "recipes show", "recipes check",
         "discretize", "discretizer", "discretizer list", "discretizer get", "discretizer check", "discretizer convert",
+        "data list", "data check", "data make corruptions", "data make stylized", "calibrate",
     }  # fmt: skip
 
 
@@ -317,6 +318,21 @@ MISTAKES = {
     "output in a file": (["train", "tiny.yaml", "out=tiny.yaml/run"], CANNOT, "tiny.yaml/run cannot be written"),
     "diverging": (["train", "tiny.yaml", "training.lr=1e20", "training.log_every=1"], CANNOT, "lower the learning rate"),
     "eval of nothing": (["eval", "nowhere"], CANNOT, "nowhere is not the folder of a trained model"),
+    "eval of an unknown timm": (["eval", "timm:resnet5O", "--suites", "clean"], MISUSE, "did you mean resnet50"),
+    "eval without pictures": (
+        ["eval", "imagenet:tiny_darknet", "--suites", "clean"], MISUSE, "comes without weights; add --weights FILE"
+    ),
+    "eval of no weights": (
+        ["eval", "imagenet:tiny_darknet", "--suites", "clean", "--weights", "no.npz"], CANNOT, "no.npz"
+    ),
+    "eval with a wrong setting": (
+        ["eval", "timm:resnet18", "--suites", "fgsm", "fgsm_epsilon=4"], MISUSE, "did you mean 'fgsm_epsilon_255'?"
+    ),
+    "eval with a recipe key": (["eval", "timm:resnet18", "--suites", "clean", "data.test=x"], MISUSE, "data: unknown key"),
+    "check of no test set": (["data", "check", "b", "--root", "photos"], MISUSE, "There is no test set 'b'"),
+    "check of an absent test set": (["data", "check", "a", "--root", "photos"], CANNOT, "There is no ImageNet-A in photos"),
+    "copies of nothing": (["data", "make", "corruptions", "nowhere", "--out", "new"], CANNOT, "nowhere"),
+    "calibrate nothing": (["calibrate", "nowhere"], CANNOT, "nowhere"),
     "report of nothing": (["report", "nowhere"], CANNOT, "nowhere"),
     "show of nothing": (["recipes", "show", "nowhere"], MISUSE, "There is no recipe 'nowhere'"),
     "check of nothing": (["recipes", "check", "nowhere"], MISUSE, "There is no recipe 'nowhere'"),
