@@ -148,7 +148,7 @@ def misspellings(word: str) -> set[str]:
 def test_each_misspelling_of_each_key_is_refused_and_nearly_each_is_understood():
     paths = list(key_paths(DEMO))
     assert len(paths) > 95
-    cases = [(path, wrong) for path in paths for wrong in sorted(misspellings(path[-1]))]
+    cases = [(path, wrong) for path in paths for wrong in sorted(misspellings(path[-1]))[::3]]  # a third: seconds
     sentences = [(path, fault_of(changed(DEMO, path, key=wrong))) for path, wrong in cases]
     understood = sum(f"did you mean {path[-1]!r}?" in sentence for path, sentence in sentences)
     assert understood / len(cases) >= 0.95

@@ -243,7 +243,8 @@ def test_objectnet_classes_are_several_outputs_and_the_border_is_cut(tmp_path: P
     assert (part.groups != NOTHING).all()
     assert part.source.read(0).size == (6, 6)
     assert isinstance(part.source, ImageSource)
-    assert part.source.fingerprint().endswith("border 2")
+    whole = ImageFolder(tmp_path / "objectnet-1.0" / "images").fingerprint()
+    assert part.source.fingerprint() not in ("", whole)
     permuted = parts("objectnet", tmp_path, list(reversed(wnids())))[0]
     assert right(permuted) == {"backpack/1.png": [994], "bread/1.png": [99, 992]}
 
