@@ -378,12 +378,20 @@ class Job:
             "kind": "evaluation",
             "name": tested.name,
             "checkpoint": self.checkpoint,
-            "settings": settings.model_dump(mode="json"),
+            "settings": _without_places(settings),
             "cells": {cell.name: cell.protocol["data"] for cell in cells},
             "notes": [*tested.notes, *rows.notes],
             "versions": measure.versions(),
             "machine": measure.machine(),
         }
+
+
+def _without_places(settings: Settings) -> dict[str, object]:
+    """Settings in which files and folders stand with their names, not with their places on this machine."""
+    values = settings.model_dump(mode="json")
+    folders = {key: Path(values[key]).name for key in ("frost", "styles") if values[key] is not None}
+    files = {"adain": [Path(name).name for name in values["adain"]]} if values["adain"] is not None else {}
+    return {**values, **folders, **files}
 
 
 def _outputs(classifier: Classifier, tested: Tested) -> int:

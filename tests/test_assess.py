@@ -239,7 +239,8 @@ def test_given_frost_is_named_by_its_hash_and_made_frost_as_made(photos: Path, t
         Image.fromarray(texture).save(tmp_path / "frost" / f"frost{number}.png")
     arguments = {**ARGUMENTS, "data": photos, "suites": ["c-generated"], "corruptions": ["frost"], "severities": [1]}
     made, *_ = evaluate(Reader(), **arguments)
-    given, *_ = evaluate(Reader(), **{**arguments, "frost": str(tmp_path / "frost")})
+    given, *_ = evaluate(Reader(), **{**arguments, "frost": str(tmp_path / "frost"), "out": tmp_path / "out"})
+    assert json.loads((tmp_path / "out" / "evaluation.json").read_text())["settings"]["frost"] == "frost"
     assert made.protocol["frost_textures"] == "procedural"
     assert (given.protocol["frost_textures"], len(str(given.protocol["frost_sha256"]))) == ("given", 12)
     with pytest.raises(UsageError, match=r"Severity is 9"):
