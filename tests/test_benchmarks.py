@@ -66,6 +66,7 @@ def check_work(result: dict) -> None:
     assert sum(work.values()) == pytest.approx(dat, rel=1e-3)
 
 
+@pytest.mark.slow  # the same step as of two methods, thirteen times more
 def test_step_of_every_method(tmp_path: Path, output_of: Run) -> None:
     output = tmp_path / "step.json"
     table = output_of("step.py", *SMALLEST, "--output", str(output))
@@ -114,6 +115,7 @@ def test_discretizer(tmp_path: Path, output_of: Run) -> None:
     assert str(tmp_path) not in output.read_text()
 
 
+@pytest.mark.slow
 def test_discretizer_of_a_file(tmp_path: Path, output_of: Run) -> None:
     """With attention, a shortcut and a level of more than one block, evaluated independently of our network."""
     config = VQGANConfig(n_embed=16, embed_dim=4, z_channels=4, ch=32, ch_mult=(1, 2), resolution=8, attn_resolutions=(4,))

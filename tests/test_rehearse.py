@@ -11,8 +11,8 @@ from dat.errors import UsageError
 from dat.rehearse import rehearse
 
 RECIPES = [
-    # For a GPU they differ in sizes only, which are shrunk: the same two steps as for a CPU.
-    pytest.param(name, marks=pytest.mark.slow) if name.startswith("cifar10/gpu/") else name
+    # Those for a GPU differ from those for a CPU in sizes only, which are shrunk, and the comparison holds all of them.
+    pytest.param(name, marks=pytest.mark.slow) if name.startswith(("cifar10/gpu/", "cifar10/compare")) else name
     for name in sorted(recipe_file.shipped_recipes())
 ]
 

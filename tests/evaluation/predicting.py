@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import torch
 from accelerate import PartialState
 from test_predict import SIZES, cell, predicted, written
 
@@ -11,7 +12,7 @@ from dat.types import Place
 
 if __name__ == "__main__":
     state = PartialState(cpu=True)
-    place = Place(state.device, state.process_index, state.num_processes)
+    place = Place(torch.device("cpu"), state.process_index, state.num_processes)
     for size in SIZES:
         found = predicted(cell(written(size, wrong=2)), place=place)
         if place.is_main:

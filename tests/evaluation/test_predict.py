@@ -1,5 +1,6 @@
 """Every picture is shown exactly once, on any number of processes; what cannot be read is said, and nothing takes its place."""
 
+import os
 import subprocess
 import sys
 import threading
@@ -90,11 +91,8 @@ def test_each_picture_counts_once_on_any_number_of_processes(count: int, process
 def test_real_processes_count_as_one_does(processes: int, tmp_path: Path) -> None:
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
     command = [sys.executable, *launcher, str(HERE / "predicting.py"), str(tmp_path)]
-    sys.path.insert(0, str(HERE.parent / "engine"))
-    from tiny import environment
-
-    paths = {"PYTHONPATH": f"{HERE.parents[1]}"}
-    done = subprocess.run(command, env={**environment(), **paths}, capture_output=True, text=True, timeout=240, check=False)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(HERE.parents[1])}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
     for count in SIZES:
         expected = predicted(cell(written(count, wrong=2))).outputs["accuracy"]
@@ -171,18 +169,6 @@ def test_outputs_that_share_a_group_are_all_right() -> None:
 
 
 def test_the_shelf_reads_a_set_once_and_gives_the_same_bits_again() -> None:
-    class Counting(ArraySource):
-        reads = 0
-
-        @property
-        def images(self):
-            Counting.reads += 1
-            return np.random.default_rng(0).integers(0, 256, (10, 3, 8, 8)).astype(np.uint8)
-
-        @images.setter
-        def images(self, value):
-            pass
-
     dataset = written(10)
     shelf = Shelf(batch_size=3, place=Place(CPU))
     with patch.object(ImageDataset, "__getitems__", autospec=True, side_effect=ImageDataset.__getitems__) as fetched:
