@@ -10,8 +10,8 @@ import dataclasses
 import difflib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -20,7 +20,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from accelerate import PartialState
-from filelock import FileLock, Timeout
 from pydantic import Field, TypeAdapter, ValidationError
 from torch import nn
 
@@ -31,7 +30,8 @@ from dat.data.corruptions import CORRUPTIONS, EXTRA_CORRUPTIONS
 from dat.data.frost import frost_textures
 from dat.data.pipeline import CenterCrop, ImageDataset
 from dat.data.subset import spread
-from dat.errors import RunFolderError, UsageError
+from dat.engine import run_folder
+from dat.errors import UsageError
 from dat.evaluation import store
 from dat.evaluation.attacked import PGD, AutoAttack
 from dat.evaluation.cells import NOTHING, Cell, Predictions, View, all_classes
@@ -296,7 +296,7 @@ def assess(
     """
     state = PartialState(cpu=cpu)
     place = Place(torch.device(state.device or "cpu"), state.process_index, state.num_processes)
-    with evaluating(tested.model.to(place.device)) as model, _claimed(folder, place):
+    with evaluating(tested.model.to(place.device)) as model, _held(folder, place):
         classifier = Classifier(model, place.device, PRECISIONS[settings.precision])
         plan = Plan(tested, root, settings, _outputs(classifier, tested))
         cells = [cell for suite in dict.fromkeys(suites) for cell in plan.cells(suite, suites)]
@@ -420,24 +420,11 @@ def _refuse_alarms(alarms: Sequence[Alarm]) -> None:
         )
 
 
-@contextmanager
-def _claimed(folder: Path | None, place: Place) -> Iterator[None]:
-    """Hold an evaluation folder for this process; a lock of a killed process falls by itself."""
+def _held(folder: Path | None, place: Place) -> AbstractContextManager[None]:
+    """The lock of an evaluation folder, which the first process holds for all."""
     if folder is None or not place.is_main:
-        yield
-        return
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / ".lock", timeout=0)
-        lock.acquire()
-    except Timeout:
-        raise RunFolderError(f"{folder} is in use by another evaluation; wait for it, or write --out ANOTHER_FOLDER.") from None
-    except OSError as error:
-        raise RunFolderError(f"{folder} cannot be written ({error.strerror}); write --out ANOTHER_FOLDER.") from error
-    try:
-        yield
-    finally:
-        lock.release()
+        return nullcontext()
+    return run_folder.locked(folder, elsewhere="--out ANOTHER_FOLDER")
 
 
 def evaluate(

@@ -19,6 +19,7 @@ import dat
 from dat import assess
 from dat.assess import evaluate, parse_settings, settings_of
 from dat.cli import app
+from dat.engine import run_folder
 from dat.errors import DataError, DatError, RunFolderError, UsageError
 from dat.evaluation import store
 from dat.evaluation.predict import predict
@@ -219,7 +220,7 @@ def test_settings_are_read_strictly() -> None:
 
 
 def test_a_folder_in_use_is_not_written_to(photos: Path, tmp_path: Path) -> None:
-    with assess._claimed(tmp_path / "out", assess.Place(torch.device("cpu"))), pytest.raises(RunFolderError, match="in use"):
+    with run_folder.locked(tmp_path / "out", elsewhere=""), pytest.raises(RunFolderError, match="in use by process"):
         evaluate(Reader(), data=photos, out=tmp_path / "out", **ARGUMENTS)
 
 

@@ -27,16 +27,29 @@ def claimed(folder: Path, *, recipe_hash: str, resume: bool) -> Iterator[None]:
         RunFolderError: another process works in it, it already holds a run and `resume` is off, its run has another recipe,
             or it cannot be written.
     """
+    with locked(folder, elsewhere="out=ANOTHER_FOLDER"):
+        _check_recipe(folder, recipe_hash, resume)
+        yield
+
+
+@contextmanager
+def locked(folder: Path, *, elsewhere: str) -> Iterator[None]:
+    """Hold a folder, which is made if it is missing; a lock of a killed process falls by itself.
+
+    `elsewhere`: what to write to take another folder.
+
+    Raises:
+        RunFolderError: another process works in it, or it cannot be written.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / ".lock", timeout=0)
         lock.acquire()
     except Timeout:
-        raise RunFolderError(f"{folder} is in use by {_owner(folder)}; wait for it, or write out=ANOTHER_FOLDER.") from None
+        raise RunFolderError(f"{folder} is in use by {_owner(folder)}; wait for it, or write {elsewhere}.") from None
     except OSError as error:
-        raise RunFolderError(f"{folder} cannot be written ({error.strerror}); write out=ANOTHER_FOLDER.") from error
+        raise RunFolderError(f"{folder} cannot be written ({error.strerror}); write {elsewhere}.") from error
     try:
-        _check_recipe(folder, recipe_hash, resume)
         write_text(folder / ".owner.json", json.dumps(_myself()))
         yield
     finally:

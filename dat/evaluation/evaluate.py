@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from dat.data.pipeline import ImageDataset, evaluation_batches
 from dat.errors import DataError
+from dat.evaluation.predict import add_up
 from dat.evaluation.suites import Suite
 from dat.progress import Bar
 from dat.types import Images, LossFn, Place, Task
@@ -63,7 +64,7 @@ def evaluate(
                 for name, correct in _correct(models, task, suite, images, targets, ids).items():
                     hits[name, suite.name][fetched[2].numpy()] = correct.cpu().numpy()
                 bar.advance((int(seen.sum()) - len(ids)) * len(suites) + done * len(ids), suite.name)
-    _gather([seen, *hits.values()], place)
+    add_up([seen, *hits.values()], place)
     if not (seen == 1).all():
         raise DataError(f"{int((seen != 1).sum())} images were not seen exactly once; the data set changed meanwhile.")
     return {key: Outcome(values.astype(bool)) for key, values in hits.items()}
@@ -83,13 +84,3 @@ def _correct(
 
 def _loss_fn(task: Task, model: nn.Module, targets: Tensor) -> LossFn:
     return lambda images: task.losses(model, images, targets)
-
-
-def _gather(arrays: Sequence[np.ndarray], place: Place) -> None:
-    """Add up what the processes counted; each image was counted by one of them."""
-    if place.processes == 1:
-        return
-    for array in arrays:
-        total = torch.from_numpy(array).to(place.device)
-        torch.distributed.all_reduce(total)
-        array[:] = total.cpu().numpy()

@@ -81,7 +81,7 @@ def predict(classifier: Classifier, cell: Cell, shelf: Shelf, *, advance: Callab
             for view in cell.views:
                 outputs[view.metric][ids.numpy()] = view.outputs(logits)
         advance(len(ids))
-    _add_up([seen, *outputs.values()], shelf.place)
+    add_up([seen, *outputs.values()], shelf.place)
     _check_seen(cell, seen)
     for values in outputs.values():
         values[seen == 0] = UNREADABLE
@@ -104,7 +104,7 @@ def _shown(classifier: Classifier, cell: Cell, images: Images, targets: Tensor, 
         return classifier(shown)
 
 
-def _add_up(arrays: Sequence[np.ndarray], place: Place) -> None:
+def add_up(arrays: Sequence[np.ndarray], place: Place) -> None:
     """Sum over processes, in place; each picture was shown by one of them."""
     if place.processes == 1:
         return
