@@ -22,12 +22,12 @@ from dat.data import corruptions_digital as digital
 from dat.data import corruptions_noise as noise
 from dat.data import corruptions_spatter as splash
 from dat.data import corruptions_weather as weather
-from dat.data.corruptions_draws import Draws
+from dat.data.corruptions_draws import Draws, streams_of
 from dat.errors import UsageError
 from dat.types import Images, Indices
 
 FrostTextures = Sequence[np.ndarray | Tensor]
-Levels = UInt8[Tensor, "batch 3 height width"]
+Bytes = UInt8[Tensor, "batch 3 height width"]
 Parameters = tuple[float | int, ...]
 Severities = tuple[Parameters, ...]
 
@@ -49,6 +49,9 @@ CORRUPTIONS = (
     "jpeg_compression",
 )
 EXTRA_CORRUPTIONS = ("speckle_noise", "gaussian_blur", "spatter", "saturate")
+
+VERSION = 2
+"""Raised when the same request gives other images: another way to draw, another rounding. Stands in the protocol of results."""
 
 IMAGENET_SHORTEST = 64
 """From this shorter side on, the parameters of ImageNet-C; below, those of CIFAR-10-C."""
@@ -167,9 +170,10 @@ def corrupt(
     Any size from 8 pixels up. Shorter side below 64: parameters of CIFAR-10-C (native 32); from 64 on: of ImageNet-C
     (native 224). Lengths stay in pixels except those of `elastic_transform`, which scale with the shorter side.
     `images` are rounded to 8 bits first, as the originals read files. The numbers drawn for an image depend on `seed`,
-    its id, the name and the severity only, and the work is done on the CPU in float64: same bits in any batch, on any
-    device. `frost_textures`: the six pictures of the original in order, uint8 RGB (height, width, 3); without them
-    `frost` uses textures made here.
+    its id, the name and the severity only, so an image is the same in any batch. The work is done where the images are
+    (JPEG, and the drops of `spatter`, on the processor's threads); another device draws the same numbers and may round
+    single values to the next level. `frost_textures`: the six pictures of the original in order, uint8 RGB
+    (height, width, 3); without them `frost` uses textures made here.
 
     Raises: UsageError for an unknown name, a severity outside 1 to 5, images that are not RGB floats in [0, 1] of at
     least 8 pixels a side, ids that do not match the images, a negative id or seed, or textures of another form.
@@ -181,46 +185,44 @@ def corrupt(
     textures = _textures(frost_textures) if frost_textures is not None else None
     height, width = images.shape[-2:]
     apply = _bound(name, _parameters(height, width)[name][severity - 1], textures)
-    index = (*CORRUPTIONS, *EXTRA_CORRUPTIONS).index(name)
-    keys = [(seed, identity, index, severity) for identity in ids.tolist()]
-    levels = (images.detach().cpu().double() * 255).round_()
-    # Pieces that stay in the processor's cache.
-    size = max(1, 2**18 // (3 * height * width))
-    pieces = [apply(levels[start : start + size] / 255, keys[start : start + size]) for start in range(0, len(keys), size)]
-    return _as_images(torch.cat(pieces), images) if pieces else images.clone()
+    key = (seed, (*CORRUPTIONS, *EXTRA_CORRUPTIONS).index(name), severity)
+    streams = streams_of(key, ids.to(images.device))
+    result = torch.empty(images.shape, dtype=images.dtype, device=images.device)
+    size = max(1, _piece(name, images.device) // (3 * height * width))
+    for first in range(0, len(images), size):
+        here = slice(first, first + size)
+        levels = (images[here].detach() * 255).round_().float()
+        result[here].copy_(apply(levels, Draws(streams[here]))).div_(255)
+    return result
 
 
-def corruption_protocol(height: int, width: int, frost_textures: FrostTextures | None) -> dict[str, str]:
+def _piece(name: str, device: torch.device) -> int:
+    """How many values are worked on at once: on a CPU what stays in its cache, but where threads want whole pictures."""
+    if device.type != "cpu" or name in ("jpeg_compression", "spatter"):
+        return 2**24
+    return 2**17 * torch.get_num_threads()
+
+
+def corruption_protocol(height: int, width: int, frost_textures: FrostTextures | None) -> dict[str, str | int]:
     """What generated corruptions of this size are made with, for the protocol of a result."""
     return {
         "corruption_images": "generated",
+        "corruption_version": VERSION,
         "corruption_parameters": "imagenet-c" if min(height, width) >= IMAGENET_SHORTEST else "cifar-10-c",
         "frost_textures": "procedural" if frost_textures is None else "given",
     }
-
-
-def _as_images(levels: Levels, like: Images) -> Images:
-    """k/255 in the type of `like`; for float32 the division gives the same in float32 as in float64, in half the memory."""
-    exact = levels.float() if like.dtype == torch.float32 else levels.double()
-    return exact.div_(255).to(like)
 
 
 def _parameters(height: int, width: int) -> dict[str, Severities]:
     return IMAGENET if min(height, width) >= IMAGENET_SHORTEST else CIFAR
 
 
-def _bound(
-    name: str, parameters: Parameters, textures: Sequence[Tensor] | None
-) -> Callable[[Images, Sequence[tuple[int, ...]]], Tensor]:
-    """The corruption as a function of images and keys, giving uint8 levels."""
-    function = partial(RANDOM[name], textures=textures) if name == "frost" else {**FIXED, **RANDOM}[name]
-
-    def levels(images: Images, keys: Sequence[tuple[int, ...]]) -> Tensor:
-        draws = (Draws(keys),) if name in RANDOM else ()
-        result = function(images, *draws, *parameters)
-        return result if result.dtype == torch.uint8 else blur.to_levels(result)
-
-    return levels
+def _bound(name: str, parameters: Parameters, textures: Sequence[Tensor] | None) -> Callable[[Images, Draws], Bytes]:
+    """The corruption as a function of levels and random numbers."""
+    if name in FIXED:
+        return lambda levels, draws: blur.to_bytes(FIXED[name](levels, *parameters))
+    function = partial(RANDOM[name], textures=textures) if name == "frost" else RANDOM[name]
+    return lambda levels, draws: blur.to_bytes(function(levels, draws, *parameters))
 
 
 def check_request(name: str, severity: int, seed: int) -> None:
@@ -246,8 +248,8 @@ def _check_images(images: Tensor, ids: Tensor) -> None:
         raise UsageError("Ids must be whole numbers from 0 on; hand in, for example, each image's position in its set.")
     if min(images.shape[-2:]) < 8:
         raise UsageError(f"Images are {images.shape[-2]}x{images.shape[-1]}; corruptions need at least 8 pixels a side.")
-    if len(images) and not (float(images.min()) >= 0 and float(images.max()) <= 1):
-        low, high = float(images.min()), float(images.max())
+    low, high = (float(bound) for bound in images.aminmax()) if len(images) else (0.0, 0.0)
+    if not (low >= 0 and high <= 1):
         raise UsageError(f"Images range from {low:g} to {high:g}; hand in values in [0, 1], before any normalisation.")
 
 

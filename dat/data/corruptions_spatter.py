@@ -1,7 +1,8 @@
-"""Spatter of ImageNet-C: drops of water with light and shade, or mud. Float64 images in [0, 1] on the CPU, unclipped.
+"""Spatter of ImageNet-C: drops of water with light and shade, or mud.
 
-The steps of OpenCV that the original calls (Canny edges, distance transform, histogram equalisation) are rebuilt here;
-the distance is the exact Euclidean one, OpenCV's 5x5 chamfer approximation differs from it by at most two per cent.
+Images are whole levels 0..255 in float32; results are levels, not yet clipped. The steps of OpenCV that the original
+calls (Canny edges, distance transform, histogram equalisation) are rebuilt here on the processor; the distance is the
+exact Euclidean one, OpenCV's 5x5 chamfer approximation differs from it by at most two per cent.
 Source: hendrycks/robustness:ImageNet-C/create_c/make_imagenet_c.py.
 """
 
@@ -15,40 +16,42 @@ from torch import Tensor
 
 from dat.data.corruptions_blur import gaussian_blur
 from dat.data.corruptions_draws import Draws
-from dat.types import Images
+from dat.data.threads import in_threads
 
+Levels = Float[Tensor, "batch 3 height width"]
 Layer = Float[Tensor, "batch 1 height width"]
 GreyLevels = UInt8[np.ndarray, "height width"]
 Edges = Bool[np.ndarray, "height width"]
 
-WATER = (175 / 255, 238 / 255, 238 / 255)
-MUD = (63 / 255, 42 / 255, 20 / 255)
+WATER = (175, 238, 238)
+MUD = (63, 42, 20)
 RELIEF = np.array([[-2, -1, 0], [-1, 1, 1], [0, 1, 2]])
 
 
 def spatter(
-    images: Images, draws: Draws, mean: float, scale: float, sigma: float, threshold: float, extent: float, muddy: int
-) -> Images:
+    levels: Levels, draws: Draws, mean: float, scale: float, sigma: float, threshold: float, extent: float, muddy: int
+) -> Levels:
     """Where blurred noise exceeds `threshold`: mud blurred by `extent`, or water of strength `extent`."""
-    liquid = gaussian_blur(mean + scale * draws.normal(1, *images.shape[2:]), sigma)
+    liquid = gaussian_blur(draws.normal(1, *levels.shape[2:]).mul_(scale).add_(mean), sigma)
     if muddy:
-        cover = gaussian_blur((liquid > threshold).double(), extent)
-        cover = cover.masked_fill(cover < 0.8, 0.0)
-        return images * (1 - cover) + cover * _colour(MUD)
-    return images + extent * _shaded_drops(liquid.masked_fill(liquid < threshold, 0.0)) * _colour(WATER)
+        cover = gaussian_blur((liquid > threshold).float(), extent)
+        cover = cover * (cover >= 0.8)
+        return levels * (1 - cover) + cover * _colour(MUD, levels.device)
+    return levels + extent * _shaded_drops(liquid * (liquid >= threshold)) * _colour(WATER, levels.device)
 
 
-def _colour(channels: tuple[float, float, float]) -> Tensor:
-    return torch.tensor(channels, dtype=torch.float64)[:, None, None]
+def _colour(channels: tuple[int, int, int], device: torch.device) -> Tensor:
+    return torch.tensor(channels, dtype=torch.float32, device=device)[:, None, None]
 
 
 def _shaded_drops(liquid: Layer) -> Layer:
     """Depth of the liquid times a relief of the distance to its edges; the largest value of an image is 1."""
-    depth = (liquid * 255).long().numpy().astype(np.uint8)[:, 0]  # Above 255 the original wraps around, too.
-    drops = torch.from_numpy(np.stack([layer * _relief(layer) for layer in depth]))[:, None]
+    depth = (liquid * 255).long().cpu().numpy().astype(np.uint8)[:, 0]  # Above 255 the original wraps around, too.
+    shaded = in_threads(lambda layer: (layer * _relief(layer)).astype(np.float32), depth)
+    drops = torch.from_numpy(np.stack(shaded))[:, None].to(liquid.device)
     highest = drops.amax((1, 2, 3), keepdim=True)
     # Without any drop the original divides 0 by 0; nothing is added here.
-    return torch.where(highest > 0, drops / highest, 0.0)
+    return drops / highest.where(highest > 0, 1)
 
 
 def _relief(layer: GreyLevels) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Weather of ImageNet-C: snow, frost, fog. Images are float64 in [0, 1] on the CPU; results likewise, unclipped.
+"""Weather of ImageNet-C: snow, frost, fog. Images are whole levels 0..255 in float32; results are levels, not yet clipped.
 
 Source: hendrycks/robustness:ImageNet-C/create_c/make_imagenet_c.py.
 """
@@ -13,11 +13,10 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from dat.data.corruptions_blur import clipped_zoom, magick_motion_blur, to_levels
-from dat.data.corruptions_draws import Draws
-from dat.types import Images
+from dat.data.corruptions_blur import clipped_zoom, magick_motion_blur, to_bytes
+from dat.data.corruptions_draws import Draws, streams_of
 
-Levels = UInt8[Tensor, "batch 3 height width"]
+Levels = Float[Tensor, "batch 3 height width"]
 Maps = Float[Tensor, "batch side side"]
 Grey = Float[Tensor, "batch 1 height width"]
 Texture = UInt8[Tensor, "3 _ _"]
@@ -27,7 +26,7 @@ DRAWN_TEXTURES = 5
 
 
 def snow(
-    images: Images,
+    levels: Levels,
     draws: Draws,
     mean: float,
     scale: float,
@@ -36,23 +35,25 @@ def snow(
     radius: float,
     sigma: float,
     colour: float,
-) -> Images:
+) -> Levels:
     """Flakes (thresholded noise, enlarged, falling at -135 to -45 degrees) and their half turn, over a paler image."""
-    flakes = clipped_zoom(mean + scale * draws.normal(1, *images.shape[2:]), zoom)
-    levels = to_levels(flakes.masked_fill(flakes < threshold, 0.0))
-    layer = magick_motion_blur(levels, draws.uniform(-135.0, -45.0), radius=radius, sigma=sigma) / 255.0
-    pale = torch.maximum(images, _grey(images) * 1.5 + 0.5)
-    return colour * images + (1 - colour) * pale + layer + layer.rot90(2, (2, 3))
+    noise = draws.normal(1, *levels.shape[2:]).mul_(255 * scale).add_(255 * mean)
+    flakes = clipped_zoom(noise, zoom)
+    flakes *= flakes >= 255 * threshold
+    angles = draws.uniform(-135.0, -45.0)
+    layer = magick_motion_blur(to_bytes(flakes).float(), angles, radius=radius, sigma=sigma).float()
+    pale = torch.maximum(levels, _grey(levels).mul_(1.5).add_(127.5))
+    return pale.mul_(1 - colour).add_(levels, alpha=colour).add_(layer + layer.rot90(2, (2, 3)))
 
 
-def fog(images: Images, draws: Draws, strength: float, roughness: float) -> Images:
+def fog(levels: Levels, draws: Draws, strength: float, roughness: float) -> Levels:
     """Adds a plasma fractal and rescales so that the brightest possible value stays what it was."""
-    height, width = images.shape[-2:]
-    brightest = images.amax((1, 2, 3), keepdim=True)
+    height, width = levels.shape[-2:]
+    brightest = levels.amax((1, 2, 3), keepdim=True)
     # 256 for the native 224, 32 for 32: the next power of two, as the originals have it.
     side = 1 << (max(height, width) - 1).bit_length()
     plasma = plasma_fractal(draws, side, roughness)[:, None, :height, :width]
-    return (images + strength * plasma) * brightest / (brightest + strength)
+    return (levels + 255 * strength * plasma).mul_(brightest / (brightest + 255 * strength))
 
 
 def plasma_fractal(draws: Draws, side: int, roughness: float) -> Maps:
@@ -78,9 +79,9 @@ def plasma_fractal(draws: Draws, side: int, roughness: float) -> Maps:
     return heights / heights.amax((1, 2), keepdim=True)
 
 
-def frost(images: Images, draws: Draws, keep: float, ice: float, stride: int, *, textures: Sequence[Texture] | None) -> Levels:
+def frost(levels: Levels, draws: Draws, keep: float, ice: float, stride: int, *, textures: Sequence[Texture] | None) -> Levels:
     """`keep` times the image plus `ice` times a random crop of one of the textures; procedural ice where None."""
-    height, width = images.shape[-2:]
+    height, width = levels.shape[-2:]
     choices = (textures or procedural_textures())[:DRAWN_TEXTURES]
     crops = []
     for kind, down, across in draws.uniform(0.0, 1.0, 3).tolist():
@@ -88,8 +89,8 @@ def frost(images: Images, draws: Draws, keep: float, ice: float, stride: int, *,
         top = int(down * (texture.shape[1] - height))
         left = int(across * (texture.shape[2] - width))
         crops.append(texture[:, top : top + height, left : left + width])
-    mixed = keep * (images * 255).round() + ice * torch.stack(crops)
-    return mixed.clamp(0, 255).to(torch.uint8)
+    ground = torch.stack(crops).to(levels.device).float().mul_(ice)
+    return ground.add_(levels, alpha=keep)
 
 
 def _enlarged(texture: Texture, height: int, width: int, stride: int) -> Texture:
@@ -111,16 +112,15 @@ def procedural_textures() -> tuple[Texture, ...]:
 
     Means and contrasts are chosen near those of the original five (on average 146, 167, 179 with a spread of 27).
     """
-    draws = Draws([(kind,) for kind in range(DRAWN_TEXTURES)])
+    draws = Draws(streams_of((), torch.arange(DRAWN_TEXTURES)))
     ground, veins, grains = (plasma_fractal(draws, 512, roughness) for roughness in (1.9, 1.4, 1.1))
     ridges = (1 - (2 * veins - 1).abs()) ** 6
-    brightness = torch.linspace(0.42, 0.82, DRAWN_TEXTURES, dtype=torch.float64)[:, None, None]
+    brightness = torch.linspace(0.42, 0.82, DRAWN_TEXTURES)[:, None, None]
     value = (brightness + 0.25 * (ground - 0.5) + 0.2 * ridges + 0.5 * (grains - 0.5))[:, None]
-    blue = torch.tensor([-0.1, 0.0, 0.05], dtype=torch.float64)[:, None, None]
-    return tuple(to_levels(value + blue))
+    blue = torch.tensor([-0.1, 0.0, 0.05])[:, None, None]
+    return tuple(to_bytes(255 * (value + blue)))
 
 
-def _grey(images: Images) -> Grey:
-    weights = torch.tensor([0.299, 0.587, 0.114], dtype=images.dtype)
-    red, green, blue = images.split(1, 1)
-    return weights[0] * red + weights[1] * green + weights[2] * blue
+def _grey(levels: Levels) -> Grey:
+    red, green, blue = levels.split(1, 1)
+    return 0.299 * red + 0.587 * green + 0.114 * blue

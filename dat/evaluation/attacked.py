@@ -17,7 +17,7 @@ from torch import Tensor
 
 from dat import attacks
 from dat.attacks import NORMS, Norm
-from dat.data.corruptions_draws import Draws
+from dat.data.corruptions_draws import Draws, streams_of
 from dat.errors import UsageError
 from dat.types import Images, Indices, LossFn, PerImage, check_images
 
@@ -121,7 +121,7 @@ class PGD:
         )
 
     def _start(self, images: Images, ids: Indices, *, restart: int) -> Images:
-        draws = Draws([(STARTS, self.seed, restart, identity) for identity in ids.tolist()])
+        draws = Draws(streams_of((STARTS, self.seed, restart), ids))
         shape = images.shape[1:]
         noise = draws.uniform(0.0, 1.0, *shape) if self.norm == "linf" else draws.normal(*shape)
         return attacks.random_start(images, noise.to(images), epsilon=self.epsilon, norm=self.norm)

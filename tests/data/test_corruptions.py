@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from scipy import ndimage
+from scipy import ndimage, stats
 from torch import Tensor
 
-from dat.data import corruptions_blur, corruptions_digital, corruptions_spatter, corruptions_weather
+from dat.data import corruptions_blur, corruptions_digital, corruptions_noise, corruptions_spatter, corruptions_weather
 from dat.data.corruptions import (
     CIFAR,
     CORRUPTIONS,
@@ -26,7 +26,7 @@ from dat.data.corruptions import (
     corrupt,
     corruption_protocol,
 )
-from dat.data.corruptions_draws import Draws
+from dat.data.corruptions_draws import Draws, streams_of
 from dat.errors import UsageError
 
 ALL = (*CORRUPTIONS, *EXTRA_CORRUPTIONS)
@@ -90,7 +90,7 @@ def test_deterministic_corruptions_equal_the_original(golden: Golden):
         if name == "motion_blur":
             radius, sigma = (IMAGENET if kind == "imagenet" else CIFAR)[name][severity - 1]
             angles = torch.tensor([float(angle.removeprefix("angle"))], dtype=torch.float64)
-            levels = as_levels(clean).to(torch.uint8)
+            levels = as_levels(clean)
             ours = corruptions_blur.magick_motion_blur(levels, angles, radius=radius, sigma=sigma).float()
         else:
             ours = as_levels(corrupt(clean, name, severity, ids=torch.tensor([0])))
@@ -153,6 +153,18 @@ def test_a_batch_of_many_pieces_equals_its_parts(name: str):
     assert torch.equal(whole[130:170], corrupt(images[130:170], name, 3, ids=ids[130:170]))
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("name", ALL)
+def test_a_gpu_gives_the_same_images_but_for_single_levels(name: str):
+    images, ids = pictures(4, 96, 96), torch.arange(4)
+    for severity in (1, 5):
+        expected = as_levels(corrupt(images, name, severity, ids=ids))
+        difference = (as_levels(corrupt(images.cuda(), name, severity, ids=ids)).cpu() - expected).abs()
+        assert (difference <= 1).float().mean() > 0.999, severity
+        assert (difference == 0).float().mean() > 0.99, severity
+
+
 @pytest.mark.parametrize("name", RANDOM)
 def test_seed_and_id_change_what_is_drawn(name: str):
     image = pictures(1, 32, 32).expand(2, -1, -1, -1)
@@ -210,7 +222,8 @@ def test_glass_blur_walks_the_pixels_as_the_original_loop():
 
 
 def test_plasma_fills_the_whole_map_and_is_rougher_with_a_smaller_divisor():
-    smooth, rough = (corruptions_weather.plasma_fractal(Draws([(0,), (1,)]), 64, divisor) for divisor in (3.0, 1.5))
+    streams = streams_of((), torch.arange(2))
+    smooth, rough = (corruptions_weather.plasma_fractal(Draws(streams), 64, divisor) for divisor in (3.0, 1.5))
     assert (smooth.amin((1, 2)) == 0).all()
     assert (smooth.amax((1, 2)) == 1).all()
     assert (rough.diff(dim=2).abs().mean((1, 2)) > smooth.diff(dim=2).abs().mean((1, 2))).all()
@@ -242,22 +255,86 @@ def plain_plasma(noise: np.ndarray, divisor: float) -> np.ndarray:
 
 
 def test_plasma_equals_the_plain_loop():
-    noise = Draws([(5,)]).uniform(-1.0, 1.0, 16, 16)[0].numpy()
-    fractal = corruptions_weather.plasma_fractal(Draws([(5,)]), 16, 1.7)[0]
-    assert np.allclose(fractal.numpy(), plain_plasma(noise, 1.7), atol=1e-12)
+    noise = Draws(streams_of((), torch.tensor([5]))).uniform(-1.0, 1.0, 16, 16)[0].numpy()
+    fractal = corruptions_weather.plasma_fractal(Draws(streams_of((), torch.tensor([5]))), 16, 1.7)[0]
+    assert np.allclose(fractal.numpy(), plain_plasma(noise, 1.7), atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("fold", "mode"), [(corruptions_digital._mirror, "mirror"), (corruptions_digital._repeat_mirror, "reflect")]
-)
-def test_bilinear_sampling_equals_scipy(fold: Callable[[Tensor, int], Tensor], mode: str):
-    images = pictures(1, 7, 9).double()
-    rows, columns = Draws([(0,)]).uniform(-20.0, 25.0, 2, 7, 9).unbind(1)
-    ours = corruptions_digital._sample(images, rows, columns, fold=fold)
+@pytest.mark.parametrize(("repeat_edge", "mode"), [(False, "mirror"), (True, "reflect")])
+def test_bilinear_sampling_equals_scipy(repeat_edge: bool, mode: str):
+    images = pictures(1, 7, 9)
+    rows, columns = Draws(streams_of((), torch.tensor([0]))).uniform(-20.0, 25.0, 2, 7, 9).unbind(1)
+    ours = corruptions_digital._sample(images, rows, columns, repeat_edge=repeat_edge)
     for channel in range(3):
         places = torch.cat([rows, columns]).numpy()
         expected = ndimage.map_coordinates(images[0, channel].numpy(), places, order=1, mode=mode)
-        assert np.allclose(ours[0, channel].numpy(), expected, atol=1e-12)
+        assert np.allclose(ours[0, channel].numpy(), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(("height", "width"), [(224, 224), (32, 32), (33, 57), (64, 100), (8, 9)])
+def test_pixelate_equals_pillow(height: int, width: int):
+    images = torch.rand(2, 3, height, width, generator=torch.Generator().manual_seed(0))
+    for factor in (0.95, 0.9, 0.85, 0.75, 0.65, 0.6, 0.5, 0.4, 0.3, 0.25):
+        ours = corruptions_digital.pixelate(as_levels(images), factor)
+        for image, result in zip(as_levels(images), ours, strict=True):
+            picture = Image.fromarray(image.byte().permute(1, 2, 0).numpy())
+            small = picture.resize((int(width * factor), int(height * factor)), Image.Resampling.BOX)
+            expected = np.asarray(small.resize((width, height), Image.Resampling.BOX))
+            assert np.array_equal(result.permute(1, 2, 0).numpy(), expected), factor
+
+
+@pytest.mark.parametrize(("height", "width"), [(64, 91), (224, 224)])
+def test_defocus_and_gaussian_blur_equal_the_plain_filters(height: int, width: int):
+    levels = as_levels(pictures(1, height, width))
+    kernel = corruptions_blur._disk(8.0, 0.5)
+    expected = ndimage.correlate(levels[0].double().numpy(), kernel[None], mode="mirror")
+    assert np.allclose(corruptions_blur.defocus_blur(levels, 8.0, 0.5)[0], expected, atol=1e-8)
+    expected = ndimage.gaussian_filter(levels[0].double().numpy(), (0, 2.5, 2.5), mode="nearest")
+    assert np.allclose(corruptions_blur.gaussian_blur(levels, 2.5)[0], expected, atol=corruptions_blur.ROUNDING)
+
+
+def test_flat_images_keep_their_level_where_weights_add_up_to_one():
+    flat = torch.arange(256.0).view(-1, 1, 1, 1).expand(-1, 3, 64, 64) / 255
+    for name in ("gaussian_blur", "zoom_blur", "motion_blur", "contrast", "pixelate", "glass_blur"):
+        for severity in (1, 5):
+            assert torch.equal(corrupt(flat, name, severity, ids=torch.arange(256)), flat), (name, severity)
+
+
+def test_shot_noise_has_the_chances_of_poisson_counts():
+    for photons in (60.0, 3.0, 500.0):
+        table = corruptions_noise._shot_table(photons, torch.device("cpu")).view(256, 256)
+        share = (table >> 16).double() / 2**15
+        found = torch.zeros(256, 256, dtype=torch.float64)
+        found.scatter_add_(1, (table & 255).long(), share / 256)
+        found.scatter_add_(1, (table >> 8 & 255).long(), (1 - share) / 256)
+        for level in (0, 1, 17, 128, 254, 255):
+            counts = np.arange(2000)
+            chances = stats.poisson.pmf(counts, level / 255 * photons)
+            outcomes = (np.clip(counts / photons, 0, 1) * 255).astype(int)
+            assert np.allclose(found[level], np.bincount(outcomes, chances, minlength=256), atol=1e-6), (photons, level)
+
+
+def test_draws_have_their_distributions_and_streams_are_independent():
+    draws = Draws(streams_of((3, 1), torch.arange(40)))
+    normal, uniform, whole = draws.normal(5000), draws.uniform(0.0, 1.0, 5000), draws.integers(-3, 3, 5000)
+    assert stats.kstest(normal.flatten().numpy(), "norm").pvalue > 1e-3
+    assert stats.kstest(uniform.flatten().numpy(), "uniform").pvalue > 1e-3
+    assert stats.chisquare(torch.bincount(whole.flatten() + 3, minlength=6).numpy()).pvalue > 1e-3
+    between = torch.corrcoef(torch.cat([normal, uniform, whole.float()])).fill_diagonal_(0)
+    assert between.abs().max() < 5 / 5000**0.5
+    shifted = torch.corrcoef(torch.stack([uniform[:, 1:].flatten(), uniform[:, :-1].flatten()]))[0, 1]
+    assert abs(shifted) < 5 / 200_000**0.5
+
+
+def test_draws_go_on_where_the_last_call_ended_and_depend_on_every_part_of_the_key():
+    ids = torch.tensor([4, 9])
+    draws = Draws(streams_of((1, 2), ids))
+    first, second = draws.uniform(0.0, 1.0, 7), draws.uniform(0.0, 1.0, 7)
+    assert not torch.equal(first, second)
+    again = Draws(streams_of((1, 2), ids.flip(0)))
+    assert torch.equal(again.uniform(0.0, 1.0, 7).flip(0), first)
+    for key in ((1, 3), (2, 1), (2, 2), (1, 2, 0)):
+        assert not torch.equal(Draws(streams_of(key, ids)).uniform(0.0, 1.0, 7), first)
 
 
 def test_canny_finds_the_border_of_a_square():
@@ -308,6 +385,7 @@ def test_protocol_names_the_parameters_and_the_textures():
     texture = np.zeros((80, 80, 3), dtype=np.uint8)
     assert corruption_protocol(32, 32, None) == {
         "corruption_images": "generated",
+        "corruption_version": 2,
         "corruption_parameters": "cifar-10-c",
         "frost_textures": "procedural",
     }
