@@ -1,7 +1,7 @@
 """Images per second of each corruption, in batches and one at a time: `python benchmarks/corruptions.py --side 32`.
 
-Prints one JSON object; `batch_gain` is the ratio of the two rates in this run, mean over the five severities. `--peer` also
-measures the package `imagecorruptions` (an image at a time is all it knows), which must be importable.
+Prints one JSON object; `batch_gain` is the ratio of the two rates in this run, mean over the five severities. `--peer`
+measures against the package `imagecorruptions` (an image at a time is all it knows), which must be importable.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import argparse
 import importlib
 import importlib.metadata
 import json
+import os
 import statistics
 import sys
 import time
@@ -24,60 +25,61 @@ from torch import Tensor
 from dat.data.corruptions import CORRUPTIONS, EXTRA_CORRUPTIONS, corrupt
 
 PEER = "imagecorruptions"
-ROUNDS = 3
+ROUNDS = 5
+Clock = Callable[[], float]
+CLOCKS: dict[str, Clock] = {"wall": time.perf_counter, "cpu": time.process_time}
 PeerCorrupt = Callable[..., object]
 
 
 def main() -> None:
-    """Measure every corruption on one thread and print the rates."""
+    """Measure every corruption and print the rates."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--side", type=int, default=32, help="height and width in pixels")
     parser.add_argument("--count", type=int, default=256, help="images per batch")
     parser.add_argument("--peer", action="store_true", help=f"only compare with the package {PEER}, in the same run")
+    parser.add_argument(
+        "--threads", type=int, default=torch.get_num_threads(), help="of torch and OpenCV; all cores by default"
+    )
+    parser.add_argument(
+        "--clock", choices=CLOCKS, default="wall", help="cpu: processor time, for a busy machine and one thread"
+    )
     parser.add_argument("--output", type=Path, help="also write the JSON object to this file")
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
+    torch.set_num_threads(arguments.threads)
+    load = round(os.getloadavg()[0], 2)
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(arguments.count, 3, arguments.side, arguments.side, generator=generator)
-    measured = _compared(images) if arguments.peer else {"images_per_second": _all_rates(images)}
-    result = {"side": arguments.side, "count": arguments.count, "threads": 1, **measured}
+    clock = CLOCKS[arguments.clock]
+    measured = _compared(images, clock) if arguments.peer else {"images_per_second": _all_rates(images, clock)}
+    setting = {name: getattr(arguments, name) for name in ("side", "count", "threads", "clock")}
+    result = {**setting, "load_at_start": load, **measured}
     print(json.dumps(result))
     if arguments.output:
         arguments.output.write_text(json.dumps(result, indent=1) + "\n")
 
 
-def _all_rates(images: Tensor) -> dict[str, dict[str, float]]:
-    return {name: _rates(images, name) for name in (*CORRUPTIONS, *EXTRA_CORRUPTIONS)}
+def _all_rates(images: Tensor, clock: Clock) -> dict[str, dict[str, float]]:
+    return {name: _rates(images, name, clock) for name in (*CORRUPTIONS, *EXTRA_CORRUPTIONS)}
 
 
-def _rates(images: Tensor, name: str) -> dict[str, float]:
+def _rates(images: Tensor, name: str, clock: Clock) -> dict[str, float]:
     few = images[: max(1, len(images) // 16)]
-    _seconds(images[:1], name, batch=1)  # Kernels and textures that are computed once.
-    batched = 5 * len(images) / _seconds(images, name, batch=len(images))
-    single = 5 * len(few) / _seconds(few, name, batch=1)
+    _ours(images[:1], name, clock)  # Kernels and textures that are computed once.
+    batched = 5 * len(images) / _ours(images, name, clock)
+    single = 5 * len(few) / _ours(few, name, clock, batch=1)
     return {"batched": round(batched, 1), "single": round(single, 1), "batch_gain": round(batched / single, 2)}
 
 
-def _seconds(images: Tensor, name: str, *, batch: int) -> float:
-    """Wall time of all five severities."""
-    start = time.perf_counter()
-    for severity in range(1, 6):
-        for first in range(0, len(images), batch):
-            part = images[first : first + batch]
-            corrupt(part, name, severity, ids=torch.arange(first, first + len(part)))
-    return time.perf_counter() - start
-
-
-def _compared(images: Tensor) -> dict[str, Any]:
-    """Ours in one batch against the peer; processor time, so that other work on the machine does not decide."""
+def _compared(images: Tensor, clock: Clock) -> dict[str, Any]:
+    """Ours in one batch against the peer, which knows one image at a time."""
     peer = _peer()
-    rows = {name: _row(images, name, peer) for name in (*CORRUPTIONS, *EXTRA_CORRUPTIONS)}
+    rows = {name: _row(images, name, peer, clock) for name in (*CORRUPTIONS, *EXTRA_CORRUPTIONS)}
     names = (PEER, "numpy", "scipy", "scikit-image", "opencv-python-headless", "torch", "pillow")
-    return {"peer": PEER, "clock": "cpu", "rounds": ROUNDS, "versions": _versions(names), "corruptions": rows}
+    return {"peer": PEER, "rounds": ROUNDS, "versions": _versions(names), "corruptions": rows}
 
 
 def _peer() -> PeerCorrupt:
-    """Its `corrupt`, held to one thread as well."""
+    """Its `corrupt`, on as many threads as torch."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # It uses names that SciPy and setuptools are about to drop.
         try:
@@ -86,7 +88,7 @@ def _peer() -> PeerCorrupt:
             sys.exit(
                 f"The comparison needs the package {PEER} ({error}); install it into a folder and name that in PYTHONPATH."
             )
-    opencv.setNumThreads(1)
+    opencv.setNumThreads(torch.get_num_threads())
     return module.corrupt
 
 
@@ -95,16 +97,21 @@ def _versions(names: tuple[str, ...]) -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in names if name in there}
 
 
-def _row(images: Tensor, name: str, peer: PeerCorrupt) -> dict[str, Any]:
+def _row(images: Tensor, name: str, peer: PeerCorrupt, clock: Clock) -> dict[str, Any]:
     """Images per second of both and the ratio, medians over rounds; or why the peer has none."""
     levels = list((images * 255).round().byte().permute(0, 2, 3, 1).contiguous().numpy())
-    _processor_seconds(lambda severity: corrupt(images[:1], name, severity, ids=torch.arange(1)))
+    _ours(images, name, clock)
     try:
         peer(levels[0], corruption_name=name, severity=1)
     except Exception as error:
-        ours = _processor_seconds(lambda severity: corrupt(images, name, severity, ids=torch.arange(len(images))))
-        return {"ours": round(5 * len(images) / ours, 1), "peer_fails": f"{type(error).__name__}: {error}"}
-    rounds = [_round(images, levels, name, peer) for _ in range(ROUNDS)]
+        return {
+            "ours": round(5 * len(images) / _ours(images, name, clock), 1),
+            "peer_fails": f"{type(error).__name__}: {error}",
+        }
+    rounds = [
+        (5 * len(images) / _ours(images, name, clock), 5 * len(levels) / _theirs(levels, name, peer, clock))
+        for _ in range(ROUNDS)
+    ]
     ours, theirs = (statistics.median(rates) for rates in zip(*rounds, strict=True))
     ratios = sorted(mine / other for mine, other in rounds)
     spread = [round(ratios[0], 2), round(ratios[-1], 2)]
@@ -112,21 +119,23 @@ def _row(images: Tensor, name: str, peer: PeerCorrupt) -> dict[str, Any]:
     return {"ours": round(ours, 1), "peer": round(theirs, 1), "ratio": ratio, "ratio_range": spread}
 
 
-def _round(images: Tensor, levels: list[Any], name: str, peer: PeerCorrupt) -> tuple[float, float]:
-    def theirs(severity: int) -> None:
+def _ours(images: Tensor, name: str, clock: Clock, *, batch: int | None = None) -> float:
+    """Seconds of all five severities."""
+    size = batch or len(images)
+    start = clock()
+    for severity in range(1, 6):
+        for first in range(0, len(images), size):
+            part = images[first : first + size]
+            corrupt(part, name, severity, ids=torch.arange(first, first + len(part)))
+    return clock() - start
+
+
+def _theirs(levels: list[Any], name: str, peer: PeerCorrupt, clock: Clock) -> float:
+    start = clock()
+    for severity in range(1, 6):
         for picture in levels:
             peer(picture, corruption_name=name, severity=severity)
-
-    ours = _processor_seconds(lambda severity: corrupt(images, name, severity, ids=torch.arange(len(images))))
-    return 5 * len(images) / ours, 5 * len(levels) / _processor_seconds(theirs)
-
-
-def _processor_seconds(act: Callable[[int], object]) -> float:
-    """Of all five severities."""
-    start = time.process_time()
-    for severity in range(1, 6):
-        act(severity)
-    return time.process_time() - start
+    return clock() - start
 
 
 if __name__ == "__main__":

@@ -121,7 +121,8 @@ def evaluation(model: nn.Module, device: torch.device, dataset: ImageDataset, ba
     cell = Cell("clean", dataset, Clean(), (all_classes(CLASSES),))
 
     def loop() -> None:
-        predict(Classifier(model, device), cell, Shelf(batch_size=batch, place=Place(device)), advance=lambda count: None)
+        shelf = Shelf(batch_size=batch, place=Place(device))
+        predict({"model": Classifier(model, device)}, cell, shelf, advance=lambda count: None)
 
     return loop
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -26,15 +27,17 @@ from torch import nn
 from dat import measure, recipe_file
 from dat.attacks import evaluating
 from dat.data import benchmarks
+from dat.data.class_maps import NOTHING
 from dat.data.corruptions import CORRUPTIONS, EXTRA_CORRUPTIONS
+from dat.data.folders import ImageSource
 from dat.data.frost import frost_textures
-from dat.data.pipeline import CenterCrop, ImageDataset
+from dat.data.pipeline import CenterCrop, CropMode, ImageDataset, Interpolation
 from dat.data.subset import spread
 from dat.engine import run_folder
 from dat.errors import UsageError
 from dat.evaluation import store
 from dat.evaluation.attacked import PGD, AutoAttack
-from dat.evaluation.cells import NOTHING, Cell, Predictions, View, all_classes
+from dat.evaluation.cells import Cell, Predictions, View, all_classes
 from dat.evaluation.predict import Classifier, Shelf, predict, refuse_unreadable
 from dat.evaluation.robustness import Rows, robustness_rows
 from dat.evaluation.selftest import Alarm, selftest
@@ -62,17 +65,18 @@ PROBE = 64
 class Settings(Strict):
     """How pictures are made and shown; what is None is as the model was published.
 
-    `size`, `crop_pct`, `interpolation`: the test transform. `c_protocol`: published corruptions are cropped without resizing
-    (`hendrycks`), or resized first as easyrobust's benchmark script does (`easyrobust`). Radii and steps are in units of
-    1/255. `severities`, `corruptions`, `c_pictures` (so many, spread evenly) make less of the corruptions that are generated;
-    `extra_corruptions` adds the four that never count in an mCE. `masks`: clean accuracies on the classes of ImageNet-A and -R,
-    which stand beside these suites anyway. `frost`: a folder with the six original textures.
+    `size`, `crop_pct`, `interpolation`, `crop_mode`: the test transform. `c_protocol`: published corruptions are cropped
+    without resizing (`hendrycks`), or resized first as easyrobust's benchmark script does (`easyrobust`). Radii and steps are
+    in units of 1/255. `severities`, `corruptions`, `c_pictures` (so many, spread evenly) make less of the corruptions that are
+    generated; `extra_corruptions` adds the four that never count in an mCE. `masks`: clean accuracies on the classes of
+    ImageNet-A and -R, which stand beside these suites anyway. `frost`: a folder with the six original textures.
     `styles`: a folder of paintings, `adain`: the files of VGG and decoder. `seed`: of all that is random.
     """
 
     size: int | None = Field(default=None, ge=1)
     crop_pct: float | None = Field(default=None, gt=0, le=1)
-    interpolation: Literal["bicubic", "bilinear"] | None = None
+    interpolation: Interpolation | None = None
+    crop_mode: CropMode | None = None
     c_protocol: Literal["hendrycks", "easyrobust"] = "hendrycks"
     fgsm_epsilon_255: float = Field(default=1.0, ge=0)
     pgd_epsilon_255: float = Field(default=1.0, gt=0)
@@ -135,7 +139,7 @@ class Plan:
     root: Path | None
     settings: Settings
     outputs: int
-    fingerprints: dict[int, str] = field(default_factory=dict)
+    fingerprints: dict[ImageSource, str] = field(default_factory=dict)
 
     @property
     def is_imagenet(self) -> bool:
@@ -144,10 +148,15 @@ class Plan:
 
     @cached_property
     def view(self) -> CenterCrop:
-        """How pictures are brought to the model."""
-        given = self.settings.model_dump(include={"size", "crop_pct", "interpolation"}, exclude_none=True)
-        resize = {"resize": None} if given.keys() & {"size", "crop_pct"} else {}
-        return dataclasses.replace(self.tested.view, **given, **resize)
+        """How pictures are brought to the model; of another size as its own transform would, which in timm rounds down."""
+        shown = {"size", "crop_pct", "interpolation", "crop_mode"}
+        given = self.settings.model_dump(include=shown, exclude_none=True)
+        if not given.keys() & {"size", "crop_pct"}:
+            return dataclasses.replace(self.tested.view, **given)
+        view = dataclasses.replace(self.tested.view, **given, resize=None)
+        if self.tested.view.resize is None or view.size is None:
+            return view
+        return dataclasses.replace(view, resize=math.floor(view.size / view.crop_pct))
 
     @cached_property
     def clean(self) -> tuple[ImageDataset, View]:
@@ -184,18 +193,19 @@ class Plan:
             known = [*FROM_CLEAN, *(name for name in benchmarks.BENCHMARKS if name not in FROM_CLEAN)]
             near = difflib.get_close_matches(suite, known, n=1)
             raise UsageError(f"There is no suite {suite!r}; {did_you_mean(near)}write some of {', '.join(known)}.")
-        if suite in FROM_CLEAN:
-            dataset, view = self.clean
-            if suite == "clean":
-                return [self._cell("clean", dataset, Clean(), (view, *self._on_fewer_classes(suites)))]
-            if suite == "c-generated":
-                few = self._fewer(dataset)
-                return [
-                    self._cell(f"c-generated/{change.corruption}/{change.severity}", few, change, (view,))
-                    for change in self._corruptions()
-                ]
-            return [self._cell(suite, dataset, self._change(suite, dataset), (view,))]
-        return self._published(suite)
+        if suite not in FROM_CLEAN:
+            view = self._view_of(suite)
+            return [self._of_part(part, suite, view) for part in benchmarks.parts(suite, self._root, self._classes)]
+        dataset, view = self.clean
+        if suite == "clean":
+            return [self._cell("clean", dataset, Clean(), (view, *self._on_fewer_classes(suites)))]
+        if suite == "c-generated":
+            few = self._fewer(dataset)
+            return [
+                self._cell(f"c-generated/{change.corruption}/{change.severity}", few, change, (view,))
+                for change in self._corruptions()
+            ]
+        return [self._cell(suite, dataset, self._change(suite, dataset), (view,))]
 
     def _change(self, suite: str, dataset: ImageDataset) -> Suite:
         chosen = self.settings
@@ -232,10 +242,6 @@ class Plan:
             for name, groups in masks.items()
         ]
 
-    def _published(self, suite: str) -> list[Cell]:
-        view = self._view_of(suite)
-        return [self._of_part(part, suite, view) for part in benchmarks.parts(suite, self._root, self._classes)]
-
     def _view_of(self, suite: str) -> CenterCrop:
         """How the pictures of a published set are brought to the model."""
         kind = benchmarks.benchmark_of(suite).view
@@ -264,16 +270,18 @@ class Plan:
         }
         if view.size is not None:
             shown |= {"resize": view.short_side, "interpolation": view.interpolation if view.short_side else "none"}
+        if view.size is not None and view.short_side and view.crop_mode != "center":
+            shown["crop_mode"] = view.crop_mode
         if isinstance(change, AutoAttack):  # its random numbers belong to a batch
             shown |= {"batch_size": self.settings.batch_size, "processes": PartialState().num_processes}
         return Cell(name, dataset, change, views, {**shown, **change.protocol(height, width)})
 
     def _fingerprint(self, dataset: ImageDataset) -> str:
         """Of the list of pictures; the disk is asked once for all cells that show them."""
-        key = id(dataset.source)
-        if key not in self.fingerprints:
-            self.fingerprints[key] = dataset.source.fingerprint()[:12]
-        return self.fingerprints[key]
+        source = dataset.source
+        if source not in self.fingerprints:
+            self.fingerprints[source] = source.fingerprint()[:12]
+        return self.fingerprints[source]
 
 
 def assess(
@@ -294,11 +302,13 @@ def assess(
     Raises:
         DatError: one of its kinds, each with a sentence for the user. What was evaluated before stays.
     """
+    if not suites:
+        raise UsageError("No suite is named; write at least one, e.g. clean.")
     state = PartialState(cpu=cpu)
     place = Place(torch.device(state.device or "cpu"), state.process_index, state.num_processes)
     with evaluating(tested.model.to(place.device)) as model, _held(folder, place):
         classifier = Classifier(model, place.device, PRECISIONS[settings.precision])
-        plan = Plan(tested, root, settings, _outputs(classifier, tested))
+        plan = Plan(tested, root, settings, _outputs(classifier, tested, settings.size))
         cells = [cell for suite in dict.fromkeys(suites) for cell in plan.cells(suite, suites)]
         if self_test:
             tried = next((cell for cell in cells if cell.name == "clean"), cells[0])
@@ -333,13 +343,13 @@ class Job:
     def _computed(
         self, cells: Sequence[Cell], known: Mapping[str, str], classifier: Classifier, allow_bad: int
     ) -> dict[str, Predictions]:
-        settings, place = self.plan.settings, self.place
+        settings, place, model = self.plan.settings, self.place, self.plan.tested.name
         shelf = Shelf(batch_size=settings.batch_size, place=place, workers=settings.workers)
-        total = sum(len(range(place.process, len(cell.dataset), place.processes)) for cell in cells)
+        total = sum(len(shelf.share(cell.dataset)) for cell in cells)
         found: dict[str, Predictions] = {}
-        with Bar(self.plan.tested.name, total, shown=place.is_main and bool(cells)) as bar:
+        with Bar(model, total, shown=place.is_main and bool(cells)) as bar:
             for cell in cells:
-                found[cell.name] = predict(classifier, cell, shelf, advance=partial(bar.add, cell.name))
+                found[cell.name] = predict({model: classifier}, cell, shelf, advance=partial(bar.add, cell.name))[model]
                 if self.folder is not None and place.is_main:
                     store.write_predictions(self.folder, cell, found[cell.name], known[cell.name])
                     store.write_names(self.folder, cell)
@@ -360,14 +370,13 @@ class Job:
             imagenet=self.plan.is_imagenet,
         )
         if self.folder is not None and self.place.is_main:
-            write_rows(self.folder / RESULTS, [*self._other_rows(rows.rows), *rows.rows])
+            write_rows(self.folder / RESULTS, [*self._other_rows(self.folder / RESULTS, rows.rows), *rows.rows])
             write_text(self.folder / FACTS, json.dumps(self._facts(cells, rows), indent=1))
         return rows
 
-    def _other_rows(self, rows: Sequence[Row]) -> list[Row]:
-        """What the folder holds of the same weights on other suites."""
-        path = None if self.folder is None else self.folder / RESULTS
-        if path is None or not path.is_file():
+    def _other_rows(self, path: Path, rows: Sequence[Row]) -> list[Row]:
+        """What there is already of the same weights on other suites."""
+        if not path.is_file():
             return []
         new = {(row.suite, row.metric) for row in rows}
         return [row for row in read_rows(path) if row.checkpoint == self.checkpoint and (row.suite, row.metric) not in new]
@@ -380,7 +389,7 @@ class Job:
             "checkpoint": self.checkpoint,
             "settings": _without_places(settings),
             "cells": {cell.name: cell.protocol["data"] for cell in cells},
-            "notes": [*tested.notes, *rows.notes],
+            "notes": list(rows.notes),
             "versions": measure.versions(),
             "machine": measure.machine(),
         }
@@ -394,17 +403,24 @@ def _without_places(settings: Settings) -> dict[str, object]:
     return {**values, **folders, **files}
 
 
-def _outputs(classifier: Classifier, tested: Tested) -> int:
-    """How many logits the model gives.
+def _outputs(classifier: Classifier, tested: Tested, size: int | None) -> int:
+    """How many logits the model gives for images of its own size, or of the `size` that was asked for.
 
     Raises:
-        UsageError: it gives something else, or not as many as it has classes.
+        UsageError: it does not take such images, gives something else, or not as many as it has classes.
     """
-    width, height = (tested.view.size or PROBE,) * 2
-    if tested.view.size is None and tested.test is not None:
+    size = size or tested.view.size
+    width, height = (size or PROBE,) * 2
+    if size is None and tested.test is not None:
         width, height = tested.test.source.read(0).size
-    with torch.inference_mode():
-        logits = classifier(torch.zeros(1, 3, height, width, device=classifier.device))
+    try:
+        with torch.inference_mode():
+            logits = classifier(torch.zeros(1, 3, height, width, device=classifier.device))
+    except Exception as error:  # whatever a network raises
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise UsageError(
+            f"{tested.name} gives no logits for an image of {width}x{height} pixels ({reason}); set a size that it takes."
+        ) from error
     if logits.ndim != 2:
         raise UsageError(f"The model gives {tuple(logits.shape)} for one image; one row of logits, (1, classes), is expected.")
     if tested.classes is not None and len(tested.classes) != logits.shape[1]:

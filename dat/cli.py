@@ -291,7 +291,9 @@ def make_corruptions(
 
     cells = copies.cells_of(corruptions, severities, seed=seed, frost=frost)
     source, view = copies.source_of(folder), copies.view_of(size, crop_pct)
-    print(copies.make_corruptions(source, out, cells=cells, view=view, form=copies.form_of(form)))
+    made = copies.make_corruptions(source, out, cells=cells, view=view, form=copies.form_of(form))
+    if _is_main():
+        print(made)
 
 
 @make_app.command("stylized", epilog="Example:  dat data make stylized photos/val --out photos-stylized --styles paintings")
@@ -313,7 +315,9 @@ def make_stylized(
 
     source, view = copies.source_of(folder), copies.view_of(size, crop_pct)
     style = copies.style_of(source, styles, adain, alpha=alpha, seed=seed)
-    print(copies.make_stylized(source, out, style=style, view=view, form=copies.form_of(form)))
+    made = copies.make_stylized(source, out, style=style, view=view, form=copies.form_of(form))
+    if _is_main():
+        print(made)
 
 
 @recipes_app.command("list", epilog="Example:  dat recipes list")

@@ -6,18 +6,22 @@ what it was made with (`made.json`), can be interrupted, and never holds half a 
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Int64, UInt8
+from accelerate import PartialState
+from accelerate.utils import gather_object
+from jaxtyping import Bool, Int64, UInt8
 from PIL import Image
 from torch import Tensor
 
@@ -25,15 +29,15 @@ from dat.data.benchmarks import wnids
 from dat.data.corruptions import CORRUPTIONS, corrupt, corruption_protocol
 from dat.data.folders import ImageFolder, ImageSource
 from dat.data.frost import frost_textures, textures_sha256
-from dat.data.listed import NAME_COLUMNS, from_table
+from dat.data.listed import NAME_COLUMNS, from_table, names_of_classes
 from dat.data.pipeline import CenterCrop, ImageDataset
-from dat.errors import DataError, UsageError
+from dat.errors import DataError, DatError, UsageError
 from dat.evaluation.stylized import Paintings, Stylized
 from dat.evaluation.suites import SEVERITIES
 from dat.measure import versions
 from dat.progress import Bar
-from dat.results import write_bytes, write_text
-from dat.types import Images, Indices
+from dat.results import write_bytes
+from dat.types import Images, Indices, Place
 
 Change = Callable[[Images, Indices], Images]
 Changes = Mapping[str, Change]
@@ -42,11 +46,14 @@ Settings = dict[str, object]
 Form = Literal["png", "jpeg"]
 Positions = Int64[np.ndarray, " batch"]
 Levels = UInt8[np.ndarray, "height width 3"]
+Wanted = Bool[np.ndarray, "cells batch"]
 
 MADE = "made.json"
 LEAST_SIDE = 32
 """In pixels, for a copy: what CIFAR-10-C has. The functions themselves go down to 8."""
 BATCH = 16
+WRITERS = 4
+"""Threads that write files: a disk is waited for, and pictures are compressed side by side."""
 JPEG_QUALITY = 85
 """Of the published ImageNet-C (hendrycks/robustness:ImageNet-C/create_c/make_imagenet_c.py)."""
 
@@ -100,12 +107,14 @@ def make_stylized(source: ImageSource, out: Path, *, style: Stylized, view: Cent
 def make(source: ImageSource, out: Path, changes: Changes, protocol: Settings, *, view: CenterCrop, form: Form) -> Path:
     """Write every picture of the source under every change below `out`, and `made.json`, which says with what.
 
-    Pictures that are there are kept; each is written whole or not at all. No picture is left out or replaced.
+    Pictures that are there are kept; each is written whole or not at all. No picture is left out or replaced. Several
+    processes share the pictures, a batch each in turn; the first writes `made.json`.
 
     Raises:
         UsageError: a size below 32, `out` inside of the source's folder, filled with something else, or made with other
             settings.
-        DataError: a picture cannot be read or is smaller than 32 pixels, or two would get the same name.
+        DataError: a picture cannot be read or is smaller than 32 pixels, two would get the same name, or the disk refuses to
+            be written.
     """
     if view.size is not None and view.size < LEAST_SIDE:
         raise UsageError(
@@ -114,9 +123,18 @@ def make(source: ImageSource, out: Path, changes: Changes, protocol: Settings, *
     _refuse_inside(source, out)
     names = picture_names(source, form)
     settings = {**protocol, **_described(source, view, form)}
-    complete, had_a_part = _begin(out, settings)
-    _write_missing(ImageDataset(source, view, seed=0), out, names, changes, form)
-    return _write_made(out, settings, {*complete, *changes}, had_a_part)
+    state = PartialState(cpu=True)
+    place = Place(torch.device("cpu"), state.process_index, state.num_processes)
+    with _together():
+        complete, had_a_part = _earlier(out, settings)
+    with _together():  # and all have looked before the first one writes
+        if place.is_main:
+            _write_made(out, settings, complete, had_a_part)
+    _Copy(ImageDataset(source, view, seed=0), out, names, changes, form).write(place)
+    with _together():
+        if place.is_main:
+            _write_made(out, settings, {*complete, *changes}, had_a_part)
+    return out / MADE
 
 
 def picture_names(source: ImageSource, form: Form) -> list[str]:
@@ -155,8 +173,9 @@ def _described(source: ImageSource, view: CenterCrop, form: Form) -> Settings:
     sizes = {"size": None} if view.size is None else {"size": view.size, "resize": view.short_side}
     quality = {"jpeg_quality": JPEG_QUALITY} if form == "jpeg" else {}
     interpolation = {"interpolation": view.interpolation} if view.size is not None else {}
+    squashed = {"crop_mode": view.crop_mode} if view.size is not None and view.crop_mode != "center" else {}
     pictures = {"source_sha256": source.fingerprint(), "source_pictures": len(source)}
-    return {**pictures, **sizes, **interpolation, "format": form, **quality}
+    return {**pictures, **sizes, **interpolation, **squashed, "format": form, **quality}
 
 
 def _refuse_inside(source: ImageSource, out: Path) -> None:
@@ -165,13 +184,13 @@ def _refuse_inside(source: ImageSource, out: Path) -> None:
         raise UsageError(f"The copy {out} would lie inside of its source {root}, and be read with it; name another folder.")
 
 
-def _begin(out: Path, settings: Settings) -> tuple[list[str], list[dict[str, str]]]:
-    """Take the folder: write `made.json`, or compare with the one that is there.
+def _earlier(out: Path, settings: Settings) -> tuple[list[str], list[dict[str, str]]]:
+    """The cells of a folder that are complete, and the versions that have a part in it, this one among them.
 
-    Gives the cells that are complete, and the versions that had a part in them.
+    Raises:
+        UsageError: the folder is something else, or was made with other settings.
     """
-    if not out.exists() or not any(out.iterdir()):
-        _write_made(out, settings, [], [versions()])
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return [], [versions()]
     try:
         made = json.loads((out / MADE).read_text())
@@ -185,29 +204,81 @@ def _begin(out: Path, settings: Settings) -> tuple[list[str], list[dict[str, str
     return complete, had_a_part if versions() in had_a_part else [*had_a_part, versions()]
 
 
-def _write_made(out: Path, settings: Settings, complete: Iterable[str], had_a_part: Sequence[dict[str, str]]) -> Path:
+def _write_made(out: Path, settings: Settings, complete: Iterable[str], had_a_part: Sequence[dict[str, str]]) -> None:
     content = {"settings": settings, "complete": sorted(complete), "versions": list(had_a_part)}
-    write_text(out / MADE, json.dumps(content, indent=2, sort_keys=True) + "\n")
-    return out / MADE
+    _save(out / MADE, (json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
 
 
-def _write_missing(dataset: ImageDataset, out: Path, names: Sequence[str], changes: Changes, form: Form) -> None:
-    """Each picture is read once for all cells, in batches where all have one size."""
-    present = np.array([[(out / cell / name).is_file() for name in names] for cell in changes], dtype=bool)
-    step = BATCH if isinstance(dataset.transform, CenterCrop) and dataset.transform.size is not None else 1
-    done = int(present.sum())
-    with Bar("make", present.size, done=done) as bar:
-        for first in range(0, len(names), step):
-            missing = ~present[:, first : first + step]
-            positions = first + np.flatnonzero(missing.any(axis=0))
-            images = _images(dataset, positions) if len(positions) else None
-            for (cell, change), wanted in zip(changes.items(), missing, strict=True):
-                rows = wanted[positions - first]
-                if images is not None and rows.any():
-                    changed = change(images[torch.from_numpy(rows)], torch.from_numpy(positions[rows]))
-                    _write(changed, [out / cell / names[int(position)] for position in positions[rows]], form)
-                    done += int(rows.sum())
-                    bar.advance(done, cell)
+@dataclass(frozen=True, eq=False)
+class _Copy:
+    """What is written: each picture of `dataset` under each of `changes`, by the name that it gets in every cell."""
+
+    dataset: ImageDataset
+    out: Path
+    names: Sequence[str]
+    changes: Changes
+    form: Form
+
+    def write(self, place: Place) -> None:
+        """This process's share of what is missing. A fault of one process ends all after the batch at hand."""
+        batches = _share(len(self.names), self._step, place)
+        missing = [self._missing(batch) for batch in batches]
+        total = len(self.changes) * sum(map(len, batches))
+        done = total - sum(int(wanted.sum()) for wanted in missing)
+        with Bar("make", total, done=done, shown=place.is_main) as bar, ThreadPoolExecutor(WRITERS) as writers:
+            for batch, wanted in zip(batches, missing, strict=True):
+                with _together():
+                    for cell, count in self._write_batch(batch, wanted, writers):
+                        done += count
+                        bar.advance(done, cell)
+
+    @property
+    def _step(self) -> int:
+        """Pictures of one size make batches; where each keeps its own, it comes alone."""
+        view = self.dataset.transform
+        return BATCH if isinstance(view, CenterCrop) and view.size is not None else 1
+
+    def _missing(self, batch: Positions) -> Wanted:
+        absent = [[not (self.out / cell / self.names[int(index)]).is_file() for index in batch] for cell in self.changes]
+        return np.array(absent, dtype=bool).reshape(len(self.changes), len(batch))
+
+    def _write_batch(self, batch: Positions, wanted: Wanted, writers: Executor) -> Iterator[tuple[str, int]]:
+        """Each cell with the number of pictures that were written there; each picture is read once for all cells."""
+        needed = wanted.any(axis=0)
+        positions, wanted = batch[needed], wanted[:, needed]
+        if not len(positions):
+            return
+        images = _images(self.dataset, positions)
+        for (cell, change), rows in zip(self.changes.items(), wanted, strict=True):
+            if rows.any():
+                changed = change(images[torch.from_numpy(rows)], torch.from_numpy(positions[rows]))
+                paths = [self.out / cell / self.names[int(position)] for position in positions[rows]]
+                _write(changed, paths, self.form, writers)
+                yield cell, int(rows.sum())
+
+
+def _share(count: int, step: int, place: Place) -> list[Positions]:
+    """Positions of the pictures of a process, as many batches on each; the last ones may be smaller, or empty."""
+    starts = range(0, count, step * place.processes)
+    begins = (start + step * place.process for start in starts)
+    return [np.arange(min(begin, count), min(begin + step, count), dtype=np.int64) for begin in begins]
+
+
+@contextmanager
+def _together() -> Iterator[None]:
+    """What one process cannot do ends all of them, with the same sentence; every process must come here.
+
+    Raises:
+        DatError: the first process's that met one.
+    """
+    fault: DatError | None = None
+    try:
+        yield
+    except DatError as error:
+        fault = error
+    for met in gather_object([fault]):
+        if met is not None:
+            raise met
 
 
 def _images(dataset: ImageDataset, positions: Positions) -> Images:
@@ -219,10 +290,28 @@ def _images(dataset: ImageDataset, positions: Positions) -> Images:
     return images
 
 
-def _write(images: Images, paths: Sequence[Path], form: Form) -> None:
+def _write(images: Images, paths: Sequence[Path], form: Form, writers: Executor) -> None:
+    """Files of pictures, several at once."""
     levels = (images * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
-    for picture, path in zip(levels, paths, strict=True):
-        write_bytes(path, encoded(picture, form))
+    for _ in writers.map(partial(_save_picture, form), paths, levels):
+        pass
+
+
+def _save_picture(form: Form, path: Path, levels: Levels) -> None:
+    _save(path, encoded(levels, form))
+
+
+def _save(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all.
+
+    Raises:
+        DataError: the disk is full, or refuses to be written.
+    """
+    try:
+        write_bytes(path, content)
+    except OSError as error:
+        advice = "make room or allow it, and run the command again: what is written stays"
+        raise DataError(f"{path} cannot be written ({error.strerror or error}); {advice}.") from error
 
 
 def encoded(levels: Levels, form: Form) -> bytes:
@@ -294,8 +383,7 @@ def source_of(folder: Path) -> ImageSource:
     table = folder / "labels.csv"
     if not table.is_file():
         return ImageFolder(folder)
-    rows = csv.DictReader(table.read_text().splitlines())
-    names = {row[column] for row in rows for column in NAME_COLUMNS if column in row}
+    names = names_of_classes(table)
     if not names:
         raise DataError(f"{table} names no class ({' or '.join(NAME_COLUMNS)}), and the folders of a copy do; add a column.")
     return from_table(table, wnids() if names <= set(wnids()) else sorted(names))

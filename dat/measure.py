@@ -7,6 +7,7 @@ import os
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from io import BytesIO
 from pathlib import Path
@@ -20,17 +21,25 @@ from dat.analysis.codes import Change, discrete_change, mean_rate
 from dat.data.pipeline import CenterCrop, ImageDataset, evaluation_batches
 from dat.data.subset import Subset, first_per_class
 from dat.discretizers.frozen import FrozenDiscretizer
-from dat.evaluation.evaluate import Outcome, evaluate
+from dat.evaluation.cells import Cell, Correct, all_classes
 from dat.evaluation.metrics import accuracy_rows
+from dat.evaluation.predict import Classifier, Shelf, predict
+from dat.evaluation.suites import Suite
 from dat.progress import Bar
 from dat.results import Row, write_bytes
 from dat.tasks.classification import Classification
 from dat.types import Place
 
 PICTURES = 8
+KEPT_BYTES = 2**33
+"""What the test pictures may take in memory while they are corrupted; ImageNet's take 7.5 GB."""
 
-Models = Mapping[tuple[str, int], nn.Module]
-"""Trained models by (method, seed)."""
+Key = tuple[str, int]
+"""Method and seed."""
+Models = Mapping[Key, nn.Module]
+"""Trained models."""
+Answers = dict[Key, dict[str, Correct]]
+"""Of each model, by suite: whether it was right, for every picture."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +67,7 @@ class Subject:
         """The step of the recipe's first method that has one; the paper's 0.1 otherwise."""
         return next((alpha for section in self.recipe.methods.values() if (alpha := _alpha_of(section)) is not None), 0.1)
 
-    def row(self, suite: str, metric: str, value: float, n: int, key: tuple[str, int], protocol: dict[str, object]) -> Row:
+    def row(self, suite: str, metric: str, value: float, n: int, key: Key, protocol: dict[str, object]) -> Row:
         """A row without interval: the spread is over seeds."""
         label, seed = key
         return Row(suite, metric, value, n, None, seed, label, self.recipe_hash, protocol, versions())
@@ -67,17 +76,33 @@ class Subject:
 def accuracies(subject: Subject, models: Models) -> list[Row]:
     """Rows of all models on all suites of the recipe; the corrupted pictures may be fewer than the clean ones."""
     section = subject.recipe.evaluation
-    named = {f"{label}/{seed}": model for (label, seed), model in models.items()}
-    jobs = {
-        "evaluate": (subject.test, section.build()),
-        "evaluate corruptions": (_fewer_pictures(subject), section.build_corruptions()),
-    }
-    outcomes: dict[tuple[str, str], Outcome] = {}
-    for title, (dataset, suites) in jobs.items():
+    answers: Answers = {key: {} for key in models}
+    for title, dataset, suites in (
+        ("evaluate", subject.test, section.build()),
+        ("evaluate corruptions", _fewer_pictures(subject), section.build_corruptions()),
+    ):
         if suites:
-            settings = {"place": subject.place, "batch_size": section.batch_size, "title": title}
-            outcomes |= evaluate(named, Classification(), dataset, suites, **settings)
-    return [row for key in models for row in _rows_of(subject, outcomes, key)]
+            for key, correct in _answers(subject, models, dataset, suites, title=title).items():
+                answers[key] |= correct
+    return [row for key in models for row in _rows_of(subject, answers[key], key)]
+
+
+def _answers(subject: Subject, models: Models, dataset: ImageDataset, suites: Sequence[Suite], *, title: str) -> Answers:
+    """What every model got right. Models are put into evaluation mode on the device of the subject.
+
+    Raises:
+        DataError: a picture cannot be read; none is left out or replaced.
+    """
+    place, view = subject.place, all_classes(len(subject.classes))
+    classifiers = {key: Classifier(model.eval().to(place.device), place.device) for key, model in models.items()}
+    shelf = Shelf(batch_size=subject.recipe.evaluation.batch_size, place=place, strict=True, limit_bytes=KEPT_BYTES)
+    answers: Answers = {key: {} for key in models}
+    with Bar(title, len(suites) * len(shelf.share(dataset)), shown=place.is_main) as bar:
+        for suite in suites:
+            cell = Cell(suite.name, dataset, suite, (view,))
+            for key, said in predict(classifiers, cell, shelf, advance=partial(bar.add, cell.name)).items():
+                answers[key][cell.name] = view.correct(said.targets, said.outputs[view.metric])
+    return answers
 
 
 def _fewer_pictures(subject: Subject) -> ImageDataset:
@@ -88,14 +113,14 @@ def _fewer_pictures(subject: Subject) -> ImageDataset:
     return ImageDataset(first_per_class(subject.test.source, count), subject.test.transform, seed=0)
 
 
-def _rows_of(subject: Subject, outcomes: Mapping[tuple[str, str], Outcome], key: tuple[str, int]) -> list[Row]:
+def _rows_of(subject: Subject, answers: Mapping[str, Correct], key: Key) -> list[Row]:
     section, view = subject.recipe.evaluation, subject.test.transform
     suites = [*section.build(), *section.build_corruptions()]
     crop_pct = view.crop_pct if isinstance(view, CenterCrop) and view.size is not None else None
     (height, width), (label, seed) = subject.size, key
     protocol = {"data": subject.fingerprint, "height": height, "width": width, "crop_pct": crop_pct}
     return accuracy_rows(
-        {suite.name: outcomes[f"{label}/{seed}", suite.name] for suite in suites},
+        answers,
         suites,
         height=height,
         width=width,

@@ -5,10 +5,10 @@ from __future__ import annotations
 import difflib
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import timm
 import torch
@@ -16,7 +16,7 @@ from timm.data import resolve_data_config  # pyright: ignore[reportPrivateImport
 from torch import nn
 
 from dat import recipe as recipes
-from dat.data.pipeline import CenterCrop, ImageDataset
+from dat.data.pipeline import CenterCrop, CropMode, ImageDataset, Interpolation
 from dat.engine import checkpoint, run_folder
 from dat.errors import CheckpointError, UsageError
 from dat.nn.imagenet_networks import NETWORKS, load_imagenet_network
@@ -24,6 +24,8 @@ from dat.nn.norm import Normalized, with_auxiliary_norms, without_auxiliary_norm
 from dat.nn.weights import load_strictly, read_tensors
 
 TIMM, IMAGENET = "timm:", "imagenet:"
+IMAGENET_CLASSES, LEAST_OTHER_CLASSES = 1000, 10_000
+"""timm's classifiers have ImageNet's classes or more than 10 000; fewer outputs of another number are compared with texts."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +33,7 @@ class Tested:
     """A model that takes images in [0, 1], and what is known of it.
 
     `view` is how pictures are brought to it. `classes` are the names of its outputs, None where they are not known: ImageNet's,
-    if it has 1000. `test` are the pictures its own recipe tests it on. `notes` say what could not be done as published.
+    if it has 1000. `test` are the pictures its own recipe tests it on.
     """
 
     name: str
@@ -41,7 +43,6 @@ class Tested:
     test: ImageDataset | None = None
     seed: int | None = None
     recipe_hash: str = ""
-    notes: tuple[str, ...] = ()
 
 
 def open_tested(target: str, *, weights: Path | None = None, name: str | None = None) -> Tested:
@@ -77,38 +78,91 @@ def _opened(target: str, weights: Path | None) -> Tested:
 
 
 def _of_timm(name: str, weights: Path | None) -> Tested:
-    if not timm.is_model(name):
-        near = difflib.get_close_matches(name, timm.list_models(), n=3)
-        raise UsageError(f"timm has no model {name!r}; did you mean {', '.join(near) or 'one of timm.list_models()'}?")
-    network = _pretrained(name) if weights is None else timm.create_model(name)
+    """Whatever can be refused is refused before anything is downloaded."""
+    config = _config_of_timm(name)
+    view = _view_of_timm(name, config)
+    network = _from_timm(name, pretrained=weights is None)
     if weights is not None:
         load_strictly(network, read_tensors(weights)[0], name=str(weights))
-    config = resolve_data_config(model=network, use_test_size=True)
     return Tested(
         f"{TIMM}{name}" if weights is None else f"{TIMM}{name}@{weights.name}",
         Normalized(network, mean=config["mean"], std=config["std"]),
-        _view_of_timm(config),
-        notes=()
-        if config["crop_mode"] == "center"
-        else (f"timm crops {name} by {config['crop_mode']!r}, here the centre is.",),
+        view,
     )
 
 
-def _pretrained(name: str) -> nn.Module:
+def _config_of_timm(name: str) -> dict[str, Any]:
+    """How timm tests a classifier.
+
+    Raises:
+        UsageError: timm has no model or no weights of that name, or the model is no classifier.
+    """
+    if ":" in name:
+        raise UsageError(
+            f"{name!r} is no name of timm.list_models() but a place of files; name timm's model and add --weights FILE."
+        )
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name, timm.list_models(), n=3)
+        raise UsageError(f"timm has no model {name!r}; did you mean {', '.join(near) or 'one of timm.list_models()'}?")
     try:
-        return timm.create_model(name, pretrained=True)
-    except Exception as error:  # a download fails in any way
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        published = timm.get_pretrained_cfg(name, allow_unregistered=False)
+    except RuntimeError as error:
+        model, _, tag = name.partition(".")
+        known = ", ".join(timm.list_pretrained(f"{model}.*")) or "none"
+        raise UsageError(f"timm has no weights {tag!r} of {model}; it has: {known}.") from error
+    assert published is not None
+    if why := _why_no_classifier(published.num_classes):
+        raise UsageError(f"timm's {name} {why}; name a classifier, one whose outputs are classes.")
+    return resolve_data_config(pretrained_cfg=published.to_dict(), use_test_size=True)
+
+
+def _why_no_classifier(outputs: int) -> str | None:
+    if not outputs:
+        return "gives features, no classes"
+    if outputs < LEAST_OTHER_CLASSES and outputs != IMAGENET_CLASSES:
+        return f"gives {outputs} numbers to compare with those of a text, no classes"
+    return None
+
+
+def _from_timm(name: str, *, pretrained: bool) -> nn.Module:
+    try:
+        return timm.create_model(name, pretrained=pretrained)
+    except Exception as error:  # a download fails in any way, and timm's models refuse in as many
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        if not pretrained:
+            raise UsageError(f"timm cannot make {name} ({reason}); name another model.") from error
         raise CheckpointError(
             f"timm cannot get the weights of {name} ({reason}); add --weights FILE if you have them."
         ) from error
 
 
-def _view_of_timm(config: dict[str, Any]) -> CenterCrop:
-    """timm's own test transform: the short side is rounded down."""
-    size, crop_pct = config["input_size"][-1], config["crop_pct"]
-    interpolation = config["interpolation"]
-    return CenterCrop(size, crop_pct, interpolation, resize=math.floor(size / crop_pct))
+def _view_of_timm(name: str, config: Mapping[str, Any]) -> CenterCrop:
+    """timm's own test transform: the short side is rounded down.
+
+    Raises:
+        UsageError: it is one that is not done here.
+
+    Source: huggingface/pytorch-image-models:timm/data/transforms_factory.py.
+    """
+    channels, height, width = config["input_size"]
+    if channels != 3:
+        raise UsageError(f"timm's {name} takes images of {channels} channels; name a model that takes RGB.")
+    crop_mode, interpolation = config["crop_mode"], config["interpolation"]
+    if odd := _not_done_here(crop_mode, interpolation, (height, width)):
+        raise UsageError(
+            f"timm shows pictures to {name} with {odd}, which is not done here; to crop their centre instead, "
+            f"call dat.evaluate with timm.create_model({name!r}, pretrained=True) in dat.Normalized and its size."
+        )
+    crop_pct = config["crop_pct"]
+    return CenterCrop(height, crop_pct, interpolation, math.floor(height / crop_pct), crop_mode)
+
+
+def _not_done_here(crop_mode: str, interpolation: str, sides: tuple[int, int]) -> str | None:
+    if crop_mode not in get_args(CropMode):
+        return f"crop_mode {crop_mode!r}"
+    if interpolation not in get_args(Interpolation):
+        return f"interpolation {interpolation!r}"
+    return f"{sides[1]}x{sides[0]} pixels" if sides[0] != sides[1] else None
 
 
 def _of_imagenet(name: str, weights: Path | None) -> Tested:

@@ -107,7 +107,7 @@ def test_killed_in_any_cell_it_repeats_only_that_one_and_ends_with_the_same_byte
     evaluate(Reader(), data=photos, out=tmp_path / "whole", **ARGUMENTS)
     with patch.object(assess, "predict", dying(stopped_at)), pytest.raises(KeyboardInterrupt):
         evaluate(Reader(), data=photos, out=tmp_path / "killed", **ARGUMENTS)
-    assert len(store.stored_cells(tmp_path / "killed")) == stopped_at
+    assert len([*(tmp_path / "killed").glob("predictions/*")]) == stopped_at
     with patch.object(assess, "predict", side_effect=predict) as resumed:
         evaluate(Reader(), data=photos, out=tmp_path / "killed", **ARGUMENTS)
     assert resumed.call_count == CELLS - stopped_at
@@ -118,14 +118,14 @@ def dying(number: int) -> Callable[..., object]:
     """`predict` that is killed in the middle of its call of that number."""
     calls = iter(range(CELLS))
 
-    def predict_or_die(classifier, cell, shelf, *, advance):
+    def predict_or_die(classifiers, cell, shelf, *, advance):
         if next(calls) < number:
-            return predict(classifier, cell, shelf, advance=advance)
+            return predict(classifiers, cell, shelf, advance=advance)
 
         def die(count: int) -> None:
             raise KeyboardInterrupt
 
-        return predict(classifier, cell, shelf, advance=die)
+        return predict(classifiers, cell, shelf, advance=die)
 
     return predict_or_die
 
@@ -190,7 +190,7 @@ def test_a_defect_stops_the_evaluation_before_the_first_number(photos: Path, tmp
     arguments = {**ARGUMENTS, "data": photos, "out": tmp_path / "out"}
     with pytest.raises(UsageError, match="probabilities"):
         evaluate(shifted, **arguments)
-    assert store.stored_cells(tmp_path / "out") == []
+    assert [*(tmp_path / "out").glob("predictions/*")] == []
     assert evaluate(shifted, **arguments, self_test=False)
 
 
@@ -198,6 +198,7 @@ def test_a_defect_stops_the_evaluation_before_the_first_number(photos: Path, tmp
     ("change", "sentence"),
     [
         ({"suites": ["claen"]}, "claen"),
+        ({"suites": []}, "No suite is named"),
         ({"suites": ["a"]}, "1000 classes but the model has 4"),
         ({"classes": ("ant", "bee", "cow", "emu")}, "dog"),
         ({"data": "nowhere"}, "nowhere"),

@@ -1,6 +1,9 @@
 """Copies of folders: what is in them, that they go on where they stopped, and what is refused."""
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,7 +22,9 @@ from dat.data.pipeline import CenterCrop, ImageDataset
 from dat.errors import DataError, UsageError
 from dat.evaluation.stylized import Stylized
 from dat.evaluation.suites import Corruption
+from dat.types import Place
 
+ROOT = Path(__file__).resolve().parents[1]
 VIEW = CenterCrop(32)
 FOG = Cells(("fog",), (2,))
 
@@ -87,6 +92,7 @@ def test_made_json_says_with_what(folder: Path, tmp_path: Path) -> None:
         "copy": "corruptions",
         "seed": 0,
         "corruption_images": "generated",
+        "corruption_version": 2,
         "corruption_parameters": "cifar-10-c",
         "frost_textures": "procedural",
         "source_sha256": ImageFolder(folder).fingerprint(),
@@ -136,9 +142,22 @@ def test_no_half_picture_stays_where_writing_fails(folder: Path, tmp_path: Path,
     copies.make_corruptions(ImageFolder(folder), out, cells=FOG, view=VIEW)
     with monkeypatch.context() as patch:
         patch.setattr(Path, "replace", full)
-        with pytest.raises(OSError, match="No space"):
-            copies._write(torch.zeros(1, 3, 32, 32), [out / "fog" / "2" / "dog" / "6.png"], "png")
+        with pytest.raises(DataError, match=r"fog/3/\w+/\d\.png cannot be written \(No space left on device\); make room"):
+            _write_fog(folder, out, severity=3)
     assert len(files(out)) == 5
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UsageError, match="holds something that is no copy"):
+        _write_fog(folder, tmp_path / "file", severity=2)
+
+
+def _write_fog(folder: Path, out: Path, *, severity: int) -> None:
+    """`made.json` is written already where pictures are not."""
+    source = ImageFolder(folder)
+    change = {f"fog/{severity}": lambda images, ids: Corruption("fog", severity).images(images, ids, None)}
+    if not out.is_dir():
+        copies.make(source, out, change, {}, view=VIEW, form="png")
+    names = copies.picture_names(source, "png")
+    copies._Copy(ImageDataset(source, VIEW, seed=0), out, names, change, "png").write(Place(torch.device("cpu")))
 
 
 def test_pictures_of_their_own_sizes(folder: Path, tmp_path: Path) -> None:
@@ -284,6 +303,60 @@ def test_a_flat_folder_with_a_table_becomes_class_folders(tmp_path: Path) -> Non
     (tmp_path / "flat" / "labels.csv").write_text("path\nimages/one.png\n")
     with pytest.raises(DataError, match="names no class"):
         copies.source_of(tmp_path / "flat")
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"path,class\nimages/\xff.png,a\n", r"Cannot read the list .*labels\.csv \(not a text\)"),
+        (b"path,class\na.png," + b"a" * 200_000, r"labels\.csv is no CSV table \(field larger"),
+        (b"path,class\na.png", "Class None in line 2"),
+    ],
+)
+def test_a_table_that_cannot_be_read_is_said_in_a_sentence(tmp_path: Path, content: bytes, sentence: str) -> None:
+    (tmp_path / "labels.csv").write_bytes(content)
+    with pytest.raises(DataError, match=sentence):
+        copies.source_of(tmp_path)
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3])
+@pytest.mark.parametrize("step", [1, 4])
+def test_processes_share_the_pictures_in_as_many_batches(processes: int, step: int) -> None:
+    for count in (0, 1, 5, 8, 25):
+        shares = [copies._share(count, step, Place(torch.device("cpu"), process, processes)) for process in range(processes)]
+        assert len({len(batches) for batches in shares}) == 1
+        given = np.concatenate([np.arange(0), *(batch for batches in shares for batch in batches)])
+        assert sorted(given.tolist()) == [*range(count)]
+
+
+def on_processes(count: int, words: list[str]) -> subprocess.CompletedProcess[str]:
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(count)] if count > 1 else []
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, *launcher, "-m", "dat", *words]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
+
+
+@pytest.mark.slow  # real processes; what each of them is given is tested above
+def test_two_processes_make_the_copy_of_one_and_end_with_one_sentence(folder: Path, tmp_path: Path) -> None:
+    for seed in range(40):
+        save(folder / "cat" / f"more-{seed}.png", seed=seed)
+    words = ["data", "make", "corruptions", str(folder), "--size", "32", "--corruptions", "fog,shot_noise", "--severities", "2"]
+    for count in (1, 2):
+        done = on_processes(count, [*words, "--out", str(tmp_path / str(count))])
+        assert done.returncode == 0, done.stderr[-4000:]
+        assert done.stdout.strip() == str(tmp_path / str(count) / copies.MADE)
+    assert files(tmp_path / "1") == files(tmp_path / "2")
+    assert len(files(tmp_path / "2")) == 2 * 45
+    assert (tmp_path / "1" / copies.MADE).read_text() == (tmp_path / "2" / copies.MADE).read_text()
+    (tmp_path / "2" / "fog" / "2" / "dog" / "4.png").unlink()
+    assert on_processes(2, [*words, "--out", str(tmp_path / "2")]).returncode == 0
+    assert files(tmp_path / "1") == files(tmp_path / "2")
+    (folder / "cat" / "more-5.png").write_bytes(b"no picture")  # in the batch of the second process
+    failed = on_processes(2, [*words, "--out", str(tmp_path / "3")])
+    assert failed.returncode
+    assert len([line for line in failed.stderr.splitlines() if line.startswith("dat: ")]) == 1
+    assert "more-5.png" in failed.stderr
+    assert json.loads((tmp_path / "3" / copies.MADE).read_text())["complete"] == []
 
 
 @pytest.mark.shared

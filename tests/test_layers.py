@@ -93,7 +93,7 @@ def test_imports_go_down(path: Path) -> None:
         ("from dat import discrete_adversary", "run.py", "the package itself"),
         ("def f():\n    import dat.recipe", "attacks.py", "not below attacks"),
         ("from dat import recipe", "methods/dat.py", "not below methods"),
-        ("from dat.engine.loop import train", "evaluation/evaluate.py", "not below evaluation"),
+        ("from dat.engine.loop import train", "evaluation/predict.py", "not below evaluation"),
         ("from dat.tasks import classification", "data/folders.py", "not below data"),
         ("if TYPE_CHECKING:\n    from dat.attacks import pgd", "types.py", "not below types"),
     ],

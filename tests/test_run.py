@@ -9,13 +9,18 @@ import pytest
 import safetensors.torch
 import torch
 from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional
 
 from dat import measure, run
 from dat import recipe as recipes
+from dat.data.folders import ImageFolder
+from dat.data.pipeline import CenterCrop, ImageDataset
 from dat.discretizers.pretrained import load_discretizer, read_extra
-from dat.errors import CheckpointError, UsageError
+from dat.errors import CheckpointError, DataError, UsageError
 from dat.nn.imagenet_networks import tiny_darknet
 from dat.nn.weights import file_sha256
+from dat.types import Place
 
 DIGITS = {"source": "digits", "augment": {"kind": "none"}}
 TRAINED: dict[str, Any] = {
@@ -168,6 +173,44 @@ def test_extra_training_folders_are_trained_on_as_well(tmp_path: Path) -> None:
     recipe = recipes.parse({**CLASSIFIED, "data": values})
     data = recipes.build_data(recipe.data, seed=0)
     assert (len(data.train), len(data.test)) == (10, 2)
+
+
+class Always(nn.Module):
+    """Says the same of every picture."""
+
+    def __init__(self, label: int) -> None:
+        super().__init__()
+        self.label = label
+
+    def forward(self, images: Tensor) -> Tensor:
+        return functional.one_hot(torch.full(images.shape[:1], self.label), 3).float()
+
+
+@pytest.fixture
+def three_pictures(tmp_path: Path) -> measure.Subject:
+    for number, name in enumerate(("ant", "bee", "cow")):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / name / "0.png")
+    recipe = recipes.parse({**CLASSIFIED, "evaluation": {"suites": ["clean"]}})
+    assert isinstance(recipe, recipes.ClassificationRecipe)
+    dataset = ImageDataset(ImageFolder(tmp_path), CenterCrop(), seed=0)
+    return measure.Subject(recipe, "hash", dataset, (8, 8), Place(torch.device("cpu")))
+
+
+def test_every_model_has_its_own_numbers_in_the_order_of_the_models(three_pictures: measure.Subject) -> None:
+    targets = three_pictures.test.source.targets
+    targets[:] = [0, 2, 2]
+    rows = measure.accuracies(three_pictures, {("b", 1): Always(2), ("a", 0): Always(0), ("b", 0): Always(1)})
+    found = [(row.method, row.seed, row.suite, round(row.value, 1), row.n) for row in rows]
+    assert found == [("b", 1, "clean", 66.7, 3), ("a", 0, "clean", 33.3, 3), ("b", 0, "clean", 0.0, 3)]
+
+
+def test_a_test_picture_that_cannot_be_read_gives_a_sentence_and_no_number(
+    three_pictures: measure.Subject, tmp_path: Path
+) -> None:
+    (tmp_path / "bee" / "0.png").write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"bee/0\.png"):
+        measure.accuracies(three_pictures, {("a", 0): Always(0)})
 
 
 def test_equal_time_follows_the_speeds_of_the_logs(tmp_path: Path) -> None:

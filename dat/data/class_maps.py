@@ -25,7 +25,7 @@ Classes = Sequence[str] | int
 """The names of a model's classes in the order of its outputs, or only how many it has."""
 
 NOTHING = -1
-"""As in the views of an evaluation: an output that is not looked at, or a class whose pictures do not count."""
+"""In the views of an evaluation: an output that is not looked at, or a class whose pictures do not count."""
 
 WNID = re.compile(r"n\d{8}")
 

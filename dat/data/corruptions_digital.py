@@ -27,6 +27,7 @@ Picture = UInt8[np.ndarray, "height width 3"]
 Channel = Float[Tensor, "batch 1 height width"]
 Corners = Float[Tensor, "batch 3 2"]
 Field = Float[Tensor, "batch height width"]
+Fields = Float[Tensor, "batch 2 height width"]
 Whole = Int[Tensor, "batch 3 _ _"]
 Taps = Int[Tensor, "taps length"]
 
@@ -80,7 +81,7 @@ def elastic_transform(levels: Levels, draws: Draws, strength: float, smoothness:
     corners = draws.uniform(-shift * side, shift * side, 3, 2)
     noise = draws.uniform(-1.0, 1.0, 2, height, width)
     moved = _sample(levels, *_affine_positions(corners, height, width), repeat_edge=False)
-    across, down = (strength * side * _smooth(noise[:, i], smoothness * side) for i in range(2))
+    across, down = _smooth(noise, smoothness * side).mul_(strength * side).unbind(1)
     rows, columns = _grid(height, width, levels.device)
     return _sample(moved, rows + down, columns + across, repeat_edge=True)
 
@@ -149,12 +150,12 @@ def _smoothing_matrix(length: int, sigma: float, device: torch.device) -> Tensor
     return torch.from_numpy(matrix).float().to(device)
 
 
-def _smooth(field: Field, sigma: float) -> Field:
+def _smooth(fields: Fields, sigma: float) -> Fields:
     """Gaussian filter of the last two axes, edges repeated and mirrored; sigma 0 changes nothing."""
     if sigma == 0:
-        return field
-    rows, columns = (_smoothing_matrix(length, sigma, field.device) for length in field.shape[1:])
-    return rows @ field @ columns.T
+        return fields
+    rows, columns = (_smoothing_matrix(length, sigma, fields.device) for length in fields.shape[2:])
+    return rows @ fields @ columns.T
 
 
 def _grid(height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -59,32 +60,19 @@ class ImageSource(Protocol):
         ...
 
 
-class ImageFolder:
-    """Pictures in class folders: `root/class/**/picture`.
+class PictureFiles:
+    """Labelled picture files below `root`, by their names. A leaf finds them; here they are read, named and identified.
 
-    Classes are the subfolders in alphabetical order; in numerical order where every name is a number (unlike
-    torchvision), so that class i of ImageNet-V2 (folders 0 ... 999) is folder i. Pictures are in the order of their names
-    and may lie deeper than one folder. Names that begin with a dot and files of other kinds are left out. Links are
-    followed. `limit_per_class` keeps the first pictures of each class.
-
-    Raises:
-        DataError: no such folder, no class folders, a class without pictures, or classes other than `classes`
-            (those of a checkpoint, in its order).
+    `named_by_class`: their names say their classes, so a fingerprint need not.
     """
 
-    classes: tuple[str, ...]
-    targets: Labels
-
-    def __init__(self, root: str | Path, *, classes: Sequence[str] | None = None, limit_per_class: int | None = None) -> None:
-        if limit_per_class is not None and limit_per_class < 1:
-            raise UsageError(f"limit_per_class is {limit_per_class}; give 1 or more, or leave it out for all pictures.")
-        self.root = Path(root)
-        self.classes = _class_folders(self.root)
-        if classes is not None:
-            _require_same_classes(self.root, self.classes, tuple(classes))
-        pictures = [_pictures_of_class(self.root, name)[:limit_per_class] for name in self.classes]
-        self._names = [name for names in pictures for name in names]
-        self.targets = np.repeat(np.arange(len(self.classes), dtype=np.int64), [len(names) for names in pictures])
+    def __init__(
+        self, root: Path, names: Sequence[str], targets: Labels, classes: tuple[str, ...], *, named_by_class: bool
+    ) -> None:
+        self.root, self.targets, self.classes = root, targets, classes
+        # 75 corrupted copies of a set have the same names: one text of each, not 75.
+        self._names = [sys.intern(name) for name in names]
+        self._named_by_class = named_by_class
 
     def __len__(self) -> int:
         """How many pictures."""
@@ -103,19 +91,47 @@ class ImageFolder:
         return self._names[index]
 
     def fingerprint(self) -> str:
-        """SHA-256 over the relative names and sizes in bytes of all pictures; asks the disk once per file.
+        """SHA-256 over the relative names and sizes in bytes of all pictures, and their classes where names do not say them.
+
+        Asks the disk once per file.
 
         Raises:
             DataError: a file is gone, or a link leads nowhere.
         """
         digest = hashlib.sha256()
-        for name in self._names:
+        for name, target in zip(self._names, self.targets.tolist(), strict=True):
             try:
                 size = (self.root / name).stat().st_size
             except OSError as error:
                 raise DataError(f"{self.root / name} is gone or a broken link; restore it or remove it.") from error
-            digest.update(os.fsencode(name) + b"\0" + str(size).encode() + b"\0")
+            category = "" if self._named_by_class else f"{self.classes[target]}\n"
+            digest.update(os.fsencode(f"{name}\0{size}\0{category}"))
         return digest.hexdigest()
+
+
+class ImageFolder(PictureFiles):
+    """Pictures in class folders: `root/class/**/picture`.
+
+    Classes are the subfolders in alphabetical order; in numerical order where every name is a number (unlike
+    torchvision), so that class i of ImageNet-V2 (folders 0 ... 999) is folder i. Pictures are in the order of their names
+    and may lie deeper than one folder. Names that begin with a dot and files of other kinds are left out. Links are
+    followed. `limit_per_class` keeps the first pictures of each class.
+
+    Raises:
+        DataError: no such folder, no class folders, a class without pictures, or classes other than `classes`
+            (those of a checkpoint, in its order).
+    """
+
+    def __init__(self, root: str | Path, *, classes: Sequence[str] | None = None, limit_per_class: int | None = None) -> None:
+        if limit_per_class is not None and limit_per_class < 1:
+            raise UsageError(f"limit_per_class is {limit_per_class}; give 1 or more, or leave it out for all pictures.")
+        root = Path(root)
+        found = _class_folders(root)
+        if classes is not None:
+            _require_same_classes(root, found, tuple(classes))
+        pictures = [_pictures_of_class(root, name)[:limit_per_class] for name in found]
+        targets = np.repeat(np.arange(len(found), dtype=np.int64), [len(names) for names in pictures])
+        super().__init__(root, [name for names in pictures for name in names], targets, found, named_by_class=True)
 
 
 def _class_folders(root: Path) -> tuple[str, ...]:

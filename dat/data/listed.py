@@ -6,16 +6,13 @@ Knows no data set: the names of the classes are handed in.
 from __future__ import annotations
 
 import csv
-import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-from dat.data.folders import EXTENSIONS, Labels
-from dat.data.images import decode
+from dat.data.folders import EXTENSIONS, PictureFiles
 from dat.errors import DataError
 
 PATH_COLUMNS = ("path", "file", "filename", "image")
@@ -25,7 +22,7 @@ INDEX_COLUMNS = ("class_index", "imagenet_index")
 Row = Mapping[str, str]
 
 
-class ListedPictures:
+class ListedPictures(PictureFiles):
     """Pictures below `root` with the class that a list gives them, in the order of their names.
 
     `listed` maps names, relative to `root` with forward slashes, to positions in `classes`. The list and the disk must
@@ -35,52 +32,17 @@ class ListedPictures:
         DataError: the list is empty, a listed picture is missing, or a picture is not listed (how many, and which).
     """
 
-    classes: tuple[str, ...]
-    targets: Labels
-
     def __init__(self, root: str | Path, listed: Mapping[str, int], classes: Sequence[str]) -> None:
-        self.root = Path(root)
-        self.classes = tuple(classes)
-        self._names = sorted(listed)
-        self.targets = np.array([listed[name] for name in self._names], dtype=np.int64)
+        root, names = Path(root), sorted(listed)
         if not listed:
-            raise DataError(f"The list of pictures of {self.root} is empty; a line per picture is expected.")
-        there = set(_pictures(self.root, {str(Path(name).parent.as_posix()) for name in listed}))
+            raise DataError(f"The list of pictures of {root} is empty; a line per picture is expected.")
+        there = set(_pictures(root, {str(Path(name).parent.as_posix()) for name in listed}))
         if missing := sorted(set(listed) - there):
-            raise DataError(f"{_counted(missing)} listed but not in {self.root}; fetch what is missing, or correct the list.")
+            raise DataError(f"{_counted(missing)} listed but not in {root}; fetch what is missing, or correct the list.")
         if unlisted := sorted(there - set(listed)):
-            raise DataError(f"{_counted(unlisted)} in {self.root} but not listed; complete the list, or take them away.")
-
-    def __len__(self) -> int:
-        """How many pictures."""
-        return len(self._names)
-
-    def read(self, index: int) -> Image.Image:
-        """The picture as RGB, 8 bits.
-
-        Raises:
-            DataError: the file cannot be read (which, its size, and what to do).
-        """
-        return decode(self.root / self._names[index])
-
-    def name(self, index: int) -> str:
-        """Path relative to the root, with forward slashes."""
-        return self._names[index]
-
-    def fingerprint(self) -> str:
-        """SHA-256 over the relative names, sizes in bytes and classes of all pictures; asks the disk once per file.
-
-        Raises:
-            DataError: a file is gone.
-        """
-        digest = hashlib.sha256()
-        for name, target in zip(self._names, self.targets, strict=True):
-            try:
-                size = (self.root / name).stat().st_size
-            except OSError as error:
-                raise DataError(f"{self.root / name} is gone ({error.strerror}); fetch it again.") from error
-            digest.update(f"{name}\0{size}\0{self.classes[target]}\n".encode("utf-8", "surrogateescape"))
-        return digest.hexdigest()
+            raise DataError(f"{_counted(unlisted)} in {root} but not listed; complete the list, or take them away.")
+        targets = np.array([listed[name] for name in names], dtype=np.int64)
+        super().__init__(root, names, targets, tuple(classes), named_by_class=False)
 
 
 def from_lines(folder: str | Path, list_file: str | Path, classes: Sequence[str]) -> ListedPictures:
@@ -115,7 +77,7 @@ def from_table(table: str | Path, classes: Sequence[str]) -> ListedPictures:
         DataError: no such columns, a class that is not one of `classes`, or a list that does not agree with the disk.
     """
     table = Path(table)
-    rows = list(csv.DictReader(_read_text(table).splitlines()))
+    rows = _rows(table)
     columns = list(rows[0]) if rows else []
     path = _column(PATH_COLUMNS, columns)
     if path is None or not (set(NAME_COLUMNS + INDEX_COLUMNS) & set(columns)):
@@ -127,6 +89,15 @@ def from_table(table: str | Path, classes: Sequence[str]) -> ListedPictures:
         where = f"line {number} of {table}"
         _add(listed, Path(row[path] or "").as_posix(), _class_of(row, columns, positions, where), where)
     return ListedPictures(table.parent, listed, classes)
+
+
+def names_of_classes(table: str | Path) -> set[str]:
+    """The names of classes that a CSV file mentions; none where it has no column for them.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    return {row[column] or "" for row in _rows(Path(table)) for column in NAME_COLUMNS if column in row}
 
 
 def _class_of(row: Row, columns: Sequence[str], positions: Mapping[str, int], where: str) -> int:
@@ -181,6 +152,13 @@ def _pictures(root: Path, folders: Iterable[str]) -> list[str]:
             if entry.suffix.lower() in EXTENSIONS and not entry.name.startswith("."):
                 found.append((Path(folder) / entry.name).as_posix())
     return found
+
+
+def _rows(table: Path) -> list[dict[str, str]]:
+    try:
+        return list(csv.DictReader(_read_text(table).splitlines()))
+    except csv.Error as error:
+        raise DataError(f"{table} is no CSV table ({error}); write a line of columns and a line per picture.") from error
 
 
 def _read_text(path: Path) -> str:

@@ -42,6 +42,7 @@ Key = tuple[int, int]
 Positions = Int64[np.ndarray, " batch"]
 Draws = Float64[np.ndarray, "count 3"]
 Interpolation = Literal["bicubic", "bilinear"]
+CropMode = Literal["center", "squash"]
 
 # First word of every seed, so that no two uses share a stream.
 ORDER, CROPS, TRANSFORMS = 0, 1, 2
@@ -54,25 +55,28 @@ class CenterCrop:
     `size` None keeps the pictures as they are; they must then have one size. `resize` says the short side itself: timm
     rounds size / crop_pct down, which differs from ours where crop_pct is not the usual 0.875. A `resize` of 0 leaves the
     scale as it is, as published corruptions want it; the centre of a smaller picture then has a black border.
+    `crop_mode` "squash" resizes both sides to what is otherwise the short one, so that nothing is cropped where crop_pct is 1.
 
     Raises:
-        UsageError: size below 1, crop_pct outside (0, 1], another interpolation, a negative resize.
+        UsageError: size below 1, crop_pct outside (0, 1], another interpolation or crop_mode, a negative resize.
     """
 
     size: int | None = None
     crop_pct: float = 0.875
     interpolation: Interpolation = "bicubic"
     resize: int | None = None
+    crop_mode: CropMode = "center"
 
     def __post_init__(self) -> None:
         _require(self.size is None or self.size >= 1, "size", self.size, "1 or more, or none for the native size")
         _require(0 < self.crop_pct <= 1, "crop_pct", self.crop_pct, "a number above 0, at most 1")
         _require(self.interpolation in ("bicubic", "bilinear"), "interpolation", self.interpolation, "bicubic, bilinear")
         _require(self.resize is None or self.resize >= 0, "resize", self.resize, "the short side in pixels, or 0 for none")
+        _require(self.crop_mode in ("center", "squash"), "crop_mode", self.crop_mode, "center or squash")
 
     @property
     def short_side(self) -> int:
-        """To which the pictures are resized before the crop; 0 where they are not."""
+        """To which the pictures are resized before the crop, both sides where they are squashed; 0 where they are not."""
         return round((self.size or 0) / self.crop_pct) if self.resize is None else self.resize
 
     def __call__(self, picture: Image.Image) -> Image.Image:
@@ -81,7 +85,8 @@ class CenterCrop:
             return picture
         scaled: Any = picture
         if self.short_side:
-            scaled = vision.resize(scaled, [self.short_side], InterpolationMode(self.interpolation))
+            sides = [self.short_side] * (2 if self.crop_mode == "squash" else 1)
+            scaled = vision.resize(scaled, sides, InterpolationMode(self.interpolation))
         return cast(Image.Image, vision.center_crop(scaled, [self.size]))
 
 

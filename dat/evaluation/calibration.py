@@ -166,8 +166,8 @@ def _differences(row: Row, column: Column, line: Published) -> Iterator[str]:
             yield f"{key} is {row.protocol[key]}; timm's is {wanted}{more}"
     if (mask := row.protocol.get("mask")) != column.mask:
         yield f"mask is {mask or 'none'}; timm's is {column.mask or 'none'}"
-    if line.crop_mode != "center":
-        yield f"the centre is cropped; timm's crop_mode is {line.crop_mode}"
+    if (mode := row.protocol.get("crop_mode", "center")) != line.crop_mode:
+        yield f"crop_mode is {mode}; timm's is {line.crop_mode}"
     if row.protocol.get("generated"):
         yield "the pictures were generated here; timm's are the published ones"
 

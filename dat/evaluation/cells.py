@@ -11,18 +11,16 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Bool, Int64
 
+from dat.data.class_maps import NOTHING, Groups
 from dat.data.pipeline import ImageDataset
 from dat.evaluation.suites import Suite
 from dat.types import Logits
 
-Groups = Int64[np.ndarray, " outputs"]
 Labels = Int64[np.ndarray, " count"]
 Correct = Bool[np.ndarray, " counted"]
 
 UNREADABLE = -1
 """In the place of a model's output: the picture could not be read, and counts for nothing."""
-NOTHING = -1
-"""In a view: an output that is not looked at, or a class whose pictures do not count."""
 
 
 @dataclass(frozen=True, eq=False)

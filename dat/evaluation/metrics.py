@@ -1,4 +1,4 @@
-"""What is computed of outcomes: rows of accuracies, each with its interval, and the errors of ImageNet-C against AlexNet's."""
+"""What is computed of answers: rows of accuracies, each with its interval, and the errors of ImageNet-C against AlexNet's."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from dat.data.corruptions import CORRUPTIONS
-from dat.evaluation.evaluate import Outcome
+from dat.evaluation.cells import Correct
 from dat.evaluation.suites import Corruption, Suite
 from dat.results import Row, mean_interval, wilson
 
@@ -54,7 +54,7 @@ def relative_mce(errors: Mapping[str, Shares], clean: Shares, *, alexnet_clean: 
 
 
 def accuracy_rows(
-    outcomes: Mapping[str, Outcome],
+    answers: Mapping[str, Correct],
     suites: Sequence[Suite],
     *,
     height: int,
@@ -65,7 +65,7 @@ def accuracy_rows(
     protocol: Mapping[str, object],
     versions: Mapping[str, str],
 ) -> list[Row]:
-    """One row per suite, and the row `c`, the mean accuracy over all corruption cells that are there.
+    """One row per suite of whether the model was right, and the row `c`, the mean accuracy over all corruption cells.
 
     The interval of a suite is Wilson's over its images; that of `c` is a Student interval over the images, each with its
     mean over the cells: the cells show the same images and are no independent samples.
@@ -76,12 +76,12 @@ def accuracy_rows(
 
     rows = []
     for suite in suites:
-        correct = outcomes[suite.name].correct
-        ci = wilson(int(correct.sum()), len(correct))
-        rows.append(row(suite.name, outcomes[suite.name].accuracy, len(correct), ci, suite.protocol(height, width)))
+        correct = answers[suite.name]
+        value, ci = 100 * float(correct.mean()), wilson(int(correct.sum()), len(correct))
+        rows.append(row(suite.name, value, len(correct), ci, suite.protocol(height, width)))
     cells = [suite for suite in suites if isinstance(suite, Corruption)]
     if cells:
-        per_image: PerImageMeans = 100 * np.mean([outcomes[cell.name].correct for cell in cells], axis=0)
+        per_image: PerImageMeans = 100 * np.mean([answers[cell.name] for cell in cells], axis=0)
         value, ci = mean_interval(per_image.tolist())
         rows.append(row("c", value, len(per_image), ci, {"cells": len(cells), **cells[0].protocol(height, width)}))
     return rows

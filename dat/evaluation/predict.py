@@ -1,10 +1,10 @@
-"""What a model says of every picture of a cell, each shown exactly once, on any number of processes."""
+"""What models say of every picture of a cell, each shown exactly once, on any number of processes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -13,25 +13,42 @@ from torch import Tensor, nn
 
 from dat.data.pipeline import Examples, ImageDataset, evaluation_batches
 from dat.data.readable import Readable, why_unreadable
-from dat.errors import DataError
+from dat.errors import DataError, UsageError
 from dat.evaluation.attacked import AttacksLogits
-from dat.evaluation.cells import UNREADABLE, Cell, Predictions
-from dat.types import Images, Logits, PerImage, Place
+from dat.evaluation.cells import UNREADABLE, Cell, Labels, Predictions
+from dat.evaluation.suites import Suite
+from dat.types import Images, Indices, Logits, PerImage, Place
+
+Name = TypeVar("Name", bound=Hashable)
 
 NAMED = 5
 """So many unreadable pictures are named in a message."""
 
 
 class Shelf:
-    """Batches of the set that was read last, kept as bytes while they fit: 75 corruptions read their pictures once."""
+    """Batches of the set that was read last, kept as bytes while they fit: 75 corruptions read their pictures once.
 
-    def __init__(self, *, batch_size: int, place: Place, workers: int = 0, limit_bytes: int = 2**31) -> None:
-        self.batch_size, self.place, self.workers, self.limit_bytes = batch_size, place, workers, limit_bytes
+    `strict`: a picture that cannot be read is an error at once; otherwise it is missing in its batch.
+    """
+
+    def __init__(
+        self, *, batch_size: int, place: Place, workers: int = 0, strict: bool = False, limit_bytes: int = 2**31
+    ) -> None:
+        self.batch_size, self.place, self.workers = batch_size, place, workers
+        self.strict, self.limit_bytes = strict, limit_bytes
         self._owner: ImageDataset | None = None
         self._batches: list[tuple[Tensor, Tensor, Tensor]] = []
 
+    def share(self, dataset: ImageDataset) -> range:
+        """Positions of the pictures that this process shows."""
+        return range(self.place.process, len(dataset), self.place.processes)
+
     def batches(self, dataset: ImageDataset) -> Iterator[Examples]:
-        """Those of this process; pictures that cannot be read are missing."""
+        """Those of this process.
+
+        Raises:
+            DataError: a picture cannot be used, or a worker died.
+        """
         if dataset is self._owner:
             yield from ((pixels.float().div_(255), targets, ids) for pixels, targets, ids in self._batches)
             return
@@ -42,66 +59,96 @@ class Shelf:
             kept = kept and size <= self.limit_bytes
             if kept:
                 self._batches.append(((images * 255).round().byte(), targets, ids))
+            else:
+                self._batches.clear()
             yield images, targets, ids
-        self._owner, self._batches = (dataset, self._batches) if kept else (None, [])
+        self._owner = dataset if kept else None
 
     def _read(self, dataset: ImageDataset) -> Iterator[Examples]:
         here = {"processes": self.place.processes, "process": self.place.process}
-        return evaluation_batches(Readable(dataset), self.batch_size, workers=self.workers, **here)
+        pictures = dataset if self.strict else Readable(dataset)
+        return evaluation_batches(pictures, self.batch_size, workers=self.workers, **here)
 
 
 @dataclass(frozen=True, eq=False)
 class Classifier:
-    """A model in evaluation mode with the precision it is run in; gives logits in float32."""
+    """A model in evaluation mode with the precision it is run in (`autocast`; None: its own); gives logits in float32."""
 
     model: nn.Module
     device: torch.device
     autocast: torch.dtype | None = None
 
     def __call__(self, images: Images) -> Logits:
-        """One row of logits per image."""
-        context = torch.autocast(self.device.type, self.autocast) if self.autocast is not None else nullcontext()
-        with context:
+        """One row of logits per image.
+
+        Raises:
+            UsageError: the precision is not enough for the model.
+        """
+        if self.autocast is None:
             return self.model(images).float()
+        with torch.autocast(self.device.type, self.autocast):
+            logits = self.model(images).float()
+        if logits.isnan().any():
+            raise UsageError(f"The model gives NaN in {str(self.autocast).removeprefix('torch.')}; write precision=fp32.")
+        return logits
 
 
-def predict(classifier: Classifier, cell: Cell, shelf: Shelf, *, advance: Callable[[int], None]) -> Predictions:
-    """What the model says of a cell; the same on every process. `advance` is told how many pictures were shown.
+def predict(
+    classifiers: Mapping[Name, Classifier], cell: Cell, shelf: Shelf, *, advance: Callable[[int], None]
+) -> dict[Name, Predictions]:
+    """What each model says of a cell; the same on every process. `advance` is told how many pictures were shown.
+
+    Images of a change that does not depend on the model are made once for all models.
 
     Raises:
-        DataError: pictures were left out that can be read, or shown twice: the set changed meanwhile.
+        DataError: pictures were left out that can be read, or shown twice: the set changed meanwhile; or as `Shelf.batches`.
     """
     count = len(cell.dataset)
-    outputs = {view.metric: np.zeros(count, np.int64) for view in cell.views}
+    said = {
+        name: Predictions(cell.dataset.source.targets, {view.metric: np.zeros(count, np.int64) for view in cell.views})
+        for name in classifiers
+    }
     seen = np.zeros(count, np.int64)
     for images, targets, ids in shelf.batches(cell.dataset):
         seen[ids.numpy()] += 1
         if len(ids):
-            logits = _shown(classifier, cell, images, targets, ids)
-            for view in cell.views:
-                outputs[view.metric][ids.numpy()] = view.outputs(logits)
+            for name, logits in _logits(classifiers, cell, images.to(shelf.place.device), targets, ids).items():
+                for view in cell.views:
+                    said[name].outputs[view.metric][ids.numpy()] = view.outputs(logits)
         advance(len(ids))
-    add_up([seen, *outputs.values()], shelf.place)
-    _check_seen(cell, seen)
-    for values in outputs.values():
-        values[seen == 0] = UNREADABLE
-    return Predictions(cell.dataset.source.targets, outputs)
+    unreadable = _unreadable(cell.dataset, [position for position in shelf.share(cell.dataset) if not seen[position]])
+    outputs = [values for predictions in said.values() for values in predictions.outputs.values()]
+    add_up([seen, unreadable, *outputs], shelf.place)
+    if faults := int((seen + unreadable != 1).sum()):
+        raise DataError(f"{faults} pictures of {cell.name} were not shown exactly once; the set changed meanwhile.")
+    for values in outputs:
+        values[unreadable == 1] = UNREADABLE
+    return said
 
 
-def _shown(classifier: Classifier, cell: Cell, images: Images, targets: Tensor, ids: Tensor) -> Logits:
+def _logits(
+    classifiers: Mapping[Name, Classifier], cell: Cell, images: Images, targets: Indices, ids: Indices
+) -> dict[Name, Logits]:
     """Logits of a batch after the change of its cell. An attack aims at what the first view counts as right."""
-    right = torch.from_numpy(cell.views[0].labels)[targets].clamp(min=0).to(classifier.device)  # what counts for nothing: any
+    right = torch.from_numpy(cell.views[0].labels)[targets].clamp(min=0).to(images.device)  # what counts for nothing: any
+    shared = None if cell.change.depends_on_model else cell.change.images(images, ids, None)
+    logits = {}
+    for name, classifier in classifiers.items():
+        shown = _against(classifier, cell.change, images, right, ids) if shared is None else shared
+        with torch.inference_mode():
+            logits[name] = classifier(shown)
+    return logits
+
+
+def _against(classifier: Classifier, change: Suite, images: Images, right: Indices, ids: Indices) -> Images:
+    """What this model is shown; the loss that is climbed is the cross-entropy, however the model was trained."""
+    if isinstance(change, AttacksLogits):
+        return change.images_against(classifier, images, right, ids)
 
     def losses(candidates: Images) -> PerImage:
         return F.cross_entropy(classifier(candidates), right, reduction="none")
 
-    images = images.to(classifier.device)
-    if isinstance(cell.change, AttacksLogits):
-        shown = cell.change.images_against(classifier, images, right, ids)
-    else:
-        shown = cell.change.images(images, ids, losses)
-    with torch.inference_mode():
-        return classifier(shown)
+    return change.images(images, ids, losses)
 
 
 def add_up(arrays: Sequence[np.ndarray], place: Place) -> None:
@@ -114,20 +161,20 @@ def add_up(arrays: Sequence[np.ndarray], place: Place) -> None:
         array[:] = total.cpu().numpy()
 
 
-def _check_seen(cell: Cell, seen: np.ndarray) -> None:
-    left_out = [position for position in np.flatnonzero(seen == 0) if why_unreadable(cell.dataset, int(position)) is None]
-    if left_out or (seen > 1).any():
-        faults = len(left_out) + int((seen > 1).sum())
-        raise DataError(f"{faults} pictures of {cell.name} were not shown exactly once; the set changed meanwhile.")
+def _unreadable(dataset: ImageDataset, left_out: Sequence[int]) -> Labels:
+    """For each picture of the set 1 if it was left out and cannot be read, 0 otherwise."""
+    marks = np.zeros(len(dataset), np.int64)
+    marks[[position for position in left_out if why_unreadable(dataset, position) is not None]] = 1
+    return marks
 
 
 def refuse_unreadable(cell: Cell, predictions: Predictions, *, allowed: int) -> None:
     """Raises: DataError: more pictures than allowed could not be read; the first ones are named, each with its fault."""
     if predictions.bad <= allowed:
         return
-    positions = np.flatnonzero(next(iter(predictions.outputs.values())) == UNREADABLE)
-    named = [why_unreadable(cell.dataset, int(position)) or cell.dataset.source.name(int(position)) for position in positions]
-    lines = "".join(f"\n  {line}" for line in named[:NAMED]) + ("\n  ..." if len(named) > NAMED else "")
+    positions = np.flatnonzero(next(iter(predictions.outputs.values())) == UNREADABLE)[:NAMED].tolist()
+    named = [why_unreadable(cell.dataset, position) or cell.dataset.source.name(position) for position in positions]
+    lines = "".join(f"\n  {line}" for line in named) + ("\n  ..." if predictions.bad > NAMED else "")
     raise DataError(
         f"{predictions.bad} of {len(predictions.targets)} pictures of {cell.name} cannot be read, {allowed} are allowed; what "
         f"was evaluated is kept: mend them in a copy of the set, or add --allow-bad {predictions.bad}:{lines}"

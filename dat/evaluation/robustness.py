@@ -13,10 +13,11 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
+from dat.data.class_maps import NOTHING
 from dat.data.corruptions import CORRUPTIONS, EXTRA_CORRUPTIONS
 from dat.data.pipeline import ImageDataset
-from dat.errors import DataError, UsageError
-from dat.evaluation.cells import NOTHING, Cell, Correct, Labels, Predictions, View
+from dat.errors import DataError
+from dat.evaluation.cells import Cell, Correct, Labels, Predictions, View
 from dat.evaluation.intervals import METHOD, PictureScores, bootstrap_interval
 from dat.evaluation.metrics import ALEXNET_CLEAN_ERROR, Shares, mce, relative_mce
 from dat.evaluation.suites import SEVERITIES
@@ -60,7 +61,6 @@ def robustness_rows(
     recipe_hash: str,
     versions: Mapping[str, str],
     imagenet: bool,
-    require_mce: bool = False,
 ) -> Rows:
     """One row per cell and view, then those of every set of corruptions: mean accuracy, mCE and relative mCE.
 
@@ -69,7 +69,6 @@ def robustness_rows(
     pictures; where the cells hold different pictures there is none, and the protocol says so.
 
     Raises:
-        UsageError: `require_mce`, but it cannot be given (why is said).
         DataError: no picture of a cell counts.
     """
     facts = {"seed": seed, "method": model, "recipe_hash": recipe_hash, "versions": dict(versions), "checkpoint": checkpoint}
@@ -80,8 +79,6 @@ def robustness_rows(
         found = _rows_of_set(make, name, cells, predictions, imagenet=imagenet)
         rows += found.rows
         notes += found.notes
-    if require_mce and not any(row.metric == "mce" for row in rows):
-        raise UsageError(" ".join(notes) or "mCE is not given: no cell of ImageNet-C was evaluated; add the suite c.")
     return Rows(rows, notes)
 
 

@@ -33,11 +33,6 @@ def path_of(folder: Path, name: str) -> Path:
     return folder / PREDICTIONS / f"{name.replace('/', '__')}.npz"
 
 
-def stored_cells(folder: Path) -> list[str]:
-    """Names of the cells that are there, in alphabetical order."""
-    return sorted(path.stem.replace("__", "/") for path in (folder / PREDICTIONS).glob("*.npz"))
-
-
 def is_stored(folder: Path, name: str, known: str) -> bool:
     """Whether the predictions of a cell are there, whole, and those of this identity."""
     path = path_of(folder, name)
@@ -84,15 +79,6 @@ def read_views(folder: Path, name: str) -> dict[str, View]:
         metric: View(metric, arrays[GROUPS + metric].astype(np.int64), arrays[LABELS + metric].astype(np.int64))
         for metric in metrics
     }
-
-
-def read_protocol(folder: Path, name: str) -> dict[str, object]:
-    """How the pictures of a cell were made and counted.
-
-    Raises:
-        DataError: as `read_predictions`.
-    """
-    return json.loads(_read(path_of(folder, name))["protocol"].item())
 
 
 def write_names(folder: Path, cell: Cell) -> None:

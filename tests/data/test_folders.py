@@ -50,6 +50,11 @@ def test_numeric_folders_are_in_numeric_order(tmp_path: Path) -> None:
     assert [np.asarray(folder.read(index)).max() for index in range(12)] == folder.targets.tolist()
 
 
+def test_copies_of_a_set_share_its_names(pets: Path) -> None:
+    first, second = ImageFolder(pets), ImageFolder(pets)
+    assert all(first.name(index) is second.name(index) for index in range(len(first)))
+
+
 def test_limit_keeps_the_first_of_each_class(pets: Path) -> None:
     folder = ImageFolder(pets, limit_per_class=2)
     assert [folder.name(index) for index in range(len(folder))] == [

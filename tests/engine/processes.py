@@ -25,13 +25,11 @@ from dat.discretizers.objective import VQGANObjective
 from dat.engine import checkpoint
 from dat.engine.discretizer_loop import DiscretizerTraining, TwoPlayerLearner, train_discretizer
 from dat.evaluation.cells import Cell, all_classes
-from dat.evaluation.evaluate import evaluate
 from dat.evaluation.predict import Classifier, Shelf, predict
 from dat.evaluation.suites import FGSM, Clean
 from dat.nn.norm import Normalized
 from dat.nn.perceptual import multiscale_gradient_distance
 from dat.nn.zoo import create_network
-from dat.tasks.classification import Classification
 from dat.types import Batch, Method, Place
 
 SIZES = (1, 2, 3, 7, 10)
@@ -57,22 +55,14 @@ def small_digits(count: int) -> ImageDataset:
     return ImageDataset(chosen, CropFlip(padding=1, flip=False), seed=0)
 
 
-def accuracies(place: Place) -> dict[str, list[list[bool]]]:
-    models, suites, found = {"vit": transformer()}, [Clean(), FGSM(8 / 255)], {}
+def predictions(place: Place) -> dict[str, list[list[int]]]:
+    """What the model says of sets of several sizes, of each clean and attacked."""
+    classifiers, found = {"vit": Classifier(transformer().eval(), place.device)}, {}
     for size in SIZES:
-        outcomes = evaluate(models, Classification(), small_digits(size), suites, place=place, batch_size=3)
-        found[str(size)] = [outcomes["vit", suite.name].correct.tolist() for suite in suites]
-    return found
-
-
-def predictions(place: Place) -> dict[str, list[int]]:
-    """What the model says of attacked pictures, by the loop that `dat eval` runs."""
-    found = {}
-    for size in SIZES:
-        cell = Cell("fgsm", small_digits(size), FGSM(8 / 255), (all_classes(10),), {})
-        shelf = Shelf(batch_size=3, place=place)
-        said = predict(Classifier(transformer().eval(), place.device), cell, shelf, advance=lambda count: None)
-        found[str(size)] = said.outputs["accuracy"].tolist()
+        dataset, shelf = small_digits(size), Shelf(batch_size=3, place=place)
+        cells = [Cell(change.name, dataset, change, (all_classes(10),)) for change in (Clean(), FGSM(8 / 255))]
+        said = [predict(classifiers, cell, shelf, advance=lambda count: None)["vit"] for cell in cells]
+        found[str(size)] = [predictions.outputs["accuracy"].tolist() for predictions in said]
     return found
 
 
@@ -137,9 +127,6 @@ def main(out: Path) -> None:
     train_all(out, place)
     train_with_statistics(out, place)
     save_file(train_running_means(out / "means"), out / f"means-{place.process}.safetensors")
-    found = accuracies(place)
-    if place.is_main:
-        (out / "correct.json").write_text(json.dumps(found))
     said = predictions(place)
     (out / f"predicted-{place.process}.json").write_text(json.dumps(said))
     state.destroy_process_group()

@@ -109,8 +109,9 @@ def test_what_a_row_does_not_say_is_not_taken_for_granted() -> None:
 def test_other_crops_of_timm_are_named() -> None:
     squash = next(line for line in published() if line.crop_mode == "squash")
     protocol = {"height": squash.size, "width": squash.size, "resize": squash.resize, "interpolation": squash.interpolation}
-    found = only([replace(row(), method=f"timm:{squash.model}", protocol=protocol)])
-    assert found.differences == ("the centre is cropped; timm's crop_mode is squash",)
+    ours = replace(row(), method=f"timm:{squash.model}", protocol=protocol)
+    assert only([ours]).differences == ("crop_mode is center; timm's is squash",)
+    assert only([replace(ours, protocol={**protocol, "crop_mode": "squash"})]).differences == ()
 
 
 def test_models_are_found_by_timms_default_tag_or_nearly() -> None:

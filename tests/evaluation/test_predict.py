@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import numpy as np
@@ -14,11 +15,14 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from dat.data.class_maps import NOTHING
 from dat.data.embedded import ArraySource
 from dat.data.folders import ImageFolder
 from dat.data.pipeline import CenterCrop, ImageDataset
-from dat.errors import DataError
-from dat.evaluation.cells import NOTHING, UNREADABLE, Cell, Predictions, View, all_classes
+from dat.data.readable import why_unreadable
+from dat.errors import DataError, UsageError
+from dat.evaluation import predict as predicting
+from dat.evaluation.cells import UNREADABLE, Cell, Predictions, View, all_classes
 from dat.evaluation.predict import Classifier, Shelf, predict, refuse_unreadable
 from dat.evaluation.suites import FGSM, Clean, Corruption, Suite
 from dat.types import Images, Indices, LossFn, Place
@@ -48,9 +52,12 @@ def cell(dataset: ImageDataset, *, change: Suite | None = None, views: tuple[Vie
     return Cell("clean", dataset, change or Clean(), views, {"data": "0"})
 
 
-def predicted(subject: Cell, *, place: Place | None = None, batch_size: int = 4, workers: int = 0) -> Predictions:
-    shelf = Shelf(batch_size=batch_size, place=place or Place(CPU), workers=workers)
-    return predict(Classifier(Reader(), CPU), subject, shelf, advance=lambda count: None)
+def predicted(subject: Cell, *, place: Place | None = None, batch_size: int = 4, **settings: Any) -> Predictions:
+    return said_by(Reader(), subject, Shelf(batch_size=batch_size, place=place or Place(CPU), **settings))
+
+
+def said_by(model: nn.Module, subject: Cell, shelf: Shelf) -> Predictions:
+    return predict({"net": Classifier(model, CPU)}, subject, shelf, advance=lambda count: None)["net"]
 
 
 def on_threads(processes: int, work: Callable[[Place], Predictions]) -> list[Predictions]:
@@ -147,7 +154,67 @@ def test_a_picture_that_was_left_out_but_can_be_read_is_an_error(folder: Path) -
     subject = cell(ImageDataset(ImageFolder(folder), CenterCrop(), seed=0))
     shelf = Forgetful(batch_size=4, place=Place(CPU))
     with pytest.raises(DataError, match="4 pictures of clean were not shown exactly once"):
-        predict(Classifier(Reader(), CPU), subject, shelf, advance=lambda count: None)
+        said_by(Reader(), subject, shelf)
+
+
+@pytest.mark.parametrize(("process", "faults"), [(0, 1), (1, 2)])
+def test_a_process_reads_again_only_its_own_broken_pictures_and_a_message_the_first_few(
+    folder: Path, process: int, faults: int
+) -> None:
+    """Positions 0, 1 and 3 are broken: the even ones are those of the first of two processes."""
+    for number in (0, 1, 3):
+        (folder / "0" / f"{number}.png").write_bytes(b"")
+    subject = cell(ImageDataset(ImageFolder(folder), CenterCrop(), seed=0))
+    with (
+        patch.object(predicting, "add_up") as added,
+        patch.object(predicting, "why_unreadable", side_effect=why_unreadable) as asked,
+        pytest.raises(DataError, match="6 pictures of clean"),
+    ):
+        predicted(subject, place=Place(CPU, process, 2))
+    assert [sum(values) for values in added.call_args.args[0][:2]] == [6 - faults, faults]
+    assert asked.call_count == faults
+    found = predicted(subject)
+    with (
+        patch.object(predicting, "NAMED", 2),
+        patch.object(predicting, "why_unreadable", side_effect=why_unreadable) as asked,
+        pytest.raises(DataError, match=r"3 of 12 .*\n.*0/0\.png.*\n.*0/1\.png.*\n  \.\.\.$"),
+    ):
+        refuse_unreadable(subject, found, allowed=2)
+    assert asked.call_count == 2
+
+
+def test_a_strict_shelf_refuses_what_cannot_be_read(folder: Path) -> None:
+    (folder / "1" / "2.png").write_bytes(b"")
+    with pytest.raises(DataError, match=r"1/2\.png"):
+        predicted(cell(ImageDataset(ImageFolder(folder), CenterCrop(), seed=0)), strict=True)
+
+
+def test_a_precision_that_is_not_enough_is_refused() -> None:
+    first, second = nn.Linear(3, 2, bias=False), nn.Linear(2, 10, bias=False)
+    nn.init.constant_(first.weight, 60_000.0)  # three of them are beyond float16
+    second.weight.data = torch.tensor([[1.0, -1.0]]).expand(10, 2).clone()
+    linear, images = nn.Sequential(nn.Flatten(), first, second), torch.ones(2, 3, 1, 1)
+    assert Classifier(linear, CPU, torch.bfloat16)(images).tolist() == [[0.0] * 10] * 2
+    with pytest.raises(UsageError, match="NaN in float16; write precision=fp32"):
+        Classifier(linear, CPU, torch.float16)(images)
+
+
+def test_all_models_see_the_same_images_where_these_do_not_depend_on_the_model() -> None:
+    """Three batches: made once each for two models, and attacked once each for every model."""
+
+    class Blind(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return -torch.arange(10.0).expand(len(images), 10)
+
+    models = {name: Classifier(model, CPU) for name, model in (("reader", Reader()), ("blind", Blind()))}
+    dataset, shelf = written(10, wrong=3), Shelf(batch_size=4, place=Place(CPU))
+    for suite, made in ((Clean, 3), (FGSM, 6)):
+        with patch.object(suite, "images", autospec=True, side_effect=lambda change, images, ids, loss_fn: images) as images:
+            found = predict(models, cell(dataset, change=suite()), shelf, advance=lambda count: None)
+        assert images.call_count == made
+        assert [call.args[3] is None for call in images.call_args_list] == [suite is Clean] * made
+        assert found["blind"].outputs["accuracy"].tolist() == [0] * 10
+        assert found["reader"].outputs["accuracy"].tolist() != [0] * 10
 
 
 def test_a_mask_leaves_outputs_and_classes_out() -> None:
@@ -194,10 +261,7 @@ def test_corruptions_depend_on_the_picture_and_not_on_the_batch() -> None:
             return (images - images.mean(dim=(1, 2, 3), keepdim=True)).flatten(1) @ weights.T
 
     subject = cell(written(30), change=Corruption("gaussian_noise", 5))
-    said = [
-        predict(Classifier(Bytes(), CPU), subject, Shelf(batch_size=size, place=Place(CPU)), advance=lambda count: None)
-        for size in (30, 7)
-    ]
+    said = [said_by(Bytes(), subject, Shelf(batch_size=size, place=Place(CPU))) for size in (30, 7)]
     assert said[0].outputs["accuracy"].tolist() == said[1].outputs["accuracy"].tolist()
     assert len(set(said[0].outputs["accuracy"].tolist())) > 3
 
@@ -220,10 +284,10 @@ def test_an_attack_aims_at_what_counts_as_right() -> None:
             return attacked
 
     right = torch.from_numpy(order)
-    losses = []
+    shown_counts: list[int] = []
     with patch("torch.nn.functional.cross_entropy", side_effect=torch.nn.functional.cross_entropy) as loss:
         subject = cell(written(10), change=Kept(0.1), views=(View("accuracy", np.arange(10), order),))
-        predict(Classifier(linear, CPU), subject, Shelf(batch_size=10, place=Place(CPU)), advance=losses.append)
+        predict({0: Classifier(linear, CPU)}, subject, Shelf(batch_size=10, place=Place(CPU)), advance=shown_counts.append)
     assert (shown[0] > 0).all()
     assert torch.equal(loss.call_args.args[1], right[torch.arange(10)])
-    assert losses == [10]
+    assert shown_counts == [10]

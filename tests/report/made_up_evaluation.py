@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
+from dat.data.class_maps import NOTHING
 from dat.data.corruptions import CORRUPTIONS
 from dat.data.embedded import ArraySource
 from dat.data.pipeline import CenterCrop, ImageDataset
 from dat.evaluation import store
-from dat.evaluation.cells import NOTHING, Cell, Predictions, View, all_classes
+from dat.evaluation.cells import Cell, Predictions, View, all_classes
 from dat.evaluation.robustness import Rows, robustness_rows
 from dat.evaluation.suites import SEVERITIES, Clean
 from dat.results import write_rows
