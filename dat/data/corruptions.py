@@ -191,7 +191,7 @@ def corrupt(
     size = max(1, _piece(name, images.device) // (3 * height * width))
     for first in range(0, len(images), size):
         here = slice(first, first + size)
-        levels = (images[here].detach() * 255).round_().float()
+        levels = images[here].detach().float().mul(255).round_()
         result[here].copy_(apply(levels, Draws(streams[here]))).div_(255)
     return result
 

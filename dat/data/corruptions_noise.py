@@ -74,7 +74,7 @@ def _alias_table(chances: Chances) -> np.ndarray:
     for _ in range(left.shape[1]):
         poorest = np.where(open_, left, np.inf).argmin(1)
         richest = np.where(open_, left, -np.inf).argmax(1)
-        share = np.rint(left[rows, poorest].clip(0, 1) * 32767).astype(np.int64)
+        share = np.rint(left[rows, poorest] * 2**15).clip(0, 2**15 - 1).astype(np.int64)
         table[rows, poorest] = share << 16 | richest << 8 | poorest
         left[rows, richest] -= 1 - left[rows, poorest]
         open_[rows, poorest] = False

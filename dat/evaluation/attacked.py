@@ -21,7 +21,7 @@ from dat.data.corruptions_draws import Draws, streams_of
 from dat.errors import UsageError
 from dat.types import Images, Indices, LossFn, PerImage, check_images
 
-Classifier = Callable[[Tensor], Tensor]
+LogitsFn = Callable[[Tensor], Tensor]
 """Images in [0, 1] to one row of logits per image."""
 
 PACKAGE, EXTRA = "pyautoattack", "discrete-adversarial-training[autoattack]"
@@ -38,7 +38,7 @@ SHORTEST = 5
 class AttacksLogits(Protocol):
     """A suite that needs more of the model than a loss: whoever shows its images calls this instead of `Suite.images`."""
 
-    def images_against(self, model: Classifier, images: Images, targets: Indices, ids: Indices) -> Images:
+    def images_against(self, model: LogitsFn, images: Images, targets: Indices, ids: Indices) -> Images:
         """What the model is shown instead of the images; `targets` are the right outputs."""
         ...
 
@@ -165,7 +165,7 @@ class AutoAttack:
         """Raises: UsageError: always; a loss does not tell the logits that this attack aims at."""
         raise UsageError("AutoAttack aims at logits, which losses do not tell; call images_against(model, ...), or take PGD.")
 
-    def images_against(self, model: Classifier, images: Images, targets: Indices, ids: Indices) -> Images:
+    def images_against(self, model: LogitsFn, images: Images, targets: Indices, ids: Indices) -> Images:
         """The attacked images; those that the model has wrong, and those it withstood, are left as they are.
 
         No parameter gradient is written, and the random streams are left as they were.
@@ -240,7 +240,7 @@ class _ThroughImages(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, images: Tensor, model: Classifier) -> Tensor:
+    def forward(ctx: Any, images: Tensor, model: LogitsFn) -> Tensor:
         with torch.enable_grad():
             ctx.images = images.detach().requires_grad_()
             ctx.logits = model(ctx.images)
@@ -251,7 +251,7 @@ class _ThroughImages(torch.autograd.Function):
         return torch.autograd.grad(ctx.logits, ctx.images, gradients[0])[0], None
 
 
-def _images_alone(model: Classifier) -> Classifier:
+def _images_alone(model: LogitsFn) -> LogitsFn:
     """The model; what is derived of it is derived by the images only."""
 
     def logits(images: Tensor) -> Tensor:
