@@ -44,9 +44,9 @@ from dat.evaluation.selftest import Alarm, selftest
 from dat.evaluation.stylized import Paintings, Stylized
 from dat.evaluation.suites import FGSM, SEVERITIES, Clean, Corruption, Suite
 from dat.progress import Bar
-from dat.recipe import Strict
 from dat.recipe_faults import did_you_mean, sentence
 from dat.results import Row, read_rows, write_rows, write_text
+from dat.strict import Strict
 from dat.tested import Tested, checkpoint_hash
 from dat.types import Place
 

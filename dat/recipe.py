@@ -19,15 +19,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import torch
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model, model_validator
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError, create_model, model_validator
 from pydantic.dataclasses import dataclass as validated_dataclass
 from timm.optim import list_optimizers  # pyright: ignore[reportPrivateImportUsage]  # documented, but timm has no __all__
 
 from dat import recipe_file
-from dat.data.concatenated import Concatenated
-from dat.data.embedded import digits, in_memory
-from dat.data.folders import ImageFolder, ImageSource
-from dat.data.pipeline import CenterCrop, CropFlip, ImageDataset, ImageNet, Transform
 from dat.discretizers.autoencoder import Autoencoder
 from dat.discretizers.fast import FastAutoencoder, affordable, student_of
 from dat.discretizers.frozen import FrozenDiscretizer
@@ -38,7 +34,7 @@ from dat.engine.discretizer_loop import DiscretizerTraining, check_training
 from dat.engine.distill import Distillation
 from dat.engine.loop import Training
 from dat.engine.steps import stream_seed
-from dat.errors import CheckpointError, DataError, UsageError
+from dat.errors import CheckpointError, UsageError
 from dat.evaluation.suites import FGSM, Clean, Suite, corruption_suites
 from dat.methods import METHODS
 from dat.nn.drvit import DrViT, VisualWords
@@ -46,11 +42,10 @@ from dat.nn.imagenet_networks import ImageNetNetwork, load_imagenet_network
 from dat.nn.norm import Normalized
 from dat.nn.perceptual import load_feature_distance, load_lpips, multiscale_gradient_distance
 from dat.nn.zoo import begin_with, create_network, needs_words
+from dat.recipe_data import DataSection
 from dat.recipe_faults import did_you_mean, sentence
+from dat.strict import STRICT, Strict
 from dat.types import Codes, Discretizer, Images, Method
-
-STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-
 
 LOWEST = {
     **dict.fromkeys(("epochs", "batch_size", "accumulate", "log_every", "disc_width"), 1),
@@ -64,12 +59,6 @@ SHARES = ("momentum", "layer_decay", "ema_decay", "ema_codebook_decay", "smoothi
 """Numbers of a training that are not above 1."""
 
 SCHEDULES = ["cosine", "step", "multistep", "poly", "tanh"]
-
-
-class Strict(BaseModel):
-    """A section of a recipe: unknown keys and wrong types are errors."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
 
 
 # ---- settings that live beside the code they steer, read strictly here
@@ -149,7 +138,7 @@ class _MethodSection(Strict):
     `training` changes keys of the recipe's training for this method alone, e.g. `{epochs: 88}`.
     """
 
-    training: dict[str, Any] = {}
+    training: dict[str, Any] = Field(default={})
 
     @model_validator(mode="after")
     def _accepted(self) -> _MethodSection:
@@ -177,156 +166,6 @@ else:
     ]
 
 
-# ---- data
-
-
-class NoAugment(Strict):
-    """Training pictures as they are."""
-
-    kind: Literal["none"] = "none"
-
-
-class CropFlipAugment(Strict):
-    """Pad, crop at random, flip: the usual augmentation of small pictures."""
-
-    kind: Literal["crop-flip"] = "crop-flip"
-    padding: int = 4
-    fill: Literal["zeros", "reflect"] = "zeros"
-    flip: bool = True
-
-
-class ImageNetAugment(Strict):
-    """Random resized crop, flip, colour; timm's words."""
-
-    kind: Literal["imagenet"] = "imagenet"
-    scale: tuple[float, float] = (0.08, 1.0)
-    color_jitter: float = 0.4
-    auto_augment: str | None = None
-    interpolation: Literal["random", "bicubic", "bilinear"] = "random"
-    erase: float = 0.0
-
-
-Augment = Annotated[NoAugment | CropFlipAugment | ImageNetAugment, Field(discriminator="kind")]
-
-
-class DigitsData(Strict):
-    """Scikit-learn's 1,797 handwritten digits, which come with that package."""
-
-    source: Literal["digits"]
-    size: int = 8
-    augment: Augment = NoAugment()
-
-
-class FolderData(Strict):
-    """Image folders with one subfolder per class. `size` None keeps the pictures at their own size.
-
-    `extra_train`: folders of the same classes whose pictures are trained on as well, e.g. distorted copies (DeepAugment).
-    """
-
-    source: Literal["folder"]
-    train: str
-    extra_train: list[str] = []
-    test: str
-    size: int | None = None
-    crop_pct: float = 0.875
-    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
-    train_per_class: int | None = None
-    test_per_class: int | None = None
-    classes: int | None = None
-    in_memory: bool = False
-    augment: Augment = ImageNetAugment()
-
-
-DataSection = Annotated[DigitsData | FolderData, Field(discriminator="source")]
-
-
-@dataclasses.dataclass(frozen=True)
-class Data:
-    """Training and test pictures of one recipe."""
-
-    train: ImageDataset
-    test: ImageDataset
-    classes: tuple[str, ...]
-    size: tuple[int, int]
-    fingerprint: str
-
-    def seeded(self, seed: int) -> Data:
-        """The same pictures, augmented by the random numbers of another seed."""
-        return dataclasses.replace(self, train=ImageDataset(self.train.source, self.train.transform, seed=seed))
-
-
-def build_data(section: DigitsData | FolderData, *, seed: int) -> Data:
-    """Open the data of a recipe; nothing is written into their folder.
-
-    Raises:
-        DataError: a folder is missing, a class is empty, training and test classes differ, or their number is not `classes`.
-    """
-    train = _train_source(section)
-    test, size = build_test(section, classes=train.classes)
-    return Data(
-        ImageDataset(train, augmentation(section.augment, _view(section)), seed=seed),
-        test,
-        train.classes,
-        size=size,
-        fingerprint=test.source.fingerprint()[:12],
-    )
-
-
-def build_test(section: DigitsData | FolderData, *, classes: tuple[str, ...]) -> tuple[ImageDataset, tuple[int, int]]:
-    """The test pictures of a recipe with their height and width; `classes` are those of the training pictures.
-
-    Raises:
-        DataError: the folder is missing, a class is empty, or it has other classes.
-    """
-    if isinstance(section, DigitsData):
-        source: ImageSource = digits("test", size=section.size)
-    else:
-        folder = ImageFolder(section.test, classes=classes, limit_per_class=section.test_per_class)
-        source = in_memory(folder) if section.in_memory else folder
-    view = _view(section)
-    width, height = (view.size, view.size) if view.size is not None else source.read(0).size
-    return ImageDataset(source, view, seed=0), (height, width)
-
-
-def _train_source(section: DigitsData | FolderData) -> ImageSource:
-    if isinstance(section, DigitsData):
-        return digits("train", size=section.size)
-    train = ImageFolder(section.train, limit_per_class=section.train_per_class)
-    if section.classes not in (None, len(train.classes)):
-        raise DataError(
-            f"data.classes is {section.classes}, but {section.train} has {len(train.classes)} class folders; correct one."
-        )
-    extra = [
-        ImageFolder(folder, classes=train.classes, limit_per_class=section.train_per_class) for folder in section.extra_train
-    ]
-    whole = Concatenated([train, *extra]) if extra else train
-    return in_memory(whole) if section.in_memory else whole
-
-
-def _view(section: DigitsData | FolderData) -> CenterCrop:
-    if isinstance(section, DigitsData):
-        return CenterCrop()
-    return CenterCrop(section.size, section.crop_pct, section.interpolation)
-
-
-def augmentation(section: NoAugment | CropFlipAugment | ImageNetAugment, view: CenterCrop) -> Transform:
-    """What is done to training pictures, which are seen like the test pictures first.
-
-    Raises:
-        UsageError: settings that the augmentation refuses, or crops without a size.
-    """
-    if isinstance(section, CropFlipAugment):
-        return CropFlip(section.padding, section.fill, section.flip, view)
-    if isinstance(section, ImageNetAugment):
-        if view.size is None:
-            raise UsageError(
-                "data.augment.kind imagenet needs data.size, the side of the crops in pixels; write e.g. size: 224."
-            )
-        settings = section.model_dump(exclude={"kind"})
-        return ImageNet(view.size, **settings)
-    return view
-
-
 # ---- model, discretizer, evaluation
 
 
@@ -338,7 +177,7 @@ class ModelSection(Strict):
     """
 
     name: str
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = Field(default={})
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     weights: str | None = None
@@ -471,7 +310,7 @@ class ClassificationRecipe(Strict):
     model: ModelSection
     training: TrainingSection
     methods: dict[str, MethodSection]
-    seeds: list[int] = [0]
+    seeds: list[int] = Field(default=[0])
     discretizer: DiscretizerSection | None = None
     evaluation: EvaluationSection = EvaluationSection()
     expect: ExpectSection | None = None

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from dat import recipe as recipes
+from dat import recipe_data
 from dat.data.embedded import ArraySource
 from dat.data.pipeline import CenterCrop, ImageDataset
 from dat.discretizers import names
@@ -182,13 +183,13 @@ def _shorter(training: Any) -> Any:
     return dataclasses.replace(training, **{name: value for name, value in short.items() if name in known})
 
 
-def _pictures(section: recipes.DataSection, side: int) -> ImageDataset:
+def _pictures(section: recipe_data.DataSection, side: int) -> ImageDataset:
     """Noise of the right size under the augmentation of the recipe."""
     numbers = np.random.default_rng(0)
     images = numbers.integers(0, 256, (STEPS * BATCH, 3, side, side), dtype=np.uint8)
     labels = tuple(str(number) for number in range(CLASSES))
     source = ArraySource(images, np.arange(len(images)) % CLASSES, labels)
-    return ImageDataset(source, recipes.augmentation(section.augment, CenterCrop(side)), seed=0)
+    return ImageDataset(source, recipe_data.augmentation(section.augment, CenterCrop(side)), seed=0)
 
 
 def _stride(section: recipes.DiscretizerSection) -> int:

@@ -19,7 +19,7 @@ import torch
 from accelerate import PartialState
 from torch import nn
 
-from dat import measure, tested
+from dat import measure, recipe_data, tested
 from dat import recipe as recipes
 from dat.discretizers.frozen import FrozenDiscretizer
 from dat.discretizers.pretrained import load_discretizer, weight_file
@@ -79,7 +79,7 @@ def run(recipe: recipes.Recipe, *, resume: bool = False, cpu: bool = False) -> P
     state = PartialState(cpu=cpu)
     place = Place(torch.device(state.device or "cpu"), state.process_index, state.num_processes)
     folder, identity = Path(recipe.out), recipes.recipe_hash(recipe)
-    data = recipes.build_data(recipe.data, seed=0)
+    data = recipe_data.build_data(recipe.data, seed=0)
     if isinstance(recipe, recipes.DistillationRecipe):  # a teacher that none can learn from is to be named first, too
         recipes.build_student(recipe, load_discretizer(recipe.teacher.load).network, size=max(data.size))
     claim = run_folder.claimed(folder, recipe_hash=identity, resume=resume) if place.is_main else nullcontext()
@@ -138,7 +138,7 @@ def evaluate_again(path: Path, overrides: Sequence[str] = (), *, cpu: bool = Fal
     return measure.accuracies(subject, {(found.label, found.seed): found.model})
 
 
-def _classification(context: Context, recipe: recipes.ClassificationRecipe, data: recipes.Data) -> None:
+def _classification(context: Context, recipe: recipes.ClassificationRecipe, data: recipe_data.Data) -> None:
     discretizer = _discretizer(context, recipe, data)
     models: dict[tuple[str, int], nn.Module] = {}
     jobs = [(label, seed) for seed in recipe.seeds for label in recipe.methods]
@@ -182,7 +182,7 @@ def _equal_time(context: Context, recipe: recipes.ClassificationRecipe) -> recip
     return recipes.load(str(path))
 
 
-def _discretizer(context: Context, recipe: recipes.ClassificationRecipe, data: recipes.Data) -> FrozenDiscretizer | None:
+def _discretizer(context: Context, recipe: recipes.ClassificationRecipe, data: recipe_data.Data) -> FrozenDiscretizer | None:
     """Load or train the discretizer, and measure its reconstructions of the test pictures."""
     section = recipe.discretizer
     if section is None:
@@ -206,7 +206,7 @@ def _discretizer(context: Context, recipe: recipes.ClassificationRecipe, data: r
     return discretizer
 
 
-def _train_discretizer(context: Context, spec: recipes.DiscretizerSpec, data: recipes.Data, folder: Path) -> Path:
+def _train_discretizer(context: Context, spec: recipes.DiscretizerSpec, data: recipe_data.Data, folder: Path) -> Path:
     path = folder / "discretizer.safetensors"
     is_trained = path.is_file()
     PartialState().wait_for_everyone()  # all processes have looked before one of them writes it
@@ -242,7 +242,7 @@ def _train_discretizer(context: Context, spec: recipes.DiscretizerSpec, data: re
     return path
 
 
-def _distill(context: Context, recipe: recipes.DistillationRecipe, data: recipes.Data, folder: Path) -> None:
+def _distill(context: Context, recipe: recipes.DistillationRecipe, data: recipe_data.Data, folder: Path) -> None:
     """Train the student of a recipe; what was measured, seconds included, goes into `run.json`."""
     teacher = load_discretizer(recipe.teacher.load, dtype=PRECISIONS[recipe.teacher.precision]).to(context.place.device)
     student = recipes.build_student(recipe, teacher.network, size=max(data.size))
@@ -283,7 +283,7 @@ def _with_hashes(settings: dict[str, Any]) -> dict[str, Any]:
 def _train_one(
     context: Context,
     recipe: recipes.ClassificationRecipe,
-    data: recipes.Data,
+    data: recipe_data.Data,
     discretizer: FrozenDiscretizer | None,
     key: tuple[str, int],
     title: str,
@@ -306,7 +306,7 @@ def _train_one(
     return without_auxiliary_norms(trained)
 
 
-def _facts(recipe: recipes.Recipe, identity: str, data: recipes.Data, folder: Path) -> dict[str, Any]:
+def _facts(recipe: recipes.Recipe, identity: str, data: recipe_data.Data, folder: Path) -> dict[str, Any]:
     """What the report says beside the rows, and what a later evaluation needs; the rest is added as it is found."""
     path = folder / run_folder.RUN
     facts: dict[str, Any] = {

@@ -16,6 +16,7 @@ from timm.data import resolve_data_config  # pyright: ignore[reportPrivateImport
 from torch import nn
 
 from dat import recipe as recipes
+from dat import recipe_data
 from dat.data.pipeline import CenterCrop, CropMode, ImageDataset, Interpolation
 from dat.engine import checkpoint, run_folder
 from dat.errors import CheckpointError, UsageError
@@ -232,7 +233,7 @@ def read_trained(path: Path, overrides: Sequence[str] = ()) -> Trained:
     model = untrained(begun, (label, int(seed)), len(classes))
     model.load_state_dict(dict(state.tensors.get("ema", state.tensors["model"])))
     without_auxiliary_norms(model)
-    return Trained(recipe, label, int(seed), model, *recipes.build_test(recipe.data, classes=classes))
+    return Trained(recipe, label, int(seed), model, *recipe_data.build_test(recipe.data, classes=classes))
 
 
 def untrained(recipe: recipes.ClassificationRecipe, key: tuple[str, int], num_classes: int) -> Normalized:

@@ -11,7 +11,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "dat"
 
 LAYERS = [
-    {"errors", "version", "progress", "recipe_faults"},
+    {"errors", "version", "progress", "recipe_faults", "strict"},
     {"types", "results", "recipe_file"},
     {"nn"},
     {"discretizers"},
@@ -20,6 +20,7 @@ LAYERS = [
     {"methods"},
     {"engine", "evaluation", "analysis"},
     {"report"},
+    {"recipe_data"},
     {"recipe"},
     {"measure", "tested"},
     {"assess", "copies", "run", "doctor", "discretize", "rehearse"},

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from dat import recipe as recipes
-from dat import recipe_file
+from dat import recipe_data, recipe_file
 from dat.errors import CheckpointError, DataError, UsageError
 from dat.methods import METHODS
 
@@ -486,11 +486,11 @@ def test_a_drvit_needs_its_discretizer_and_its_normalisation():
 def test_build_data_compares_the_number_of_classes(tmp_path: Path):
     (tmp_path / "one").mkdir()
     (tmp_path / "one" / "a.png").touch()
-    section = recipes.FolderData(
-        source="folder", train=str(tmp_path), test=str(tmp_path), classes=3, augment=recipes.NoAugment()
+    section = recipe_data.FolderData(
+        source="folder", train=str(tmp_path), test=str(tmp_path), classes=3, augment=recipe_data.NoAugment()
     )
     with pytest.raises(DataError, match=r"data.classes is 3, but .* has 1 class folders"):
-        recipes.build_data(section, seed=0)
+        recipe_data.build_data(section, seed=0)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dat import measure, run
+from dat import measure, recipe_data, run
 from dat import recipe as recipes
 from dat.data.folders import ImageFolder
 from dat.data.pipeline import CenterCrop, ImageDataset
@@ -171,7 +171,7 @@ def test_extra_training_folders_are_trained_on_as_well(tmp_path: Path) -> None:
     paths = {key: str(tmp_path / folder) for key, folder in (("train", "train"), ("test", "test"))}
     values = {"source": "folder", **paths, "extra_train": [str(tmp_path / "distorted")], "augment": {"kind": "none"}}
     recipe = recipes.parse({**CLASSIFIED, "data": values})
-    data = recipes.build_data(recipe.data, seed=0)
+    data = recipe_data.build_data(recipe.data, seed=0)
     assert (len(data.train), len(data.test)) == (10, 2)
 
 

@@ -1,0 +1,162 @@
+"""The data of a recipe: which pictures are trained and tested on, and what is done to them."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from dat.data.concatenated import Concatenated
+from dat.data.embedded import digits, in_memory
+from dat.data.folders import ImageFolder, ImageSource
+from dat.data.pipeline import CenterCrop, CropFlip, ImageDataset, ImageNet, Transform
+from dat.errors import DataError, UsageError
+from dat.strict import Strict
+
+
+class NoAugment(Strict):
+    """Training pictures as they are."""
+
+    kind: Literal["none"] = "none"
+
+
+class CropFlipAugment(Strict):
+    """Pad, crop at random, flip: the usual augmentation of small pictures."""
+
+    kind: Literal["crop-flip"] = "crop-flip"
+    padding: int = 4
+    fill: Literal["zeros", "reflect"] = "zeros"
+    flip: bool = True
+
+
+class ImageNetAugment(Strict):
+    """Random resized crop, flip, colour; timm's words."""
+
+    kind: Literal["imagenet"] = "imagenet"
+    scale: tuple[float, float] = (0.08, 1.0)
+    color_jitter: float = 0.4
+    auto_augment: str | None = None
+    interpolation: Literal["random", "bicubic", "bilinear"] = "random"
+    erase: float = 0.0
+
+
+Augment = Annotated[NoAugment | CropFlipAugment | ImageNetAugment, Field(discriminator="kind")]
+
+
+class DigitsData(Strict):
+    """Scikit-learn's 1,797 handwritten digits, which come with that package."""
+
+    source: Literal["digits"]
+    size: int = 8
+    augment: Augment = NoAugment()
+
+
+class FolderData(Strict):
+    """Image folders with one subfolder per class. `size` None keeps the pictures at their own size.
+
+    `extra_train`: folders of the same classes whose pictures are trained on as well, e.g. distorted copies (DeepAugment).
+    """
+
+    source: Literal["folder"]
+    train: str
+    extra_train: list[str] = Field(default=[])
+    test: str
+    size: int | None = None
+    crop_pct: float = 0.875
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    train_per_class: int | None = None
+    test_per_class: int | None = None
+    classes: int | None = None
+    in_memory: bool = False
+    augment: Augment = ImageNetAugment()
+
+
+DataSection = Annotated[DigitsData | FolderData, Field(discriminator="source")]
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """Training and test pictures of one recipe."""
+
+    train: ImageDataset
+    test: ImageDataset
+    classes: tuple[str, ...]
+    size: tuple[int, int]
+    fingerprint: str
+
+    def seeded(self, seed: int) -> Data:
+        """The same pictures, augmented by the random numbers of another seed."""
+        return dataclasses.replace(self, train=ImageDataset(self.train.source, self.train.transform, seed=seed))
+
+
+def build_data(section: DigitsData | FolderData, *, seed: int) -> Data:
+    """Open the data of a recipe; nothing is written into their folder.
+
+    Raises:
+        DataError: a folder is missing, a class is empty, training and test classes differ, or their number is not `classes`.
+    """
+    train = _train_source(section)
+    test, size = build_test(section, classes=train.classes)
+    return Data(
+        ImageDataset(train, augmentation(section.augment, _view(section)), seed=seed),
+        test,
+        train.classes,
+        size=size,
+        fingerprint=test.source.fingerprint()[:12],
+    )
+
+
+def build_test(section: DigitsData | FolderData, *, classes: tuple[str, ...]) -> tuple[ImageDataset, tuple[int, int]]:
+    """The test pictures of a recipe with their height and width; `classes` are those of the training pictures.
+
+    Raises:
+        DataError: the folder is missing, a class is empty, or it has other classes.
+    """
+    if isinstance(section, DigitsData):
+        source: ImageSource = digits("test", size=section.size)
+    else:
+        folder = ImageFolder(section.test, classes=classes, limit_per_class=section.test_per_class)
+        source = in_memory(folder) if section.in_memory else folder
+    view = _view(section)
+    width, height = (view.size, view.size) if view.size is not None else source.read(0).size
+    return ImageDataset(source, view, seed=0), (height, width)
+
+
+def _train_source(section: DigitsData | FolderData) -> ImageSource:
+    if isinstance(section, DigitsData):
+        return digits("train", size=section.size)
+    train = ImageFolder(section.train, limit_per_class=section.train_per_class)
+    if section.classes not in (None, len(train.classes)):
+        raise DataError(
+            f"data.classes is {section.classes}, but {section.train} has {len(train.classes)} class folders; correct one."
+        )
+    extra = [
+        ImageFolder(folder, classes=train.classes, limit_per_class=section.train_per_class) for folder in section.extra_train
+    ]
+    whole = Concatenated([train, *extra]) if extra else train
+    return in_memory(whole) if section.in_memory else whole
+
+
+def _view(section: DigitsData | FolderData) -> CenterCrop:
+    if isinstance(section, DigitsData):
+        return CenterCrop()
+    return CenterCrop(section.size, section.crop_pct, section.interpolation)
+
+
+def augmentation(section: NoAugment | CropFlipAugment | ImageNetAugment, view: CenterCrop) -> Transform:
+    """What is done to training pictures, which are seen like the test pictures first.
+
+    Raises:
+        UsageError: settings that the augmentation refuses, or crops without a size.
+    """
+    if isinstance(section, CropFlipAugment):
+        return CropFlip(section.padding, section.fill, section.flip, view)
+    if isinstance(section, ImageNetAugment):
+        if view.size is None:
+            raise UsageError(
+                "data.augment.kind imagenet needs data.size, the side of the crops in pixels; write e.g. size: 224."
+            )
+        settings = section.model_dump(exclude={"kind"})
+        return ImageNet(view.size, **settings)
+    return view
