@@ -53,6 +53,7 @@ EXTRA_CORRUPTIONS = ("speckle_noise", "gaussian_blur", "spatter", "saturate")
 VERSION = 2
 """Raised when the same request gives other images: another way to draw, another rounding. Stands in the protocol of results."""
 
+PIECE = 2**18
 IMAGENET_SHORTEST = 64
 """From this shorter side on, the parameters of ImageNet-C; below, those of CIFAR-10-C."""
 
@@ -171,7 +172,7 @@ def corrupt(
     (native 224). Lengths stay in pixels except those of `elastic_transform`, which scale with the shorter side.
     `images` are rounded to 8 bits first, as the originals read files. The numbers drawn for an image depend on `seed`,
     its id, the name and the severity only, so an image is the same in any batch. The work is done where the images are
-    (JPEG, and the drops of `spatter`, on the processor's threads); another device draws the same numbers and may round
+    (JPEG, and the drops of `spatter`, on the processor); another device draws the same numbers and may round
     single values to the next level. `frost_textures`: the six pictures of the original in order, uint8 RGB
     (height, width, 3); without them `frost` uses textures made here.
 
@@ -188,19 +189,14 @@ def corrupt(
     key = (seed, (*CORRUPTIONS, *EXTRA_CORRUPTIONS).index(name), severity)
     streams = streams_of(key, ids.to(images.device))
     result = torch.empty(images.shape, dtype=images.dtype, device=images.device)
-    size = max(1, _piece(name, images.device) // (3 * height * width))
+    # On a processor what stays in its cache.
+    values = PIECE * torch.get_num_threads() if images.device.type == "cpu" else 2**24
+    size = max(1, values // (3 * height * width))
     for first in range(0, len(images), size):
         here = slice(first, first + size)
         levels = images[here].detach().float().mul(255).round_()
         result[here].copy_(apply(levels, Draws(streams[here]))).div_(255)
     return result
-
-
-def _piece(name: str, device: torch.device) -> int:
-    """How many values are worked on at once: on a CPU what stays in its cache, but where threads want whole pictures."""
-    if device.type != "cpu" or name in ("jpeg_compression", "spatter"):
-        return 2**24
-    return 2**17 * torch.get_num_threads()
 
 
 def corruption_protocol(height: int, width: int, frost_textures: FrostTextures | None) -> dict[str, str | int]:

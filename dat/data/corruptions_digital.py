@@ -18,12 +18,11 @@ from scipy import ndimage
 from torch import Tensor
 
 from dat.data.corruptions_draws import Draws
-from dat.data.threads import in_threads
 
 Levels = Float[Tensor, "batch 3 height width"]
 FineLevels = Float64[Tensor, "batch 3 height width"]
 Bytes = UInt8[Tensor, "batch 3 height width"]
-Picture = UInt8[np.ndarray, "height width 3"]
+Picture = UInt8[np.ndarray, "3 height width"]
 Channel = Float[Tensor, "batch 1 height width"]
 Corners = Float[Tensor, "batch 3 2"]
 Field = Float[Tensor, "batch height width"]
@@ -65,9 +64,8 @@ def pixelate(levels: Levels, factor: float) -> Bytes:
 
 def jpeg_compression(levels: Levels, quality: int) -> Bytes:
     """Through JPEG of a quality from 1 to 95."""
-    pictures = levels.to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()
-    changed = in_threads(lambda picture: _through_jpeg(picture, quality), pictures)
-    return torch.from_numpy(np.stack(changed)).permute(0, 3, 1, 2).to(levels.device)
+    planes = levels.to(torch.uint8).cpu().numpy()
+    return torch.from_numpy(np.stack([_through_jpeg(picture, quality) for picture in planes])).to(levels.device)
 
 
 def elastic_transform(levels: Levels, draws: Draws, strength: float, smoothness: float, shift: float) -> Levels:
@@ -137,10 +135,10 @@ def _box_matrix(length: int, resized: int) -> np.ndarray:
     return np.asarray(units.resize((resized, length), Image.Resampling.BOX)).T
 
 
-def _through_jpeg(picture: Picture, quality: int) -> Picture:
+def _through_jpeg(planes: Picture, quality: int) -> Picture:
     buffer = BytesIO()
-    Image.fromarray(picture).save(buffer, "JPEG", quality=quality)
-    return np.asarray(Image.open(buffer))
+    Image.merge("RGB", [Image.fromarray(plane) for plane in planes]).save(buffer, "JPEG", quality=quality)
+    return np.stack(Image.open(buffer).split())
 
 
 @cache

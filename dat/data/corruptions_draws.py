@@ -32,8 +32,8 @@ class Draws:
 
     def normal(self, *shape: int) -> Tensor:
         """Standard normal numbers, drawn from 65,536 quantiles: the largest is 4.3."""
-        places = self._words(math.prod(shape), torch.uint16)
-        return _quantiles(places.device).index_select(0, places.flatten()).view(-1, *shape)
+        places = self.bits(16, *shape)
+        return _quantiles(places.device).index_select(0, places.flatten()).view_as(places)
 
     def uniform(self, low: float, high: float, *shape: int) -> Tensor:
         """Uniform numbers in `[low, high)`, in steps of 2**-24 of the range."""
@@ -45,7 +45,8 @@ class Draws:
 
     def bits(self, count: int, *shape: int) -> Tensor:
         """Int32 numbers of `count` random bits, at most 31."""
-        return (self._words(math.prod(shape), torch.int32) & ((1 << count) - 1)).view(-1, *shape)
+        words = self._words(math.prod(shape), torch.uint16 if count <= 16 else torch.int32)
+        return (words & ((1 << count) - 1)).view(-1, *shape)
 
     def _words(self, count: int, kind: torch.dtype) -> Tensor:
         """`(batch, count)` random words, as int32; several are cut from each hash."""

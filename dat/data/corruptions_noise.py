@@ -33,8 +33,8 @@ def speckle_noise(levels: Levels, draws: Draws, scale: float) -> Levels:
 
 def impulse_noise(levels: Levels, draws: Draws, amount: float) -> Bytes:
     """A share `amount` of all values (each channel by itself) becomes 0 or 1, equally often."""
-    chance = draws.bits(24, *levels.shape[1:])
-    kept, white = chance >= round(2**24 * amount), chance < round(2**23 * amount)
+    chance = draws.bits(16, *levels.shape[1:])
+    kept, white = chance >= round(2**16 * amount), chance < round(2**15 * amount)
     # Where true, all eight bits of a byte are set.
     return levels.to(torch.uint8) & kept.view(torch.uint8).neg_() | white.view(torch.uint8).neg_()
 

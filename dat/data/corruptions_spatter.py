@@ -16,7 +16,6 @@ from torch import Tensor
 
 from dat.data.corruptions_blur import gaussian_blur
 from dat.data.corruptions_draws import Draws
-from dat.data.threads import in_threads
 
 Levels = Float[Tensor, "batch 3 height width"]
 Layer = Float[Tensor, "batch 1 height width"]
@@ -47,8 +46,8 @@ def _colour(channels: tuple[int, int, int], device: torch.device) -> Tensor:
 def _shaded_drops(liquid: Layer) -> Layer:
     """Depth of the liquid times a relief of the distance to its edges; the largest value of an image is 1."""
     depth = (liquid * 255).long().cpu().numpy().astype(np.uint8)[:, 0]  # Above 255 the original wraps around, too.
-    shaded = in_threads(lambda layer: (layer * _relief(layer)).astype(np.float32), depth)
-    drops = torch.from_numpy(np.stack(shaded))[:, None].to(liquid.device)
+    shaded = np.stack([layer * _relief(layer) for layer in depth])
+    drops = torch.from_numpy(shaded)[:, None].float().to(liquid.device)
     highest = drops.amax((1, 2, 3), keepdim=True)
     # Without any drop the original divides 0 by 0; nothing is added here.
     return drops / highest.where(highest > 0, 1)
