@@ -14,6 +14,7 @@ from typing import Annotated
 
 import typer
 
+from dat.allocator import keep_freed_memory
 from dat.errors import DatError
 
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY.SUB=VALUE]...", help="Recipe keys to change.")]
@@ -360,6 +361,7 @@ def main() -> None:
     # GNU OpenMP's threads spin for milliseconds before they sleep: small networks become 3 to 20 times slower as soon as
     # another process wants a core. Tens of microseconds cost nothing on a quiet machine, and halve that.
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")
+    keep_freed_memory()
     try:
         code = app(standalone_mode=False) or 0
         if code == INTERRUPTED:  # the parser keeps a KeyboardInterrupt to itself

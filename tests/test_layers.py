@@ -11,7 +11,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "dat"
 
 LAYERS = [
-    {"errors", "version", "progress", "recipe_faults", "strict"},
+    {"errors", "version", "progress", "recipe_faults", "strict", "allocator"},
     {"types", "results", "recipe_file"},
     {"nn"},
     {"discretizers"},
