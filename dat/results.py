@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
-from scipy import stats
+from scipy import special
 
 from dat.errors import DataError
 
@@ -41,9 +41,12 @@ class Row:
 
 
 def wilson(correct: int, n: int) -> tuple[float, float]:
-    """95 % Wilson interval of a proportion, in percent. Source: Wilson (1927), as SciPy computes it."""
-    interval = stats.binomtest(correct, n).proportion_ci(0.95, method="wilson")
-    return 100 * float(interval.low), 100 * float(interval.high)
+    """95 % Wilson interval of a proportion, in percent. Source: Wilson (1927)."""
+    share, z = correct / n, float(special.ndtri(0.975))
+    centre = share + z**2 / (2 * n)
+    half = z * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+    low, high = ((centre + side) / (1 + z**2 / n) for side in (-half, half))
+    return 100 * low if correct else 0.0, 100 * high if correct < n else 100.0
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, tuple[float, float] | None]:
@@ -52,7 +55,7 @@ def mean_interval(values: Sequence[float]) -> tuple[float, tuple[float, float] |
     if len(values) < 2:
         return mean, None
     variance = sum((value - mean) ** 2 for value in values) / (len(values) - 1)
-    half = float(stats.t.ppf(0.975, len(values) - 1)) * math.sqrt(variance / len(values))
+    half = float(special.stdtrit(len(values) - 1, 0.975)) * math.sqrt(variance / len(values))
     return mean, (mean - half, mean + half)
 
 

@@ -1,5 +1,6 @@
 """Shared by all tests: shape checks at every call, and where the development data lie."""
 
+import gc
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,18 @@ from jaxtyping import install_import_hook
 # Every function of the package checks the shapes and types of its annotations while tests run.
 if os.environ.get("DAT_SHAPE_CHECKS", "1") == "1":
     install_import_hook("dat", "beartype.beartype")
+
+
+def pytest_collection_finish() -> None:
+    """Leave what is there now out of garbage collections: each end of a training asks for one, and they took seconds."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    """At the end it is garbage, too."""
+    gc.unfreeze()
+
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

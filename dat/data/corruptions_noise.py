@@ -10,7 +10,7 @@ from functools import cache
 import numpy as np
 import torch
 from jaxtyping import Float, Int, Integer
-from scipy import stats
+from scipy import special
 from torch import Tensor
 
 from dat.data.corruptions_draws import Draws
@@ -56,7 +56,8 @@ def shot_noise(levels: Levels, draws: Draws, photons: float) -> Bytes:
 def _shot_table(photons: float, device: torch.device) -> AliasTable:
     """For each level 256 entries: 15 bits the share of the first outcome, 8 bits the second outcome, 8 bits the first."""
     counts = np.arange(int(photons + 12 * photons**0.5 + 40))
-    chances = stats.poisson.pmf(counts, np.arange(256)[:, None] / 255 * photons)
+    expected = np.arange(256)[:, None] / 255 * photons
+    chances = np.exp(special.xlogy(counts, expected) - expected - special.gammaln(counts + 1))
     outcomes = (np.clip(counts / photons, 0, 1) * 255).astype(np.uint8)
     by_level = np.stack([np.bincount(outcomes, row, minlength=256) for row in chances])
     return torch.from_numpy(_alias_table(by_level).astype(np.int32)).flatten().to(device)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float64, Int64
-from scipy import stats
+from scipy import special
 
 from dat.errors import UsageError
 from dat.results import differing
@@ -79,7 +79,7 @@ def matched_interval(gains: int, losses: int, n: int) -> tuple[float, float]:
     Source: Agresti and Min (2005), Wald interval for matched pairs, adjusted.
     """
     size, both, net = n + 2, gains + losses + 1, gains - losses
-    half = float(stats.norm.ppf(0.975)) * math.sqrt(both - net**2 / size)
+    half = float(special.ndtri(0.975)) * math.sqrt(both - net**2 / size)
     return 100 * (net - half) / size, 100 * (net + half) / size
 
 

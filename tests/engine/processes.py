@@ -5,6 +5,7 @@ Trains by each method, resumes once, and evaluates sets of several sizes; the ma
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -122,6 +123,7 @@ def train_with_statistics(out: Path, place: Place) -> None:
 
 
 def main(out: Path) -> None:
+    gc.freeze()  # each end of a training collects garbage, and what was imported is none
     state = PartialState(cpu=True)
     place = Place(torch.device("cpu"), state.process_index, state.num_processes)
     train_all(out, place)

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from made_up import CLASSES, NAMES, answered, cell, dataset, masked
+from scipy.stats import binomtest
 
 from dat.data.corruptions import CORRUPTIONS, EXTRA_CORRUPTIONS
 from dat.errors import DataError
@@ -48,6 +49,13 @@ def test_mce_equals_the_golden_table(golden: Callable[[str], Path]) -> None:
     assert mce(errors)[0] == pytest.approx(table["mCE"], abs=1e-9)
     relative = relative_mce(errors, np.array([table["clean_error"]]), alexnet_clean=table["alexnet_clean_error"])
     assert relative[0] == pytest.approx(table["relative_mCE"], abs=1e-9)
+
+
+@pytest.mark.parametrize("n", [1, 2, 7, 1000, 50_000])
+def test_the_interval_of_an_accuracy_is_scipys(n: int) -> None:
+    for correct in {0, 1, n // 3, n - 1, n}:
+        expected = binomtest(correct, n).proportion_ci(0.95, method="wilson")
+        assert wilson(correct, n) == pytest.approx((100 * expected.low, 100 * expected.high), abs=1e-9)
 
 
 def test_an_accuracy_is_counts_with_wilsons_interval_and_the_whole_protocol() -> None:
