@@ -138,7 +138,7 @@ def _box_matrix(length: int, resized: int) -> np.ndarray:
 def _through_jpeg(planes: Picture, quality: int) -> Picture:
     buffer = BytesIO()
     Image.merge("RGB", [Image.fromarray(plane) for plane in planes]).save(buffer, "JPEG", quality=quality)
-    return np.stack(Image.open(buffer).split())
+    return np.stack([np.asarray(plane) for plane in Image.open(buffer).split()])
 
 
 @cache
