@@ -187,8 +187,9 @@ def recipe_file(folder: Path) -> Path:
 
 
 def environment() -> dict[str, str]:
-    """One thread: sums in the same order on every machine."""
-    return {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONWARNINGS": "default"}
+    """One thread: sums in the same order on every machine. What is compiled is kept for the next of many processes."""
+    settings = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONWARNINGS": "default"}
+    return {**os.environ, **settings, "PYTHONDONTWRITEBYTECODE": ""}
 
 
 def started(*arguments: str) -> subprocess.Popen[str]:
