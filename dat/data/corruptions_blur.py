@@ -1,4 +1,4 @@
-"""Blurs of ImageNet-C: Gaussian, defocus, glass, motion, zoom. Images and results are levels 0..255 in float32.
+"""Blurs of ImageNet-C: Gaussian, defocus, glass, motion, zoom. Images and results are levels in float32, of defocus in float64.
 
 Source: hendrycks/robustness:ImageNet-C/create_c/make_imagenet_c.py, and the library functions that it calls.
 """
@@ -143,7 +143,7 @@ def _bell(sigma: float) -> np.ndarray:
     return np.outer(axis, axis) / axis.sum() ** 2
 
 
-@cache
+@lru_cache(maxsize=1024)
 def _zoom_taps(length: int, factor: float, device: torch.device) -> Taps:
     """The two input positions of each output position, and their weights, read off what SciPy does with unit vectors.
 

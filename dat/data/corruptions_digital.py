@@ -6,7 +6,7 @@ Source: hendrycks/robustness:ImageNet-C/create_c/make_imagenet_c.py.
 
 from __future__ import annotations
 
-from functools import cache
+from functools import lru_cache
 from io import BytesIO
 
 import numpy as np
@@ -113,7 +113,7 @@ def _reduced(levels: Whole, length: int, *, dim: int) -> Whole:
     return total >> 22
 
 
-@cache
+@lru_cache(maxsize=64)
 def _box_taps(length: int, boxes: int, device: torch.device) -> tuple[Taps, Taps]:
     """Positions that fall into each box, and their weights in units of 2**-22 (0 where a box has fewer)."""
     weights = _box_matrix(length, boxes)
@@ -123,7 +123,7 @@ def _box_taps(length: int, boxes: int, device: torch.device) -> tuple[Taps, Taps
     return torch.from_numpy(places).to(device), torch.from_numpy(units).to(device)
 
 
-@cache
+@lru_cache(maxsize=64)
 def _repeats(length: int, boxes: int, device: torch.device) -> Tensor:
     """For each position of the enlarged side the box that it shows."""
     return torch.from_numpy(_box_matrix(boxes, length).argmax(1)).to(device)
@@ -141,7 +141,7 @@ def _through_jpeg(planes: Picture, quality: int) -> Picture:
     return np.stack([np.asarray(plane) for plane in Image.open(buffer).split()])
 
 
-@cache
+@lru_cache(maxsize=64)
 def _smoothing_matrix(length: int, sigma: float, device: torch.device) -> Tensor:
     """SciPy's Gaussian filter of one axis as a matrix (cut at three sigma, which may exceed the image)."""
     matrix = ndimage.gaussian_filter1d(np.eye(length), sigma, axis=0, mode="reflect", truncate=3.0)
