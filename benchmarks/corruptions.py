@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dat.data.corruptions import CORRUPTIONS, EXTRA_CORRUPTIONS, corrupt
+from dat.data.corruptions.table import CORRUPTIONS, EXTRA_CORRUPTIONS, corrupt
 
 PEER = "imagecorruptions"
 ROUNDS = 5

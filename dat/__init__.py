@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from dat.attacks import random_start as random_start
     from dat.augment.augmix import augmix as augmix
     from dat.code_attack import code_adversary as code_adversary
-    from dat.data.corruptions import CORRUPTIONS as CORRUPTIONS
-    from dat.data.corruptions import corrupt as corrupt
+    from dat.data.corruptions.table import CORRUPTIONS as CORRUPTIONS
+    from dat.data.corruptions.table import corrupt as corrupt
     from dat.discretizers.codes import modified_code_rate as modified_code_rate
     from dat.discretizers.frozen import FrozenDiscretizer as FrozenDiscretizer
     from dat.discretizers.pretrained import load_discretizer as load_discretizer
@@ -63,7 +63,7 @@ _HOME = {
     "AdvProp": "methods.advprop",
     "AugMix": "methods.augmix",
     "Batch": "types",
-    "CORRUPTIONS": "data.corruptions",
+    "CORRUPTIONS": "data.corruptions.table",
     "Classification": "tasks.classification",
     "DAT": "methods.dat",
     "DATCodes": "methods.dat_codes",
@@ -89,7 +89,7 @@ _HOME = {
     "Task": "types",
     "augmix": "augment.augmix",
     "code_adversary": "code_attack",
-    "corrupt": "data.corruptions",
+    "corrupt": "data.corruptions.table",
     "discrete_adversary": "attacks",
     "evaluating": "attacks",
     "evaluate": "assess",

@@ -26,13 +26,13 @@ from torch import nn
 
 from dat import measure, recipe_file
 from dat.attacks import evaluating
-from dat.data import benchmarks
-from dat.data.class_maps import NOTHING
-from dat.data.corruptions import CORRUPTIONS, EXTRA_CORRUPTIONS
+from dat.data.corruptions.frost import frost_textures
+from dat.data.corruptions.table import CORRUPTIONS, EXTRA_CORRUPTIONS
 from dat.data.folders import ImageSource
-from dat.data.frost import frost_textures
 from dat.data.pipeline import CenterCrop, CropMode, ImageDataset, Interpolation
 from dat.data.subset import spread
+from dat.data.testsets import layouts
+from dat.data.testsets.class_maps import NOTHING
 from dat.engine import run_folder
 from dat.errors import UsageError
 from dat.evaluation import store
@@ -169,11 +169,11 @@ class Plan:
         if self.root is None and self.tested.test is not None:
             source = self.tested.test.source
             return ImageDataset(source, self.view, seed=0), all_classes(self.outputs)
-        (part,) = benchmarks.parts("clean", self._root, self._classes)
+        (part,) = layouts.parts("clean", self._root, self._classes)
         return ImageDataset(part.source, self.view, seed=0), View("accuracy", part.groups, part.labels)
 
     @property
-    def _classes(self) -> benchmarks.Classes:
+    def _classes(self) -> layouts.Classes:
         return self.outputs if self.tested.classes is None else self.tested.classes
 
     @property
@@ -189,13 +189,13 @@ class Plan:
             UsageError: there is no such suite, or the model is none of ImageNet.
             DataError: the pictures are missing.
         """
-        if suite not in (*FROM_CLEAN, *benchmarks.BENCHMARKS):
-            known = [*FROM_CLEAN, *(name for name in benchmarks.BENCHMARKS if name not in FROM_CLEAN)]
+        if suite not in (*FROM_CLEAN, *layouts.BENCHMARKS):
+            known = [*FROM_CLEAN, *(name for name in layouts.BENCHMARKS if name not in FROM_CLEAN)]
             near = difflib.get_close_matches(suite, known, n=1)
             raise UsageError(f"There is no suite {suite!r}; {did_you_mean(near)}write some of {', '.join(known)}.")
         if suite not in FROM_CLEAN:
             view = self._view_of(suite)
-            return [self._of_part(part, suite, view) for part in benchmarks.parts(suite, self._root, self._classes)]
+            return [self._of_part(part, suite, view) for part in layouts.parts(suite, self._root, self._classes)]
         dataset, view = self.clean
         if suite == "clean":
             return [self._cell("clean", dataset, Clean(), (view, *self._on_fewer_classes(suites)))]
@@ -236,7 +236,7 @@ class Plan:
     def _on_fewer_classes(self, suites: Sequence[str]) -> list[View]:
         """The clean pictures of the classes of ImageNet-A and -R alone, among these: what to compare those suites with."""
         _, view = self.clean
-        masks = {name: benchmarks.groups_of(name, self._classes) for name in MASKED if name in (*suites, *self.settings.masks)}
+        masks = {name: layouts.groups_of(name, self._classes) for name in MASKED if name in (*suites, *self.settings.masks)}
         return [
             View(f"accuracy_{name}_classes", groups, np.where(np.isin(view.labels, groups), view.labels, NOTHING))
             for name, groups in masks.items()
@@ -244,7 +244,7 @@ class Plan:
 
     def _view_of(self, suite: str) -> CenterCrop:
         """How the pictures of a published set are brought to the model."""
-        kind = benchmarks.benchmark_of(suite).view
+        kind = layouts.benchmark_of(suite).view
         if kind == "native":
             return CenterCrop()
         if kind == "resize":
@@ -252,7 +252,7 @@ class Plan:
         is_resized = kind == "resize-crop" or (self.settings.c_protocol == "easyrobust" and suite in RESIZED_BY_EASYROBUST)
         return self.view if is_resized else dataclasses.replace(self.view, resize=0)
 
-    def _of_part(self, part: benchmarks.Part, suite: str, view: CenterCrop) -> Cell:
+    def _of_part(self, part: layouts.Part, suite: str, view: CenterCrop) -> Cell:
         views = [View("accuracy", part.groups, part.labels)]
         if suite in MASKED:
             views.append(View("accuracy_unmasked", np.arange(self.outputs), part.labels))

@@ -248,13 +248,13 @@ def convert_discretizer(source: Source, target: Path, config: Config = None, lay
 @data_app.command("list", epilog="Example:  dat data list")
 def list_benchmarks(json: Json = False) -> None:
     """The test sets that `dat eval --suites` knows: pictures, classes, licence, and the folders they are looked for in."""
-    from dat.data import layout_check
+    from dat.data.testsets import check
 
-    found = layout_check.listing()
+    found = check.listing()
     for row in found if json else ():
         print(jsonlib.dumps(row))
     if not json:
-        print(layout_check.as_table(found))
+        print(check.as_table(found))
 
 
 @data_app.command("check", epilog="Example:  dat data check c --root /data")
@@ -267,10 +267,10 @@ def check_benchmark(
     json: Json = False,
 ) -> None:
     """Say where a test set was found, and whether pictures, classes and files are as published; exit code 1 if not."""
-    from dat.data import layout_check
+    from dat.data.testsets import check
 
-    findings = layout_check.check(suite, root, every=every)
-    print(jsonlib.dumps(findings) if json else layout_check.as_text(findings))
+    findings = check.check(suite, root, every=every)
+    print(jsonlib.dumps(findings) if json else check.as_text(findings))
     if findings["faults"]:
         raise typer.Exit(1)
 

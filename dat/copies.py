@@ -25,12 +25,12 @@ from jaxtyping import Bool, Int64, UInt8
 from PIL import Image
 from torch import Tensor
 
-from dat.data.benchmarks import wnids
-from dat.data.corruptions import CORRUPTIONS, corrupt, corruption_protocol
+from dat.data.corruptions.frost import frost_textures, textures_sha256
+from dat.data.corruptions.table import CORRUPTIONS, corrupt, corruption_protocol
 from dat.data.folders import ImageFolder, ImageSource
-from dat.data.frost import frost_textures, textures_sha256
-from dat.data.listed import NAME_COLUMNS, from_table, names_of_classes
 from dat.data.pipeline import CenterCrop, ImageDataset
+from dat.data.testsets.layouts import wnids
+from dat.data.testsets.listed import NAME_COLUMNS, from_table, names_of_classes
 from dat.errors import DataError, DatError, UsageError
 from dat.evaluation.stylized import Paintings, Stylized
 from dat.evaluation.suites import SEVERITIES

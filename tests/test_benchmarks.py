@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from dat.data.corruptions import CORRUPTIONS, EXTRA_CORRUPTIONS
+from dat.data.corruptions.table import CORRUPTIONS, EXTRA_CORRUPTIONS
 from dat.discretizers.pretrained import save_discretizer
 from dat.discretizers.vqgan import VQGAN, VQGANConfig
 from dat.methods import METHODS

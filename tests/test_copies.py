@@ -15,9 +15,9 @@ from PIL import Image
 from dat import copies
 from dat.cli import app
 from dat.copies import Cells
-from dat.data.corruptions import CORRUPTIONS, EXTRA_CORRUPTIONS
+from dat.data.corruptions.frost import ORIGINAL_NAMES, frost_textures
+from dat.data.corruptions.table import CORRUPTIONS, EXTRA_CORRUPTIONS
 from dat.data.folders import ImageFolder
-from dat.data.frost import ORIGINAL_NAMES, frost_textures
 from dat.data.pipeline import CenterCrop, ImageDataset
 from dat.errors import DataError, UsageError
 from dat.evaluation.stylized import Stylized

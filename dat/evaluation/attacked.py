@@ -17,7 +17,7 @@ from torch import Tensor
 
 from dat import attacks
 from dat.attacks import NORMS, Norm
-from dat.data.corruptions_draws import Draws, streams_of
+from dat.data.corruptions.draws import Draws, streams_of
 from dat.errors import UsageError
 from dat.types import Images, Indices, LossFn, PerImage, check_images
 

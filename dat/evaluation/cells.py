@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Bool, Int64
 
-from dat.data.class_maps import NOTHING, Groups
 from dat.data.pipeline import ImageDataset
+from dat.data.testsets.class_maps import NOTHING, Groups
 from dat.evaluation.suites import Suite
 from dat.types import Logits
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Float64
 
-from dat.data.corruptions import CORRUPTIONS
+from dat.data.corruptions.table import CORRUPTIONS
 from dat.evaluation.cells import Correct
 from dat.evaluation.suites import Corruption, Suite
 from dat.results import Row, mean_interval, wilson

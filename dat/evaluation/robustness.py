@@ -13,9 +13,9 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
-from dat.data.class_maps import NOTHING
-from dat.data.corruptions import CORRUPTIONS, EXTRA_CORRUPTIONS
+from dat.data.corruptions.table import CORRUPTIONS, EXTRA_CORRUPTIONS
 from dat.data.pipeline import ImageDataset
+from dat.data.testsets.class_maps import NOTHING
 from dat.errors import DataError
 from dat.evaluation.cells import Cell, Correct, Labels, Predictions, View
 from dat.evaluation.intervals import METHOD, PictureScores, bootstrap_interval

@@ -23,8 +23,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dat.data.class_maps import NOTHING
 from dat.data.pipeline import ImageDataset
+from dat.data.testsets.class_maps import NOTHING
 from dat.errors import DataError, UsageError
 from dat.evaluation.cells import View, all_classes
 from dat.types import RANGE_TOLERANCE, Discretizer, Images, Logits

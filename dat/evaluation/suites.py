@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 from dat import attacks
-from dat.data.corruptions import CORRUPTIONS, check_request, corrupt, corruption_protocol
-from dat.data.frost import Texture, textures_sha256
+from dat.data.corruptions.frost import Texture, textures_sha256
+from dat.data.corruptions.table import CORRUPTIONS, check_request, corrupt, corruption_protocol
 from dat.types import Images, Indices, LossFn
 
 SEVERITIES = (1, 2, 3, 4, 5)

@@ -4,10 +4,10 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from dat.data.class_maps import NOTHING
-from dat.data.corruptions import CORRUPTIONS
+from dat.data.corruptions.table import CORRUPTIONS
 from dat.data.embedded import ArraySource
 from dat.data.pipeline import CenterCrop, ImageDataset
+from dat.data.testsets.class_maps import NOTHING
 from dat.evaluation.cells import Cell, Labels, Predictions, View, all_classes
 from dat.evaluation.suites import SEVERITIES, Clean
 

@@ -8,7 +8,7 @@ import pytest
 from made_up import CLASSES, NAMES, answered, cell, dataset, masked
 from scipy.stats import binomtest
 
-from dat.data.corruptions import CORRUPTIONS, EXTRA_CORRUPTIONS
+from dat.data.corruptions.table import CORRUPTIONS, EXTRA_CORRUPTIONS
 from dat.errors import DataError
 from dat.evaluation.cells import UNREADABLE, Cell, Predictions, all_classes
 from dat.evaluation.metrics import ALEXNET_ERRORS, mce, relative_mce

@@ -15,11 +15,11 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from dat.data.class_maps import NOTHING
 from dat.data.embedded import ArraySource
 from dat.data.folders import ImageFolder
 from dat.data.pipeline import CenterCrop, ImageDataset
 from dat.data.readable import why_unreadable
+from dat.data.testsets.class_maps import NOTHING
 from dat.errors import DataError, UsageError
 from dat.evaluation import predict as predicting
 from dat.evaluation.cells import UNREADABLE, Cell, Predictions, View, all_classes

@@ -18,11 +18,11 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from dat.data.class_maps import NOTHING
 from dat.data.embedded import digits
 from dat.data.folders import ImageFolder
 from dat.data.pipeline import CenterCrop, CropFlip, ImageDataset
 from dat.data.subset import Subset
+from dat.data.testsets.class_maps import NOTHING
 from dat.errors import DataError, UsageError
 from dat.evaluation.cells import View, all_classes
 from dat.evaluation.selftest import Sample, selftest, spread

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from dat.data.class_maps import NOTHING
-from dat.data.corruptions import CORRUPTIONS
+from dat.data.corruptions.table import CORRUPTIONS
 from dat.data.embedded import ArraySource
 from dat.data.pipeline import CenterCrop, ImageDataset
+from dat.data.testsets.class_maps import NOTHING
 from dat.evaluation import store
 from dat.evaluation.cells import Cell, Predictions, View, all_classes
 from dat.evaluation.robustness import Rows, robustness_rows

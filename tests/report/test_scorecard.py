@@ -6,7 +6,7 @@ import pytest
 from made_up_evaluation import SUITES, Skill, write_evaluation
 from test_report import Page
 
-from dat.data.corruptions import CORRUPTIONS
+from dat.data.corruptions.table import CORRUPTIONS
 from dat.errors import DataError, UsageError
 from dat.evaluation import store
 from dat.evaluation.cells import Cell

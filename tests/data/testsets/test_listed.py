@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from dat.data.folders import ImageSource
-from dat.data.listed import ListedPictures, from_lines, from_table
+from dat.data.testsets.listed import ListedPictures, from_lines, from_table
 from dat.errors import DataError
 
 CLASSES = ("ant", "bee", "cat")
@@ -128,7 +128,7 @@ def test_the_fingerprint_sees_names_sizes_and_classes(flat: Path) -> None:
 
 @pytest.mark.shared
 def test_the_imagenet_sample(shared_data: Path) -> None:
-    labels = Path(__file__).resolve().parents[2] / "data" / "imagenet_sample" / "labels.csv"
+    labels = Path(__file__).resolve().parents[3] / "data" / "imagenet_sample" / "labels.csv"
     if not labels.is_file():
         pytest.skip("data/imagenet_sample is not unpacked")
     wnids = [line.split(",")[2] for line in labels.read_text().splitlines()[1:]]

@@ -17,7 +17,7 @@ from PIL import Image
 from scipy import ndimage
 from torch import Tensor
 
-from dat.data.corruptions_draws import Draws
+from dat.data.corruptions.draws import Draws
 
 Levels = Float[Tensor, "batch 3 height width"]
 FineLevels = Float64[Tensor, "batch 3 height width"]

@@ -17,12 +17,9 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from dat.data import corruptions_blur as blur
-from dat.data import corruptions_digital as digital
-from dat.data import corruptions_noise as noise
-from dat.data import corruptions_spatter as splash
-from dat.data import corruptions_weather as weather
-from dat.data.corruptions_draws import Draws, streams_of
+from dat.data.corruptions import blur, digital, noise, weather
+from dat.data.corruptions import spatter as splash
+from dat.data.corruptions.draws import Draws, streams_of
 from dat.errors import UsageError
 from dat.types import Images, Indices
 

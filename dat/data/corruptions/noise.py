@@ -13,7 +13,7 @@ from jaxtyping import Float, Int, Integer
 from scipy import special
 from torch import Tensor
 
-from dat.data.corruptions_draws import Draws
+from dat.data.corruptions.draws import Draws
 
 Levels = Float[Tensor, "batch 3 height width"]
 Bytes = Integer[Tensor, "batch 3 height width"]

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64
 
-from dat.data.benchmark_table import Outputs
+from dat.data.testsets.table import Outputs
 from dat.errors import DataError, UsageError
 
 Groups = Int64[np.ndarray, " outputs"]

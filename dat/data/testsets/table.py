@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from dat.data.corruptions import CORRUPTIONS
+from dat.data.corruptions.table import CORRUPTIONS
 
 View = Literal["resize-crop", "crop", "native", "resize"]
 Outputs = Literal["all", "a", "r"]

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from dat.data.corruptions_blur import clipped_zoom, magick_motion_blur, to_bytes
-from dat.data.corruptions_draws import Draws, streams_of
+from dat.data.corruptions.blur import clipped_zoom, magick_motion_blur, to_bytes
+from dat.data.corruptions.draws import Draws, streams_of
 
 Levels = Float[Tensor, "batch 3 height width"]
 Maps = Float[Tensor, "batch side side"]

@@ -14,16 +14,16 @@ from safetensors.numpy import load_file
 from typer.testing import CliRunner
 
 from dat.cli import app
-from dat.data import layout_check
-from dat.data.benchmark_table import BENCHMARKS, C_BAR, CIFAR_10, CIFAR_100, V2
-from dat.data.benchmarks import Part, class_folders, locate, parts
-from dat.data.class_maps import NOTHING, groups_of, imagenet_columns, outputs_of, wnids, wnids_of
-from dat.data.corruptions import CORRUPTIONS
+from dat.data.corruptions.table import CORRUPTIONS
 from dat.data.folders import ImageFolder, ImageSource
+from dat.data.testsets import check
+from dat.data.testsets.class_maps import NOTHING, groups_of, imagenet_columns, outputs_of, wnids, wnids_of
+from dat.data.testsets.layouts import Part, class_folders, locate, parts
+from dat.data.testsets.table import BENCHMARKS, C_BAR, CIFAR_10, CIFAR_100, V2
 from dat.errors import DataError, UsageError
 
 FEW = (3, 1, 998)
-DATA = Path(__file__).resolve().parents[2] / "data"
+DATA = Path(__file__).resolve().parents[3] / "data"
 
 
 def put(path: Path, *, size: int = 8, value: int = 0) -> None:
@@ -343,7 +343,7 @@ def test_the_table_is_whole() -> None:
     assert len(C_BAR) == 10
     assert BENCHMARKS["c"].parts == CORRUPTIONS
     assert all(benchmark.steps and benchmark.citation and benchmark.licence for benchmark in BENCHMARKS.values())
-    assert [len(layout_check.part_names(name)) for name in ("clean", "v2", "c", "c-bar", "laion-c")] == [1, 3, 75, 50, 30]
+    assert [len(check.part_names(name)) for name in ("clean", "v2", "c", "c-bar", "laion-c")] == [1, 3, 75, 50, 30]
 
 
 def test_class_folders_are_in_the_order_of_the_source(tmp_path: Path) -> None:
@@ -358,7 +358,7 @@ def test_check_finds_what_is_not_as_published(tmp_path: Path) -> None:
         for severity in "12345":
             if (corruption, severity) != ("fog", "3"):
                 fill(tmp_path / "imagenet-c" / corruption / severity, named(FEW[:1]))
-    findings = layout_check.check("c", tmp_path)
+    findings = check.check("c", tmp_path)
     assert len(findings["parts"]) == 74
     assert findings["faults"][0] == "c/fog/3 is missing."
     assert "c/gaussian_noise/1 has 1 pictures instead of 50000; compare no numbers with published ones." in findings["faults"]
@@ -369,15 +369,15 @@ def test_check_is_content_with_the_published_set(tmp_path: Path, monkeypatch: py
     monkeypatch.setitem(BENCHMARKS, "a", replace(BENCHMARKS["a"], pictures=201))
     own = wnids_of("a")
     fill(tmp_path / "imagenet-a", own)
-    [short] = layout_check.check("a", tmp_path)["faults"]
+    [short] = check.check("a", tmp_path)["faults"]
     assert "a has 200 pictures instead of 201" in short
     fill(tmp_path / "imagenet-a", [own[-1]], count=2)
-    findings = layout_check.check("a", tmp_path)
+    findings = check.check("a", tmp_path)
     assert findings["faults"] == []
-    assert "All is as published." in layout_check.as_text(findings)
+    assert "All is as published." in check.as_text(findings)
     assert findings["parts"][0]["class_map"] == f"{own[0]} = output 6, {own[-1]} = output {wnids().index(own[-1])}"
     fill(tmp_path / "imagenet-a", [own[-1]], count=3)
-    assert len(layout_check.check("a", tmp_path)["faults"]) == 1
+    assert len(check.check("a", tmp_path)["faults"]) == 1
 
 
 def test_check_reads_pictures(tmp_path: Path) -> None:
@@ -386,7 +386,7 @@ def test_check_reads_pictures(tmp_path: Path) -> None:
     broken.write_bytes(b"nothing")
 
     def said(*, every: bool) -> list[str]:
-        return [fault for fault in layout_check.check("r", tmp_path, every=every)["faults"] if "1.png" in fault]
+        return [fault for fault in check.check("r", tmp_path, every=every)["faults"] if "1.png" in fault]
 
     assert said(every=False) == []
     assert len(said(every=True)) == 1

@@ -17,8 +17,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from dat.data.benchmark_table import BENCHMARKS, V2, Benchmark, Outputs
-from dat.data.class_maps import (
+from dat.data.embedded import ArraySource
+from dat.data.folders import EXTENSIONS, ImageFolder, ImageSource, Labels
+from dat.data.subset import Subset
+from dat.data.testsets.class_maps import (
     NOTHING,
     Classes,
     Groups,
@@ -32,10 +34,8 @@ from dat.data.class_maps import (
     superclasses,
     wnids,
 )
-from dat.data.embedded import ArraySource
-from dat.data.folders import EXTENSIONS, ImageFolder, ImageSource, Labels
-from dat.data.listed import from_lines, from_table
-from dat.data.subset import Subset
+from dat.data.testsets.listed import from_lines, from_table
+from dat.data.testsets.table import BENCHMARKS, V2, Benchmark, Outputs
 from dat.errors import DataError, UsageError
 
 SEVERITIES = (1, 2, 3, 4, 5)

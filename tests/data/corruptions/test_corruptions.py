@@ -14,8 +14,9 @@ from PIL import Image
 from scipy import ndimage, stats
 from torch import Tensor
 
-from dat.data import corruptions_blur, corruptions_digital, corruptions_noise, corruptions_spatter, corruptions_weather
-from dat.data.corruptions import (
+from dat.data.corruptions import blur, digital, noise, spatter, weather
+from dat.data.corruptions.draws import Draws, streams_of
+from dat.data.corruptions.table import (
     CIFAR,
     CORRUPTIONS,
     EXTRA_CORRUPTIONS,
@@ -26,7 +27,6 @@ from dat.data.corruptions import (
     corrupt,
     corruption_protocol,
 )
-from dat.data.corruptions_draws import Draws, streams_of
 from dat.errors import UsageError
 
 ALL = (*CORRUPTIONS, *EXTRA_CORRUPTIONS)
@@ -91,7 +91,7 @@ def test_deterministic_corruptions_equal_the_original(golden: Golden):
             radius, sigma = (IMAGENET if kind == "imagenet" else CIFAR)[name][severity - 1]
             angles = torch.tensor([float(angle.removeprefix("angle"))], dtype=torch.float64)
             levels = as_levels(clean)
-            ours = corruptions_blur.magick_motion_blur(levels, angles, radius=radius, sigma=sigma).float()
+            ours = blur.magick_motion_blur(levels, angles, radius=radius, sigma=sigma).float()
         else:
             ours = as_levels(corrupt(clean, name, severity, ids=torch.tensor([0])))
         difference = (ours[..., place, place] - expected).abs()
@@ -211,7 +211,7 @@ def test_a_column_picture_and_its_transpose_are_treated_alike():
 def test_glass_blur_walks_the_pixels_as_the_original_loop():
     height, width, reach = 12, 9, 2
     offsets = torch.randint(-reach, reach, (3, 2, height, width), generator=torch.Generator().manual_seed(0))
-    sources = corruptions_blur._shuffle_sources(offsets, reach)
+    sources = blur._shuffle_sources(offsets, reach)
     for index in range(3):
         picture = np.arange(height * width).reshape(height, width)
         for row in range(height - reach, reach, -1):
@@ -223,7 +223,7 @@ def test_glass_blur_walks_the_pixels_as_the_original_loop():
 
 def test_plasma_fills_the_whole_map_and_is_rougher_with_a_smaller_divisor():
     streams = streams_of((), torch.arange(2))
-    smooth, rough = (corruptions_weather.plasma_fractal(Draws(streams), 64, divisor) for divisor in (3.0, 1.5))
+    smooth, rough = (weather.plasma_fractal(Draws(streams), 64, divisor) for divisor in (3.0, 1.5))
     assert (smooth.amin((1, 2)) == 0).all()
     assert (smooth.amax((1, 2)) == 1).all()
     assert (rough.diff(dim=2).abs().mean((1, 2)) > smooth.diff(dim=2).abs().mean((1, 2))).all()
@@ -256,7 +256,7 @@ def plain_plasma(noise: np.ndarray, divisor: float) -> np.ndarray:
 
 def test_plasma_equals_the_plain_loop():
     noise = Draws(streams_of((), torch.tensor([5]))).uniform(-1.0, 1.0, 16, 16)[0].numpy()
-    fractal = corruptions_weather.plasma_fractal(Draws(streams_of((), torch.tensor([5]))), 16, 1.7)[0]
+    fractal = weather.plasma_fractal(Draws(streams_of((), torch.tensor([5]))), 16, 1.7)[0]
     assert np.allclose(fractal.numpy(), plain_plasma(noise, 1.7), atol=1e-5)
 
 
@@ -264,7 +264,7 @@ def test_plasma_equals_the_plain_loop():
 def test_bilinear_sampling_equals_scipy(repeat_edge: bool, mode: str):
     images = pictures(1, 7, 9)
     rows, columns = Draws(streams_of((), torch.tensor([0]))).uniform(-20.0, 25.0, 2, 7, 9).unbind(1)
-    ours = corruptions_digital._sample(images, rows, columns, repeat_edge=repeat_edge)
+    ours = digital._sample(images, rows, columns, repeat_edge=repeat_edge)
     for channel in range(3):
         places = torch.cat([rows, columns]).numpy()
         expected = ndimage.map_coordinates(images[0, channel].numpy(), places, order=1, mode=mode)
@@ -275,7 +275,7 @@ def test_bilinear_sampling_equals_scipy(repeat_edge: bool, mode: str):
 def test_pixelate_equals_pillow(height: int, width: int):
     images = torch.rand(2, 3, height, width, generator=torch.Generator().manual_seed(0))
     for factor in (0.95, 0.9, 0.85, 0.75, 0.65, 0.6, 0.5, 0.4, 0.3, 0.25):
-        ours = corruptions_digital.pixelate(as_levels(images), factor)
+        ours = digital.pixelate(as_levels(images), factor)
         for image, result in zip(as_levels(images), ours, strict=True):
             picture = Image.fromarray(image.byte().permute(1, 2, 0).numpy())
             small = picture.resize((int(width * factor), int(height * factor)), Image.Resampling.BOX)
@@ -286,11 +286,11 @@ def test_pixelate_equals_pillow(height: int, width: int):
 @pytest.mark.parametrize(("height", "width"), [(64, 91), (224, 224)])
 def test_defocus_and_gaussian_blur_equal_the_plain_filters(height: int, width: int):
     levels = as_levels(pictures(1, height, width))
-    kernel = corruptions_blur._disk(8.0, 0.5)
+    kernel = blur._disk(8.0, 0.5)
     expected = ndimage.correlate(levels[0].double().numpy(), kernel[None], mode="mirror")
-    assert np.allclose(corruptions_blur.defocus_blur(levels, 8.0, 0.5)[0], expected, atol=1e-8)
+    assert np.allclose(blur.defocus_blur(levels, 8.0, 0.5)[0], expected, atol=1e-8)
     expected = ndimage.gaussian_filter(levels[0].double().numpy(), (0, 2.5, 2.5), mode="nearest")
-    assert np.allclose(corruptions_blur.gaussian_blur(levels, 2.5)[0], expected, atol=corruptions_blur.ROUNDING)
+    assert np.allclose(blur.gaussian_blur(levels, 2.5)[0], expected, atol=blur.ROUNDING)
 
 
 def test_flat_images_keep_their_level_where_weights_add_up_to_one():
@@ -302,7 +302,7 @@ def test_flat_images_keep_their_level_where_weights_add_up_to_one():
 
 def test_shot_noise_has_the_chances_of_poisson_counts():
     for photons in (60.0, 3.0, 500.0):
-        table = corruptions_noise._shot_table(photons, torch.device("cpu")).view(256, 256)
+        table = noise._shot_table(photons, torch.device("cpu")).view(256, 256)
         share = (table >> 16).double() / 2**15
         found = torch.zeros(256, 256, dtype=torch.float64)
         found.scatter_add_(1, (table & 255).long(), share / 256)
@@ -340,7 +340,7 @@ def test_draws_go_on_where_the_last_call_ended_and_depend_on_every_part_of_the_k
 def test_canny_finds_the_border_of_a_square():
     layer = np.zeros((16, 16), dtype=np.uint8)
     layer[4:12, 4:12] = 200
-    edges = corruptions_spatter._canny_edges(layer, low=50, high=150)
+    edges = spatter._canny_edges(layer, low=50, high=150)
     assert np.array_equal(edges.any(0), edges.any(1))
     assert not edges[6:10, 6:10].any()
     assert edges[6:10].sum(1).tolist() == [2, 2, 2, 2]
@@ -364,7 +364,7 @@ def test_frost_enlarges_textures_that_are_smaller_than_the_image():
 
 
 def test_procedural_ice_is_pale_blue_and_varied():
-    textures = corruptions_weather.procedural_textures()
+    textures = weather.procedural_textures()
     assert len(textures) == 5
     for texture in textures:
         red, _, blue = texture.float().mean((1, 2))

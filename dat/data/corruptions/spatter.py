@@ -14,8 +14,8 @@ from jaxtyping import Bool, Float, UInt8
 from scipy import ndimage
 from torch import Tensor
 
-from dat.data.corruptions_blur import gaussian_blur
-from dat.data.corruptions_draws import Draws
+from dat.data.corruptions.blur import gaussian_blur
+from dat.data.corruptions.draws import Draws
 
 Levels = Float[Tensor, "batch 3 height width"]
 Layer = Float[Tensor, "batch 1 height width"]

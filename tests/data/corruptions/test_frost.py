@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dat.data.frost import ORIGINAL_NAMES, frost_textures, textures_sha256
+from dat.data.corruptions.frost import ORIGINAL_NAMES, frost_textures, textures_sha256
 from dat.errors import DataError
 
 

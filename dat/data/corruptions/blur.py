@@ -15,7 +15,7 @@ from jaxtyping import Float, Int, UInt8
 from scipy import fft, ndimage
 from torch import Tensor
 
-from dat.data.corruptions_draws import Draws
+from dat.data.corruptions.draws import Draws
 from dat.types import PerImage
 
 Planes = Float[Tensor, "batch channels height width"]

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from dat.data.benchmark_table import BENCHMARKS, V2, Benchmark
-from dat.data.benchmarks import SEVERITIES, Part, benchmark_of, locate, parts
-from dat.data.class_maps import NOTHING
 from dat.data.folders import ImageSource
+from dat.data.testsets.class_maps import NOTHING
+from dat.data.testsets.layouts import SEVERITIES, Part, benchmark_of, locate, parts
+from dat.data.testsets.table import BENCHMARKS, V2, Benchmark
 from dat.errors import DataError
 
 Findings = dict[str, Any]

@@ -1,0 +1,1 @@
+"""The corruptions of ImageNet-C as tensor code, on any device."""
