@@ -22,8 +22,8 @@ from step import CLOCKS, FULL_VQGAN, MIB, SEED, SMALL_VQGAN, memory_reset, round
 from torch import Tensor
 
 from dat.discretizers.frozen import FrozenDiscretizer
+from dat.discretizers.networks.vqgan import GROUPS, VQGAN, VQGANConfig
 from dat.discretizers.pretrained import load_discretizer
-from dat.discretizers.vqgan import GROUPS, VQGAN, VQGANConfig
 from dat.results import write_text
 from dat.types import Codes, Discretizer, Images, Latents
 

@@ -24,7 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from dat.discretizers.frozen import FrozenDiscretizer
-from dat.discretizers.vqgan import VQGAN, VQGANConfig
+from dat.discretizers.networks.vqgan import VQGAN, VQGANConfig
 from dat.engine.loop import SupervisedLearner, Training, accelerator
 from dat.measure import machine, versions
 from dat.methods import METHODS

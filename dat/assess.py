@@ -45,12 +45,11 @@ from dat.evaluation.stylized import Paintings, Stylized
 from dat.evaluation.suites import FGSM, SEVERITIES, Clean, Corruption, Suite
 from dat.progress import Bar
 from dat.recipe_faults import did_you_mean, sentence
-from dat.results import Row, read_rows, write_rows, write_text
+from dat.results import EVALUATION, RESULTS, Row, read_rows, write_rows, write_text
 from dat.strict import Strict
 from dat.tested import Tested, checkpoint_hash
 from dat.types import Place
 
-FACTS, RESULTS = "evaluation.json", "results.jsonl"
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 FROM_CLEAN = ("clean", "fgsm", "pgd", "autoattack", "c-generated", "stylized-generated")
 """Suites made from the clean pictures; all others are sets of their own."""
@@ -371,7 +370,7 @@ class Job:
         )
         if self.folder is not None and self.place.is_main:
             write_rows(self.folder / RESULTS, [*self._other_rows(self.folder / RESULTS, rows.rows), *rows.rows])
-            write_text(self.folder / FACTS, json.dumps(self._facts(cells, rows), indent=1))
+            write_text(self.folder / EVALUATION, json.dumps(self._facts(cells, rows), indent=1))
         return rows
 
     def _other_rows(self, path: Path, rows: Sequence[Row]) -> list[Row]:

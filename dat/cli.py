@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from dat.allocator import keep_freed_memory
+from dat.engine.allocator import keep_freed_memory
 from dat.errors import DatError
 
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY.SUB=VALUE]...", help="Recipe keys to change.")]

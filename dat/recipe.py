@@ -25,11 +25,11 @@ from timm.optim import list_optimizers  # pyright: ignore[reportPrivateImportUsa
 
 from dat import recipe_file
 from dat.discretizers.autoencoder import Autoencoder
-from dat.discretizers.fast import FastAutoencoder, affordable, student_of
 from dat.discretizers.frozen import FrozenDiscretizer
+from dat.discretizers.networks.fast import FastAutoencoder, affordable, student_of
+from dat.discretizers.networks.vqgan import VQGAN, VQGANConfig
 from dat.discretizers.objective import Perceptual, VQGANObjective
 from dat.discretizers.pretrained import load_discretizer
-from dat.discretizers.vqgan import VQGAN, VQGANConfig
 from dat.engine.discretizer_loop import DiscretizerTraining, check_training
 from dat.engine.distill import Distillation
 from dat.engine.loop import Training
@@ -95,7 +95,7 @@ class DistillationSection(Distillation):
 
 @validated_dataclass(config=STRICT, frozen=True)
 class NetworkSection(VQGANConfig):
-    """`dat.discretizers.vqgan.VQGANConfig`, read strictly."""
+    """`dat.discretizers.networks.vqgan.VQGANConfig`, read strictly."""
 
 
 @validated_dataclass(config=STRICT, frozen=True)

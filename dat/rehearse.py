@@ -23,7 +23,7 @@ from dat.data.embedded import ArraySource
 from dat.data.pipeline import CenterCrop, ImageDataset
 from dat.discretizers import names
 from dat.discretizers.frozen import FrozenDiscretizer
-from dat.discretizers.vqgan import VQGAN, VQGANConfig
+from dat.discretizers.networks.vqgan import VQGAN, VQGANConfig
 from dat.engine.discretizer_loop import train_discretizer
 from dat.engine.distill import distill
 from dat.engine.loop import train

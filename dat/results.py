@@ -16,6 +16,9 @@ from scipy import special
 
 from dat.errors import DataError
 
+RUN, EVALUATION, RESULTS = "run.json", "evaluation.json", "results.jsonl"
+"""Files of a folder: the facts of a run or of an evaluation, and its rows."""
+
 
 @dataclass(frozen=True)
 class Row:

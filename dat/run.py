@@ -32,7 +32,7 @@ from dat.nn.norm import without_auxiliary_norms
 from dat.nn.weights import file_sha256
 from dat.report.discretizer_page import write_discretizer_report
 from dat.report.page import write_report
-from dat.results import Row, write_rows, write_text
+from dat.results import RESULTS, RUN, Row, write_rows, write_text
 from dat.tasks.classification import Classification
 from dat.types import Place
 
@@ -65,7 +65,7 @@ class Context:
     def write(self) -> None:
         """Write `run.json`, which holds what is known of the run so far."""
         if self.place.is_main:
-            write_text(self.folder / run_folder.RUN, json.dumps(self.facts, indent=1))
+            write_text(self.folder / RUN, json.dumps(self.facts, indent=1))
 
 
 def run(recipe: recipes.Recipe, *, resume: bool = False, cpu: bool = False) -> Path:
@@ -156,7 +156,7 @@ def _classification(context: Context, recipe: recipes.ClassificationRecipe, data
             rows += measure.modified_codes(subject, models, discretizer)
             context.facts["pictures"] = measure.pictures(subject, models, discretizer, context.folder / "pictures.npz")
     rows += measure.costs(subject, context.folder) + measure.expectations(subject)
-    write_rows(context.folder / "results.jsonl", rows)
+    write_rows(context.folder / RESULTS, rows)
     context.write()
     write_report(context.folder)
 
@@ -308,7 +308,7 @@ def _train_one(
 
 def _facts(recipe: recipes.Recipe, identity: str, data: recipe_data.Data, folder: Path) -> dict[str, Any]:
     """What the report says beside the rows, and what a later evaluation needs; the rest is added as it is found."""
-    path = folder / run_folder.RUN
+    path = folder / RUN
     facts: dict[str, Any] = {
         "kind": recipe.kind,
         "name": folder.name,

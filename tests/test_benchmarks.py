@@ -13,8 +13,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from dat.data.corruptions.table import CORRUPTIONS, EXTRA_CORRUPTIONS
+from dat.discretizers.networks.vqgan import VQGAN, VQGANConfig
 from dat.discretizers.pretrained import save_discretizer
-from dat.discretizers.vqgan import VQGAN, VQGANConfig
 from dat.methods import METHODS
 from dat.nn.zoo import create_network
 

@@ -24,7 +24,7 @@ from PIL import Image
 from dat import cli, doctor, recipe_file
 from dat import recipe as recipes
 from dat.discretizers import download, names
-from dat.discretizers.vqgan import VQGAN, VQGANConfig
+from dat.discretizers.networks.vqgan import VQGAN, VQGANConfig
 
 RECIPE = """
 kind: classification

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from dat.code_attack import adversarial_codes, code_adversary, vector_gradient
 from dat.discretizers.codes import changed
 from dat.discretizers.frozen import FrozenDiscretizer, nearest_others
-from dat.discretizers.quantize import CodebookQuantizer
-from dat.discretizers.vqgan import VQGAN, VQGANConfig
+from dat.discretizers.networks.vqgan import VQGAN, VQGANConfig
+from dat.discretizers.quantizers.nearest import CodebookQuantizer
 from dat.errors import UsageError
 
 CONFIG = VQGANConfig(n_embed=16, embed_dim=4, z_channels=8, ch=32, ch_mult=(1, 2), num_res_blocks=1, attn_resolutions=())

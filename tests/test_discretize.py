@@ -24,7 +24,7 @@ from dat.discretize import (
     find_pictures,
 )
 from dat.discretizers.frozen import FrozenDiscretizer
-from dat.discretizers.vqgan import VQGAN, VQGANConfig
+from dat.discretizers.networks.vqgan import VQGAN, VQGANConfig
 from dat.errors import DataError, UsageError
 
 TINY = VQGANConfig(n_embed=12, embed_dim=3, z_channels=5, ch=32, ch_mult=(1, 1), num_res_blocks=1, attn_resolutions=())

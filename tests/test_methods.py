@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from dat.discretizers.frozen import FrozenDiscretizer
-from dat.discretizers.quantize import CodebookQuantizer
-from dat.discretizers.vqgan import VQGAN, VQGANConfig
+from dat.discretizers.networks.vqgan import VQGAN, VQGANConfig
+from dat.discretizers.quantizers.nearest import CodebookQuantizer
 from dat.methods import METHODS
 from dat.methods.random_codes import RandomCodes
 from dat.nn.norm import TwoNorms, has_auxiliary_norms, through_auxiliary_norms, with_auxiliary_norms

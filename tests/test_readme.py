@@ -21,8 +21,8 @@ import dat
 from dat import assess, cli
 from dat import recipe as recipes
 from dat.discretizers.frozen import FrozenDiscretizer
+from dat.discretizers.networks.vqgan import VQGAN, VQGANConfig
 from dat.discretizers.pretrained import save_discretizer
-from dat.discretizers.vqgan import VQGAN, VQGANConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from dat.discretizers import vqgan
+from dat.discretizers.networks import vqgan
 from dat.errors import UsageError
 from dat.types import Batch, Discretizer, Images
 

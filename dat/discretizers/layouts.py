@@ -12,14 +12,14 @@ from typing import Any
 from torch import Tensor
 
 from dat.discretizers.autoencoder import Autoencoder
-from dat.discretizers.dalle import build_dalle
-from dat.discretizers.fast import build_fast
-from dat.discretizers.llamagen import build_llamagen
-from dat.discretizers.magvit2 import build_magvit2
-from dat.discretizers.maskgit import build_maskgit
-from dat.discretizers.taming import build_gumbel, build_ibq, build_taming, refuse_undecided
-from dat.discretizers.titok import build_titok
-from dat.discretizers.vqvae import build_vqvae
+from dat.discretizers.networks.dalle import build_dalle
+from dat.discretizers.networks.fast import build_fast
+from dat.discretizers.networks.llamagen import build_llamagen
+from dat.discretizers.networks.magvit2 import build_magvit2
+from dat.discretizers.networks.maskgit import build_maskgit
+from dat.discretizers.networks.taming import build_gumbel, build_ibq, build_taming, refuse_undecided
+from dat.discretizers.networks.titok import build_titok
+from dat.discretizers.networks.vqvae import build_vqvae
 from dat.errors import CheckpointError, UsageError
 
 Tensors = Mapping[str, Tensor]

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from dat.discretizers.quantize import Quantized, vq_loss
+from dat.discretizers.quantizers.nearest import Quantized, vq_loss
 from dat.errors import UsageError
 from dat.types import Images
 

@@ -16,8 +16,8 @@ from torch import Tensor
 from dat import results
 from dat.discretizers import layouts, names
 from dat.discretizers.autoencoder import Autoencoder
-from dat.discretizers.dalle import DalleDVAE, encoder_in, other_half, read_both_halves
 from dat.discretizers.frozen import FrozenDiscretizer
+from dat.discretizers.networks.dalle import DalleDVAE, encoder_in, other_half, read_both_halves
 from dat.errors import CheckpointError, UsageError
 from dat.nn.weights import file_sha256, read_tensors
 

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from dat.discretizers.quantize import Codebook, CodebookQuantizer, VectorQuantizer, as_vectors
-from dat.discretizers.quantize_cosine import CosineQuantizer
+from dat.discretizers.quantizers.cosine import CosineQuantizer
+from dat.discretizers.quantizers.nearest import Codebook, CodebookQuantizer, VectorQuantizer, as_vectors
 from dat.errors import UsageError
 from dat.types import Codes, Indices, Latents, Place, Vectors
 

@@ -20,10 +20,10 @@ from torch import Tensor, nn
 
 from dat.data.pipeline import ImageDataset, TrainingOrder
 from dat.discretizers.frozen import FrozenDiscretizer, pad_to_multiple
+from dat.discretizers.networks.vqgan import VQGAN
 from dat.discretizers.objective import Perceptual, VQGANObjective
 from dat.discretizers.pretrained import save_discretizer
-from dat.discretizers.quantize import CodebookQuantizer, Quantized
-from dat.discretizers.vqgan import VQGAN
+from dat.discretizers.quantizers.nearest import CodebookQuantizer, Quantized
 from dat.engine import optimizer_state
 from dat.engine.checkpoint import State
 from dat.engine.codebook import CodebookCare, CodebookUpdate

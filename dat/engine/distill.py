@@ -25,8 +25,8 @@ from torch import Tensor, nn
 from dat.data.pipeline import ImageDataset, TrainingOrder, evaluation_batches
 from dat.discretizers import codes
 from dat.discretizers.autoencoder import Autoencoder
-from dat.discretizers.fast import FastAutoencoder, Frame, Placed, flops_per_image, frame_of
 from dat.discretizers.frozen import FrozenDiscretizer, pad_to_multiple
+from dat.discretizers.networks.fast import FastAutoencoder, Frame, Placed, flops_per_image, frame_of
 from dat.discretizers.objective import Perceptual, pixel_loss
 from dat.discretizers.pretrained import save_discretizer
 from dat.discretizers.quality import psnr_db

@@ -14,9 +14,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from dat.errors import RunFolderError
-from dat.results import write_text
-
-RUN = "run.json"
+from dat.results import RUN, write_text
 
 
 @contextmanager

@@ -28,7 +28,7 @@ from dat.report.page import (
     short,
     spelled,
 )
-from dat.results import write_text
+from dat.results import RUN, write_text
 
 RECONSTRUCTIONS = "reconstructions.npz"
 
@@ -81,7 +81,7 @@ def gather(run: Path) -> DiscretizerPage:
         DataError: as `write_discretizer_report`.
     """
     left_out: list[str] = []
-    facts = attempt("The facts of the run", partial(read_facts, run / "run.json"), left_out) or {}
+    facts = attempt("The facts of the run", partial(read_facts, run / RUN), left_out) or {}
     made_by = read_provenance(run)
     quality = section(made_by, "quality")
     keeps_pictures = "teacher" not in made_by  # a student's run writes none

@@ -34,7 +34,7 @@ from dat.report.tables import (
     seeds_text,
     suite_title,
 )
-from dat.results import Row, read_rows, write_text
+from dat.results import RESULTS, RUN, Row, read_rows, write_text
 from dat.version import __version__
 
 Part = TypeVar("Part")
@@ -97,9 +97,9 @@ def gather(run: Path, *, mixed: bool = False) -> Report:
     Raises:
         DataError, UsageError: as `write_report`.
     """
-    rows = read_rows(run / "results.jsonl")
+    rows = read_rows(run / RESULTS)
     left_out: list[str] = []
-    facts = attempt("The facts of the run", partial(read_facts, run / "run.json"), left_out) or {}
+    facts = attempt("The facts of the run", partial(read_facts, run / RUN), left_out) or {}
     if facts.get("kind", "classification") != "classification":
         raise UsageError(f"{run} is a run of kind {facts['kind']!r}; give the folder of a classification run.")
     comparison = comparison_table(in_order(rows, facts), mixed=mixed)
@@ -135,7 +135,7 @@ def terminal_page(run: Path) -> str:
     Raises:
         DataError, UsageError: as `write_report`.
     """
-    rows = read_rows(run / "results.jsonl")
+    rows = read_rows(run / RESULTS)
     comparison = comparison_table(rows)
     tables = accuracy_table(comparison), paper_table(comparison, rows)
     return "\n\n".join(plain_table(table) for table in tables if table)

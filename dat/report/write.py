@@ -7,9 +7,9 @@ from pathlib import Path
 
 from dat.errors import UsageError
 from dat.report.page import read_facts, write_report
+from dat.results import EVALUATION, RUN
 
 COMPARISON = "classification"
-EVALUATION = "evaluation.json"
 
 
 def write_all(folders: Sequence[Path], *, mixed: bool = False) -> tuple[str, Path]:
@@ -23,7 +23,7 @@ def write_all(folders: Sequence[Path], *, mixed: bool = False) -> tuple[str, Pat
     """
     others = [folder for folder in folders if not (folder / EVALUATION).is_file()]
     if not others:
-        from dat.report.scorecard_page import write_scorecard  # reads predictions, so it waits for torch
+        from dat.report.scorecard.page import write_scorecard  # reads predictions, so it waits for torch
 
         return write_scorecard(folders, mixed=mixed)
     if len(folders) > 1:
@@ -40,7 +40,7 @@ def write(run: Path, *, mixed: bool = False) -> Path:
         DataError: the folder lacks what the page is made of, or a file of it is damaged.
         UsageError: rows of one suite were measured in different ways.
     """
-    facts = run / "run.json"
+    facts = run / RUN
     if not facts.is_file() or read_facts(facts).get("kind", COMPARISON) == COMPARISON:
         return write_report(run, mixed=mixed)
     from dat.report.discretizer_page import write_discretizer_report  # reads weights, so it waits for torch

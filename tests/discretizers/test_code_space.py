@@ -8,10 +8,10 @@ from torch import Tensor
 
 from dat.discretizers.autoencoder import Autoencoder
 from dat.discretizers.codes import CodeSpace, code_space
-from dat.discretizers.dalle import DalleConfig, DalleDVAE
 from dat.discretizers.frozen import FrozenDiscretizer, nearest_others
-from dat.discretizers.titok import TiTok, TiTokConfig
-from dat.discretizers.vqgan import VQGAN, VQGANConfig
+from dat.discretizers.networks.dalle import DalleConfig, DalleDVAE
+from dat.discretizers.networks.titok import TiTok, TiTokConfig
+from dat.discretizers.networks.vqgan import VQGAN, VQGANConfig
 from dat.errors import UsageError
 
 QUANTIZERS = {"vq": (16, 4), "cosine": (16, 4), "lfq": (16, 4), "gumbel": (16, 4), "ibq": (16, 4), "fsq": (24, 3)}

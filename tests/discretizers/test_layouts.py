@@ -7,14 +7,14 @@ import torch
 from torch import nn
 
 from dat.discretizers import layouts
-from dat.discretizers.dalle import DalleConfig, DalleDVAE
-from dat.discretizers.fast import FastAutoencoder, FastConfig
-from dat.discretizers.llamagen import LlamaGen, LlamaGenConfig
-from dat.discretizers.magvit2 import MAGVIT2, MAGVIT2Config
-from dat.discretizers.maskgit import MaskGIT, MaskGITConfig
-from dat.discretizers.titok import TiTok, TiTokConfig
-from dat.discretizers.vqgan import VQGAN, VQGANConfig
-from dat.discretizers.vqvae import VQVAE, VQVAEConfig
+from dat.discretizers.networks.dalle import DalleConfig, DalleDVAE
+from dat.discretizers.networks.fast import FastAutoencoder, FastConfig
+from dat.discretizers.networks.llamagen import LlamaGen, LlamaGenConfig
+from dat.discretizers.networks.magvit2 import MAGVIT2, MAGVIT2Config
+from dat.discretizers.networks.maskgit import MaskGIT, MaskGITConfig
+from dat.discretizers.networks.titok import TiTok, TiTokConfig
+from dat.discretizers.networks.vqgan import VQGAN, VQGANConfig
+from dat.discretizers.networks.vqvae import VQVAE, VQVAEConfig
 from dat.errors import CheckpointError, DatError
 
 SMALL = {"n_embed": 8, "embed_dim": 4, "z_channels": 4, "ch": 32, "ch_mult": (1, 1), "num_res_blocks": 1}

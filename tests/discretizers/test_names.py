@@ -22,8 +22,8 @@ from safetensors.torch import load_file
 from dat.discretizers import download, listing, names
 from dat.discretizers.frozen import FrozenDiscretizer
 from dat.discretizers.layouts import LAYOUTS
+from dat.discretizers.networks.vqgan import VQGAN, VQGANConfig
 from dat.discretizers.pretrained import convert, load_discretizer, read_extra, save_discretizer
-from dat.discretizers.vqgan import VQGAN, VQGANConfig
 from dat.errors import CheckpointError, UsageError
 
 Golden = Callable[[str], Path]

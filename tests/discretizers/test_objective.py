@@ -19,7 +19,7 @@ from dat.discretizers.objective import (
     raised_logit,
     vanilla_loss,
 )
-from dat.discretizers.quantize import Quantized
+from dat.discretizers.quantizers.nearest import Quantized
 from dat.errors import UsageError
 from dat.nn.patch_discriminator import PatchDiscriminator
 from dat.nn.perceptual import BACKBONES, LPIPS

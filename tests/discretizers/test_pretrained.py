@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import load_file
 
 from dat.discretizers.frozen import FrozenDiscretizer
+from dat.discretizers.networks.taming import infer_config
+from dat.discretizers.networks.vqgan import VQGAN, VQGANConfig
 from dat.discretizers.pretrained import load_discretizer, read_extra, save_discretizer
-from dat.discretizers.taming import infer_config
-from dat.discretizers.vqgan import VQGAN, VQGANConfig
 from dat.errors import CheckpointError, UsageError
 
 Golden = Callable[[str], Path]

@@ -16,12 +16,12 @@ from dat.data.embedded import digits
 from dat.data.pipeline import CenterCrop, CropFlip, ImageDataset
 from dat.data.subset import Subset
 from dat.discretizers.frozen import FrozenDiscretizer
+from dat.discretizers.networks.vqgan import VQGAN
 from dat.discretizers.objective import VQGANObjective
 from dat.discretizers.pretrained import read_extra
-from dat.discretizers.quantize import CodebookQuantizer, VectorQuantizer, as_vectors
-from dat.discretizers.quantize_cosine import CosineQuantizer
-from dat.discretizers.quantizers import create_quantizer
-from dat.discretizers.vqgan import VQGAN
+from dat.discretizers.quantizers.cosine import CosineQuantizer
+from dat.discretizers.quantizers.nearest import CodebookQuantizer, VectorQuantizer, as_vectors
+from dat.discretizers.quantizers.table import create_quantizer
 from dat.engine.codebook import CodebookCare, RunningMeans, forget, sums_by_code
 from dat.engine.discretizer_health import KEPT_EPOCHS, keep_reconstructions, reconstruction_quality, usage_alarm
 from dat.engine.discretizer_loop import DiscretizerTraining, TwoPlayerLearner, discriminator_balance, train_discretizer

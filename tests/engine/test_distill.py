@@ -16,8 +16,8 @@ from tiny import assert_same_state, final_state
 
 from dat.data.embedded import ArraySource
 from dat.data.pipeline import CenterCrop, ImageDataset
-from dat.discretizers.fast import FastAutoencoder, FastConfig, frame_of, student_of
 from dat.discretizers.frozen import FrozenDiscretizer
+from dat.discretizers.networks.fast import FastAutoencoder, FastConfig, frame_of, student_of
 from dat.discretizers.pretrained import load_discretizer, read_extra
 from dat.engine import steps
 from dat.engine.distill import Distillation, Distiller, Measured, agreement, cost, distill, placed, unexplained

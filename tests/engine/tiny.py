@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from dat.data.embedded import ArraySource
 from dat.data.pipeline import CenterCrop, CropFlip, ImageDataset
 from dat.discretizers.frozen import FrozenDiscretizer
-from dat.discretizers.quantize import CodebookQuantizer
-from dat.discretizers.vqgan import VQGAN, VQGANConfig
+from dat.discretizers.networks.vqgan import VQGAN, VQGANConfig
+from dat.discretizers.quantizers.nearest import CodebookQuantizer
 from dat.engine import checkpoint
 from dat.engine.checkpoint import State
 from dat.engine.loop import Training, train

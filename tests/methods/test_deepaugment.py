@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from dat.discretizers import decoder_noise
 from dat.discretizers.autoencoder import Autoencoder
-from dat.discretizers.fast import FastAutoencoder, FastConfig
 from dat.discretizers.frozen import FrozenDiscretizer
-from dat.discretizers.vqgan import VQGAN, VQGANConfig
-from dat.discretizers.vqvae import VQVAE, VQVAEConfig
+from dat.discretizers.networks.fast import FastAutoencoder, FastConfig
+from dat.discretizers.networks.vqgan import VQGAN, VQGANConfig
+from dat.discretizers.networks.vqvae import VQVAE, VQVAEConfig
 from dat.errors import UsageError
 from dat.methods.deepaugment import DeepAugment, DeepAugmentDecoder, with_share
 from dat.types import Batch

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from dat.discretizers.frozen import FrozenDiscretizer
-from dat.discretizers.vqgan import VQGAN, VQGANConfig
+from dat.discretizers.networks.vqgan import VQGAN, VQGANConfig
 from dat.errors import UsageError
 from dat.methods.augmix import AugMix
 from dat.methods.dat import DAT

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from dat.attacks import input_gradient
 from dat.discretizers.frozen import FrozenDiscretizer
-from dat.discretizers.quantize import CodebookQuantizer
-from dat.discretizers.vqgan import VQGAN, VQGANConfig
+from dat.discretizers.networks.vqgan import VQGAN, VQGANConfig
+from dat.discretizers.quantizers.nearest import CodebookQuantizer
 from dat.errors import UsageError
 from dat.nn.drvit import SIZES, DrViT, VisualWords, drvit
 from dat.nn.norm import Normalized

@@ -6,8 +6,8 @@ import pytest
 from synthetic_run import FACTS, write_log
 from test_report import Page
 
+from dat.discretizers.networks.vqgan import VQGAN, VQGANConfig
 from dat.discretizers.pretrained import save_discretizer
-from dat.discretizers.vqgan import VQGAN, VQGANConfig
 from dat.errors import DataError
 from dat.report.discretizer_page import gather, write_discretizer_report
 from dat.report.write import write

@@ -1,0 +1,1 @@
+"""Networks of discretizers: one public layout of weights a file."""

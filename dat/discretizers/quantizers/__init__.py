@@ -1,0 +1,1 @@
+"""Quantizers: how a latent vector becomes a code, one rule a file."""

@@ -1,0 +1,1 @@
+"""Evaluations of models as a table and a page, alone or compared."""

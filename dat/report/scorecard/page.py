@@ -1,0 +1,315 @@
+"""Evaluation folders to one page: in the terminal, as Markdown, and as HTML that needs nothing outside itself.
+
+Reads files only. What a folder does not hold is left out, and the page says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+
+from dat.errors import DataError, UsageError
+from dat.evaluation import store
+from dat.evaluation.intervals import PictureScores, Positions, Scores
+from dat.evaluation.robustness import Answers, answers_of, members_of, picture_scores
+from dat.report import figures
+from dat.report.page import Facts, Plot, attempt, definition_list, draw, markdown_table, read_facts, render, section, spelled
+from dat.report.scorecard.rows import (
+    ARROW,
+    Card,
+    Key,
+    cards_of,
+    differences_table,
+    errors_table,
+    key_column,
+    key_title,
+    numbers_table,
+    other_keys,
+    paper_keys,
+    protocols,
+    set_title,
+    sets_of,
+    severity_comparison,
+    transposed,
+    verdicts,
+)
+from dat.report.tables import Estimate, Table, method_title, plain_table
+from dat.results import EVALUATION, RESULTS, Row, read_rows, write_text
+from dat.version import __version__
+
+PANELS = 5
+"""Panels of a figure that stand in one row."""
+TOLERANCE = 1e-6
+"""Percentage points by which a row may differ from the predictions it was made of."""
+
+
+@dataclass(frozen=True)
+class ScorePage:
+    """All that a page shows."""
+
+    title: str
+    subtitle: str
+    models: tuple[str, ...]
+    reading: tuple[str, ...]
+    tables: dict[str, Table]
+    plots: dict[str, Plot]
+    notes: tuple[str, ...]
+    provenance: dict[str, str]
+    protocols: dict[str, str]
+    left_out: tuple[str, ...]
+
+
+def write_scorecard(folders: Sequence[Path], *, mixed: bool = False) -> tuple[str, Path]:
+    """Write the page of evaluation folders, and give its tables as plain text, and its path.
+
+    Of one folder it is `report.md` and `report.html`, of several `comparison.md` and `comparison.html` in the first.
+
+    Raises:
+        DataError: a folder holds no results, or a file of it is damaged.
+        UsageError: the models were not measured alike, and `mixed` does not allow that.
+    """
+    page = gather(folders, mixed=mixed)
+    name = "report" if len(folders) == 1 else "comparison"
+    write_text(folders[0] / f"{name}.md", markdown_page(page, name))
+    path = folders[0] / f"{name}.html"
+    write_text(path, html_page(page, name))
+    return terminal_page(page), path
+
+
+def gather(folders: Sequence[Path], *, mixed: bool = False) -> ScorePage:
+    """Everything that the page will show.
+
+    Raises:
+        DataError, UsageError: as `write_scorecard`.
+    """
+    facts = [read_facts(folder / EVALUATION) for folder in folders]
+    cards = cards_of([read_card(folder, known) for folder, known in zip(folders, facts, strict=True)], mixed=mixed)
+    keys, left_out = paper_keys(cards), list[str]()
+    plots = [
+        attempt("The figure of all numbers", partial(numbers_plot, cards), left_out),
+        *(
+            attempt(f"Accuracy against severity on {name}", partial(severity_plot, cards, name), left_out)
+            for name in sets_of(cards)
+        ),
+    ]
+    return ScorePage(
+        title=", ".join(card.title for card in cards),
+        subtitle=f"Robustness evaluation of {len(cards)} model{'s' * (len(cards) != 1)}",
+        models=tuple(card.title for card in cards),
+        reading=tuple(verdicts(cards, [*keys, *other_keys(cards)])),
+        tables={table.name: table for table in all_tables(cards)},
+        plots={plot.name: plot for plot in plots if plot},
+        notes=tuple(notes_of(cards, facts)),
+        provenance={card.title: origin(card, known) for card, known in zip(cards, facts, strict=True)} | made_by(),
+        protocols=protocols(cards),
+        left_out=tuple(left_out),
+    )
+
+
+def all_tables(cards: Sequence[Card]) -> list[Table]:
+    """Every table that the rows support, in reading order."""
+    keys, others = paper_keys(cards), other_keys(cards)
+    tables = [numbers_table(cards, keys, name="scorecard", caption="The columns of the paper's tables.")] * bool(keys)
+    tables += [numbers_table(cards, others, name="further", caption="What else was measured.")] * bool(others)
+    tables += [differences_table(cards, [*keys, *others])] * (len(cards) > 1)
+    return tables + [errors_table(cards, name) for name in sets_of(cards)]
+
+
+# Folders.
+
+
+def read_card(folder: Path, facts: Facts) -> Card:
+    """What a folder holds of its model; predictions are read when they are asked for.
+
+    Raises:
+        DataError: there are no results, a line of them is damaged, or a number is there twice.
+    """
+    rows: dict[Key, Row] = {}
+    for row in read_rows(folder / RESULTS):
+        if rows.setdefault((row.suite, row.metric), row) is not row:
+            raise DataError(f"{folder / RESULTS} holds {row.metric} of {row.suite!r} twice; evaluate again into a new folder.")
+    if not rows:
+        raise DataError(f"{folder / RESULTS} holds no numbers; evaluate again.")
+    title = str(facts.get("name") or next(iter(rows.values())).method)
+    return Card(title, rows, Predicted(folder, rows).scores)
+
+
+class Predicted:
+    """The scores per picture behind the rows of a folder; each file is read once."""
+
+    def __init__(self, folder: Path, rows: Mapping[Key, Row]) -> None:
+        self.folder, self.rows = folder, rows
+        self._answers: dict[Key, Answers] = {}
+
+    def scores(self, row: Row) -> Scores:
+        """Score of each picture that counts; their mean is the row's number.
+
+        Raises:
+            DataError: the predictions are missing, damaged, or not those of the row.
+            UsageError: the number is of cells with different pictures.
+        """
+        members = members_of(row.suite, [suite for suite, metric in self.rows if metric == "accuracy"])
+        if members and row.ci is None:
+            raise UsageError("the cells hold different pictures, so there is no score per picture.")
+        values, positions = self._of_set(row, members) if members else self._of_cell(row)
+        self._check(row, values)
+        parts = [*members.values(), *["clean"] * (row.metric == "relative_mce")] or [row.suite]
+        pictures = dict.fromkeys(str(self.rows[part, "accuracy"].protocol.get("data", "")) for part in parts)
+        return Scores(values, positions, "/".join(pictures), row.protocol)
+
+    def _of_set(self, row: Row, members: Mapping[tuple[str, int], str]) -> tuple[PictureScores, Positions]:
+        answers = {key: self._of(name, "accuracy") for key, name in members.items()}
+        clean = self._of("clean", "accuracy").correct.astype(float) if row.metric == "relative_mce" else None
+        shares = {key: answer.correct.astype(float) for key, answer in answers.items()}
+        return picture_scores(row.metric, shares, clean), next(iter(answers.values())).positions
+
+    def _of_cell(self, row: Row) -> tuple[PictureScores, Positions]:
+        answers = self._of(row.suite, row.metric)
+        return 100 * answers.correct.astype(float), answers.positions
+
+    def _of(self, suite: str, metric: str) -> Answers:
+        if (suite, metric) not in self._answers:
+            views, predictions = store.read_views(self.folder, suite), store.read_predictions(self.folder, suite)
+            if metric not in views:
+                raise DataError(f"The predictions of {suite} in {self.folder} do not say how {metric} counts; evaluate again.")
+            self._answers[suite, metric] = answers_of(suite, {}, views[metric], predictions)
+        return self._answers[suite, metric]
+
+    def _check(self, row: Row, values: np.ndarray) -> None:
+        if len(values) != row.n or abs(float(values.mean()) - row.value) > TOLERANCE:
+            raise DataError(
+                f"The predictions in {self.folder} give {values.mean():.4f} on {len(values)} pictures for {row.metric} of "
+                f"{row.suite}, its row {row.value:.4f} on {row.n}; evaluate again into a new folder."
+            )
+
+
+def notes_of(cards: Sequence[Card], facts: Sequence[Facts]) -> list[str]:
+    """What the evaluations say of numbers that are not there; with the model's name where there are several."""
+    found = [
+        (card.title, notes) for card, known in zip(cards, facts, strict=True) if isinstance(notes := known.get("notes"), list)
+    ]
+    return [f"{title}: {note}" if len(cards) > 1 else str(note) for title, notes in found for note in notes]
+
+
+def origin(card: Card, facts: Facts) -> str:
+    """Weights, versions and machine of an evaluation."""
+    row = next(iter(card.rows.values()))
+    seconds = facts.get("seconds")
+    known = {
+        "checkpoint SHA-256": row.checkpoint or str(facts.get("checkpoint", "")),
+        "seed": "" if row.seed is None else str(row.seed),
+        "recipe hash": row.recipe_hash,
+        "versions": spelled(section(facts, "versions") or row.versions),
+        "machine": str(facts.get("machine", "")),
+        "seconds": spelled(seconds) if isinstance(seconds, dict) else str(seconds or ""),
+    }
+    return "; ".join(f"{name} {text}" for name, text in known.items() if text)
+
+
+def made_by() -> dict[str, str]:
+    """What made the page."""
+    return {"Page": f"made by dat {__version__} from {RESULTS} and the predictions beside it"}
+
+
+# Figures.
+
+
+def numbers_plot(cards: Sequence[Card]) -> Plot:
+    """All numbers with their intervals."""
+    keys = paper_keys(cards)
+    if not keys:
+        raise DataError("No column of the paper was measured.")
+    return Plot("numbers", svg(cards, numbers_figure(cards, keys), "numbers"), f"{NUMBERS_CAPTION} {arrow(keys)}".strip())
+
+
+NUMBERS_CAPTION = (
+    "The columns of the paper's tables with 95 % intervals over pictures. Each panel has its own axis, which does not "
+    "begin at 0, and its own scale."
+)
+
+
+def arrow(keys: Sequence[Key]) -> str:
+    """What the arrow says, where one stands."""
+    return ARROW if any("↓" in key_title(key) for key in keys) else ""
+
+
+def svg(cards: Sequence[Card], figure: Figure, name: str) -> str:
+    """A figure of the models as an element of the page."""
+    return figures.svg_text(figure, name=name, label=f"figure: {name}", methods=[card.title for card in cards])
+
+
+@mpl.rc_context(figures.STYLE)
+def numbers_figure(cards: Sequence[Card], keys: Sequence[Key]) -> Figure:
+    """One panel per number: every model's with its interval."""
+    columns, lines = min(PANELS, len(keys)), -(-len(keys) // PANELS)
+    figure = Figure(figsize=(9.0, lines * (0.75 + 0.3 * len(cards)) + 0.2), layout="constrained")
+    axes = list(figure.subplots(lines, columns, squeeze=False, sharey=True).flat)
+    for panel, key in zip(axes, keys, strict=False):
+        for place, (card, look) in enumerate(zip(cards, figures.looks([card.title for card in cards]).values(), strict=True)):
+            if row := card.rows.get(key):
+                figures.draw_interval(panel, Estimate(row.value, row.ci, 1, row.n), float(place), look)
+        title = key_column(cards, key)
+        panel.set_title(f"{title.title}{', generated' * title.detail.startswith('generated')}", loc="left", fontweight="bold")
+        panel.grid(axis="y", visible=False)
+        panel.margins(x=0.12)
+    axes[0].set_yticks(range(len(cards)), [method_title(card.title) for card in cards])
+    axes[0].set_ylim(len(cards) - 0.45, -0.55)
+    for panel in axes[len(keys) :]:
+        panel.set_visible(False)
+    return figure
+
+
+def severity_plot(cards: Sequence[Card], suite: str) -> Plot:
+    """Accuracy against severity, over all corruptions of a set and in each group."""
+    comparison = severity_comparison(cards, suite)
+    if not comparison.corruptions:
+        raise DataError("Only extra corruptions were evaluated.")
+    return draw(
+        comparison,
+        f"severity-{suite}",
+        figures.severity_figure(comparison),
+        f"Accuracy against the severity of the corruption on {set_title(suite)}, over all corruptions and in each "
+        "group. Severity 0 is the clean test set. Marks are set slightly apart; intervals are in the tables.",
+    )
+
+
+# The pages.
+
+
+def terminal_page(page: ScorePage) -> str:
+    """The tables as plain text, numbers by models, then what is worth a sentence."""
+    tables = [table if name.startswith("errors") else transposed(table) for name, table in page.tables.items()]
+    return "\n\n".join([*map(plain_table, tables), "\n".join([*page.reading, *page.notes])]).rstrip()
+
+
+def markdown_page(page: ScorePage, name: str) -> str:
+    """The tables in GitHub Markdown; the figures are on the other page."""
+    parts = [f"# {page.title}", page.subtitle, "\n".join(f"- {text}" for text in (*page.reading, *page.notes))]
+    parts += ["## Tables", *map(markdown_table, page.tables.values())]
+    parts += [
+        f"The figures are in [{name}.html]({name}.html).",
+        "## How each number was measured",
+        definition_list(page.protocols),
+    ]
+    parts += ["## Where the numbers come from", definition_list(page.provenance)]
+    parts += ["Left out:\n\n" + "\n".join(f"- {text}" for text in page.left_out)] * bool(page.left_out)
+    return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def html_page(page: ScorePage, name: str) -> str:
+    """The page: styles and figures inside, no script, no address outside."""
+    colours = figures.method_colours(page.models).values()
+    return render(
+        "scorecard.html.j2",
+        report=page,
+        name=name,
+        order={model: index for index, model in enumerate(page.models)},
+        light=[light for light, _ in colours],
+        dark=[dark for _, dark in colours],
+    )
