@@ -27,8 +27,8 @@ from matplotlib.lines import Line2D
 from step import SEED, rounded
 from torch import Tensor, nn
 
-from dat import attacks
-from dat.code_attack import adversarial_codes
+from dat.attacks.codes import adversarial_codes
+from dat.attacks.discrete import discrete_adversary
 from dat.data.folders import ImageFolder
 from dat.data.pipeline import CenterCrop, ImageDataset, evaluation_batches
 from dat.discretizers.codes import modified_code_rate, resample, resample_nearby
@@ -143,7 +143,7 @@ def dat(
 ) -> Attacked:
     """Algorithm 1, or several steps of it."""
     noted = Noted(discretizer)
-    adversarial = attacks.discrete_adversary(images, loss_fn, noted, alpha=alpha, steps=steps)
+    adversarial = discrete_adversary(images, loss_fn, noted, alpha=alpha, steps=steps)
     return noted.codes, adversarial
 
 

@@ -13,15 +13,15 @@ from dat.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from dat.assess import evaluate as evaluate
-    from dat.attacks import discrete_adversary as discrete_adversary
-    from dat.attacks import evaluating as evaluating
-    from dat.attacks import fgsm as fgsm
-    from dat.attacks import input_gradient as input_gradient
-    from dat.attacks import pgd as pgd
-    from dat.attacks import pyramid as pyramid
-    from dat.attacks import random_start as random_start
+    from dat.attacks.codes import code_adversary as code_adversary
+    from dat.attacks.discrete import discrete_adversary as discrete_adversary
+    from dat.attacks.gradient import evaluating as evaluating
+    from dat.attacks.gradient import input_gradient as input_gradient
+    from dat.attacks.pixels import fgsm as fgsm
+    from dat.attacks.pixels import pgd as pgd
+    from dat.attacks.pixels import random_start as random_start
+    from dat.attacks.pyramid import pyramid as pyramid
     from dat.augment.augmix import augmix as augmix
-    from dat.code_attack import code_adversary as code_adversary
     from dat.data.corruptions.table import CORRUPTIONS as CORRUPTIONS
     from dat.data.corruptions.table import corrupt as corrupt
     from dat.discretizers.codes import modified_code_rate as modified_code_rate
@@ -88,18 +88,18 @@ _HOME = {
     "Standard": "methods.standard",
     "Task": "types",
     "augmix": "augment.augmix",
-    "code_adversary": "code_attack",
+    "code_adversary": "attacks.codes",
     "corrupt": "data.corruptions.table",
-    "discrete_adversary": "attacks",
-    "evaluating": "attacks",
+    "discrete_adversary": "attacks.discrete",
+    "evaluating": "attacks.gradient",
     "evaluate": "assess",
-    "fgsm": "attacks",
-    "input_gradient": "attacks",
+    "fgsm": "attacks.pixels",
+    "input_gradient": "attacks.gradient",
     "load_discretizer": "discretizers.pretrained",
     "modified_code_rate": "discretizers.codes",
-    "pgd": "attacks",
-    "pyramid": "attacks",
-    "random_start": "attacks",
+    "pgd": "attacks.pixels",
+    "pyramid": "attacks.pyramid",
+    "random_start": "attacks.pixels",
     "save_discretizer": "discretizers.pretrained",
     "through_auxiliary_norms": "nn.norm",
     "with_auxiliary_norms": "nn.norm",

@@ -25,7 +25,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from torch import nn
 
 from dat import measure, recipe_file
-from dat.attacks import evaluating
+from dat.attacks.gradient import evaluating
 from dat.data.corruptions.frost import frost_textures
 from dat.data.corruptions.table import CORRUPTIONS, EXTRA_CORRUPTIONS
 from dat.data.folders import ImageSource

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from dat import attacks
+from dat.attacks.discrete import discrete_adversary
+from dat.attacks.gradient import evaluating
 from dat.discretizers import codes
 from dat.types import Codes, Discretizer, Images, Task
 
@@ -32,10 +33,8 @@ def discrete_change(
 ) -> Change:
     """Attack a batch and compare the codes that `Q` gives for x and for x + delta (Table 8, "modified codes")."""
     asked = _Asked(discretizer)
-    with attacks.evaluating(model) as attacked:
-        adversarial = attacks.discrete_adversary(
-            images, lambda shown: task.losses(attacked, shown, targets), asked, alpha=alpha
-        )
+    with evaluating(model) as attacked:
+        adversarial = discrete_adversary(images, lambda shown: task.losses(attacked, shown, targets), asked, alpha=alpha)
     before, after = asked.codes
     return Change(
         images, discretizer.decode(before)[..., : images.shape[2], : images.shape[3]], adversarial, codes.changed(before, after)

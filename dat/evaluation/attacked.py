@@ -15,8 +15,8 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from dat import attacks
-from dat.attacks import NORMS, Norm
+from dat.attacks.gradient import NORMS, Norm
+from dat.attacks.pixels import pgd, random_start
 from dat.data.corruptions.draws import Draws, streams_of
 from dat.errors import UsageError
 from dat.types import Images, Indices, LossFn, PerImage, check_images
@@ -110,7 +110,7 @@ class PGD:
 
     def _attacked(self, images: Images, ids: Indices, loss_fn: LossFn, *, restart: int) -> Images:
         start = self._start(images, ids, restart=restart) if self.random_start else None
-        return attacks.pgd(
+        return pgd(
             images,
             loss_fn,
             epsilon=self.epsilon,
@@ -124,7 +124,7 @@ class PGD:
         draws = Draws(streams_of((STARTS, self.seed, restart), ids))
         shape = images.shape[1:]
         noise = draws.uniform(0.0, 1.0, *shape) if self.norm == "linf" else draws.normal(*shape)
-        return attacks.random_start(images, noise.to(images), epsilon=self.epsilon, norm=self.norm)
+        return random_start(images, noise.to(images), epsilon=self.epsilon, norm=self.norm)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
-from dat import attacks
+from dat.attacks.pixels import fgsm
 from dat.data.corruptions.frost import Texture, textures_sha256
 from dat.data.corruptions.table import CORRUPTIONS, check_request, corrupt, corruption_protocol
 from dat.types import Images, Indices, LossFn
@@ -67,7 +67,7 @@ class FGSM:
     def images(self, images: Images, ids: Indices, loss_fn: LossFn | None) -> Images:
         """The attacked images."""
         assert loss_fn is not None
-        return attacks.fgsm(images, loss_fn, epsilon=self.epsilon)
+        return fgsm(images, loss_fn, epsilon=self.epsilon)
 
     def protocol(self, height: int, width: int) -> dict[str, object]:
         """The radius, in units of 1/255."""

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from dat import attacks
+from dat.attacks.gradient import evaluating
+from dat.attacks.pixels import pgd, random_start
 from dat.errors import UsageError
 from dat.nn.norm import through_auxiliary_norms
 from dat.types import Batch, ClassifyingTask, Images, Targets, Task
@@ -59,8 +60,8 @@ class AdvProp:
     def _adversary(self, model: nn.Module, batch: Batch, task: Task) -> Images:
         aims = _random_classes(batch, task) if self.targeted else batch.targets
         sign = -1 if self.targeted else 1
-        with attacks.evaluating(model) as attacked, route(attacked, auxiliary=self.auxiliary_norms):
-            return attacks.pgd(
+        with evaluating(model) as attacked, route(attacked, auxiliary=self.auxiliary_norms):
+            return pgd(
                 batch.images,
                 lambda images: sign * task.losses(attacked, images, aims),
                 epsilon=self.epsilon,
@@ -78,7 +79,7 @@ def start_of(batch: Batch, *, epsilon: float, noise_threshold: float) -> Images:
     if batch.draw_once(torch.randn) <= noise_threshold:
         return batch.images
     noise = batch.draw(torch.rand, *batch.images.shape[1:])
-    return attacks.random_start(batch.images, noise, epsilon=epsilon, norm="linf")
+    return random_start(batch.images, noise, epsilon=epsilon, norm="linf")
 
 
 def check_attack(noise_threshold: float, **sizes: float | int) -> None:

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from dat import attacks
+from dat.attacks.gradient import Norm, evaluating, unwrapped
+from dat.attacks.pixels import pgd, random_start
 from dat.errors import UsageError
 from dat.types import Batch, Images, Task
 
@@ -29,7 +30,7 @@ class AT:
     epsilon: float = 4 / 255
     step_size: float = 8 / 3 / 255
     steps: int = 3
-    norm: attacks.Norm = "linf"
+    norm: Norm = "linf"
     random_start: bool = False
     clean_weight: float = 0.0
     eval_mode: bool = True
@@ -49,8 +50,8 @@ class AT:
         yield (1 - self.clean_weight) * task.losses(model, adversarial, batch.targets).mean()
 
     def _adversarial(self, model: nn.Module, batch: Batch, task: Task) -> Images:
-        with attacks.evaluating(model) if self.eval_mode else nullcontext(attacks.unwrapped(model)) as attacked:
-            return attacks.pgd(
+        with evaluating(model) if self.eval_mode else nullcontext(unwrapped(model)) as attacked:
+            return pgd(
                 batch.images,
                 lambda images: task.losses(attacked, images, batch.targets),
                 epsilon=self.epsilon,
@@ -64,4 +65,4 @@ class AT:
         if not self.random_start:
             return None
         noise = batch.draw(torch.rand if self.norm == "linf" else torch.randn, *batch.images.shape[1:])
-        return attacks.random_start(batch.images, noise, epsilon=self.epsilon, norm=self.norm)
+        return random_start(batch.images, noise, epsilon=self.epsilon, norm=self.norm)

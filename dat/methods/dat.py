@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from dat import attacks
+from dat.attacks.discrete import check_discrete_steps, discrete_adversary
+from dat.attacks.gradient import GradientScale, evaluating
 from dat.types import Batch, Discretizer, Task
 
 
@@ -24,19 +25,17 @@ class DAT:
 
     discretizer: Discretizer
     alpha: float = 0.1
-    gradient_scale: attacks.GradientScale = "l2"
+    gradient_scale: GradientScale = "l2"
     steps: int = 1
     step_size: float | None = None
 
     def __post_init__(self) -> None:
-        attacks.check_discrete_steps(
-            alpha=self.alpha, gradient_scale=self.gradient_scale, steps=self.steps, step_size=self.step_size
-        )
+        check_discrete_steps(alpha=self.alpha, gradient_scale=self.gradient_scale, steps=self.steps, step_size=self.step_size)
 
     def __call__(self, model: nn.Module, batch: Batch, task: Task) -> Iterator[Tensor]:
         """Yield the mean loss of the discrete adversarial images."""
-        with attacks.evaluating(model) as attacked:
-            adversarial = attacks.discrete_adversary(
+        with evaluating(model) as attacked:
+            adversarial = discrete_adversary(
                 batch.images,
                 lambda images: task.losses(attacked, images, batch.targets),
                 self.discretizer,

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from dat import attacks, code_attack
+from dat.attacks import codes
+from dat.attacks.gradient import evaluating
 from dat.types import Batch, Discretizer, Task
 
 
@@ -17,7 +18,7 @@ class DATCodes:
 
     DAT moves pixels and takes the words that follow; here the number of words that change is given, and their choice is
     the adversary's, by their first-order gain through the decoder. `rate` as DAT modifies at alpha 0.1, in whole codes.
-    Source: ours, after Ebrahimi et al. (HotFlip), ACL 2018: see `dat.code_attack`. The model is attacked in eval mode.
+    Source: ours, after Ebrahimi et al. (HotFlip), ACL 2018: see `dat.attacks.codes`. The model is attacked in eval mode.
     Cost per step: `steps` gradients through the decoder and the model, one encoding and one decoding more, then one forward
     and backward pass. Needs of the model: nothing; of the discretizer: vectors and a differentiable decoder.
     """
@@ -28,12 +29,12 @@ class DATCodes:
     steps: int = 1
 
     def __post_init__(self) -> None:
-        code_attack.check_budget(self.rate, self.neighbours, self.steps)
+        codes.check_budget(self.rate, self.neighbours, self.steps)
 
     def __call__(self, model: nn.Module, batch: Batch, task: Task) -> Iterator[Tensor]:
         """Yield the mean loss of the images of the adversarial codes."""
-        with attacks.evaluating(model) as attacked:
-            adversarial = code_attack.code_adversary(
+        with evaluating(model) as attacked:
+            adversarial = codes.code_adversary(
                 batch.images,
                 lambda images: task.losses(attacked, images, batch.targets),
                 self.discretizer,

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from dat import attacks
+from dat.attacks.discrete import check_discrete_steps
+from dat.attacks.gradient import NORMS, Norm
 from dat.errors import UsageError
 from dat.types import Batch, Discretizer, Images, Task
 
@@ -26,11 +27,11 @@ class DATFree:
 
     discretizer: Discretizer
     alpha: float = 0.1
-    gradient_scale: attacks.Norm = "l2"
+    gradient_scale: Norm = "l2"
 
     def __post_init__(self) -> None:
-        attacks.check_discrete_steps(alpha=self.alpha, gradient_scale=self.gradient_scale, steps=1, step_size=None)
-        if self.gradient_scale not in attacks.NORMS:
+        check_discrete_steps(alpha=self.alpha, gradient_scale=self.gradient_scale, steps=1, step_size=None)
+        if self.gradient_scale not in NORMS:
             raise UsageError(
                 f"gradient_scale is {self.gradient_scale!r}, but a loop may scale the gradient that is used; "
                 'write "l2" or "linf", which take its direction.'
@@ -54,5 +55,5 @@ class DATFree:
         # Float16 overflows while its loss scale is sought; the optimizer skips such a step, running statistics do not.
         gradient = torch.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0)
         largest = gradient.abs().amax(dim=(1, 2, 3), keepdim=True)
-        scaled, _ = attacks.NORMS[self.gradient_scale]
+        scaled, _ = NORMS[self.gradient_scale]
         return scaled(gradient / largest.clamp_min(torch.finfo(gradient.dtype).tiny))

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from dat import attacks
+from dat.attacks.gradient import unwrapped
+from dat.attacks.pixels import pgd, random_start
 from dat.errors import UsageError
 from dat.types import Batch, Discretizer, Images, Task
 
@@ -45,8 +46,8 @@ class DATOfficial:
     def __call__(self, model: nn.Module, batch: Batch, task: Task) -> Iterator[Tensor]:
         """Yield the mean loss of the clean images, then that of the adversarial ones."""
         yield task.losses(model, batch.images, batch.targets).mean()
-        attacked, reconstruction = attacks.unwrapped(model), self.discretizer(batch.images)
-        perturbed = attacks.pgd(
+        attacked, reconstruction = unwrapped(model), self.discretizer(batch.images)
+        perturbed = pgd(
             reconstruction,
             lambda images: task.losses(attacked, images, batch.targets),
             epsilon=self.epsilon,
@@ -61,4 +62,4 @@ class DATOfficial:
         if batch.draw_once(torch.rand) >= self.random_start_probability:
             return None
         noise = batch.draw(torch.randn, *reconstruction.shape[1:])
-        return attacks.random_start(reconstruction, noise, epsilon=self.epsilon, norm="l2")
+        return random_start(reconstruction, noise, epsilon=self.epsilon, norm="l2")

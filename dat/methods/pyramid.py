@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from dat import attacks
+from dat.attacks.gradient import unwrapped
+from dat.attacks.pyramid import check_pyramid, pyramid
 from dat.errors import UsageError
 from dat.types import Batch, ClassifyingTask, Images, Task
 
@@ -35,9 +36,7 @@ class PyramidAT:
     matched: bool = True
 
     def __post_init__(self) -> None:
-        attacks.check_pyramid(
-            epsilon=self.epsilon, step_size=self.step_size, steps=self.steps, cells=self.cells, scales=self.scales
-        )
+        check_pyramid(epsilon=self.epsilon, step_size=self.step_size, steps=self.steps, cells=self.cells, scales=self.scales)
 
     def __call__(self, model: nn.Module, batch: Batch, task: Task) -> Iterator[Tensor]:
         """Yield the mean loss of the clean images, then that of the adversarial ones.
@@ -56,8 +55,8 @@ class PyramidAT:
         yield loss
 
     def _adversarial(self, model: nn.Module, batch: Batch, task: ClassifyingTask) -> Images:
-        attacked, aims = attacks.unwrapped(model), task.random_classes(batch.targets, batch.draw(torch.rand))
-        return attacks.pyramid(
+        attacked, aims = unwrapped(model), task.random_classes(batch.targets, batch.draw(torch.rand))
+        return pyramid(
             batch.images,
             lambda images: -task.losses(attacked, images, aims),
             epsilon=self.epsilon,

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from dat import attacks
+from dat.attacks.gradient import input_gradient
 from dat.errors import UsageError
 from dat.methods.advprop import AdvProp, start_of
 from dat.nn.norm import Normalized, TwoNorms, with_auxiliary_norms
@@ -150,7 +150,7 @@ def test_the_attack_goes_through_its_own_layers(targeted: bool, auxiliary: bool)
     adversarial = shown(method(model, given, TASK), model)[-1]
     victim, aims = two_norms().eval(), TASK.random_classes(given.targets, given.numbers[0]) if targeted else given.targets
     victim[1] = layer_of(victim).auxiliary if auxiliary else layer_of(victim).main
-    gradient = attacks.input_gradient(given.images, lambda images: F.cross_entropy(victim(images), aims, reduction="none"))
+    gradient = input_gradient(given.images, lambda images: F.cross_entropy(victim(images), aims, reduction="none"))
     expected = (given.images + (-0.05 if targeted else 0.05) * gradient.sign()).clamp(0, 1)
     torch.testing.assert_close(adversarial, expected, atol=1e-6, rtol=0)
     assert (adversarial != given.images).float().mean() > 0.9

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dat import attacks
+from dat.attacks.pixels import pgd
 from dat.errors import UsageError
 from dat.methods.at import AT
 from dat.tasks.classification import Classification
@@ -47,7 +47,7 @@ def test_defaults_are_the_plain_loss_of_pgd_to_the_bit() -> None:
     """Three steps in eval mode from the images themselves, no clean term."""
     model, twin, given = network(), network(), batch()
     losses, shown = run(AT(), model)
-    adversarial = attacks.pgd(
+    adversarial = pgd(
         given.images,
         lambda x: Classification().losses(network().eval(), x, given.targets),
         epsilon=4 / 255,

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dat import attacks
+from dat.attacks.gradient import Norm, input_gradient, unit_l2
 from dat.errors import UsageError
 from dat.methods.dat import DAT
 from dat.methods.dat_free import DATFree
@@ -58,17 +58,17 @@ def run(method: Method, model: nn.Module, backward: Callable[[Tensor], None] = T
 
 
 @SCALES
-def test_delta_is_the_step_along_the_gradient_of_the_clean_loss(scale: attacks.Norm) -> None:
+def test_delta_is_the_step_along_the_gradient_of_the_clean_loss(scale: Norm) -> None:
     model, given, discretizer = network(), batch(), Identity()
-    gradient = attacks.input_gradient(given.images, lambda x: Classification().losses(model, x, given.targets))
+    gradient = input_gradient(given.images, lambda x: Classification().losses(model, x, given.targets))
     run(DATFree(discretizer, alpha=0.3, gradient_scale=scale), model)
-    step = attacks.unit_l2(gradient) if scale == "l2" else gradient.sign()
+    step = unit_l2(gradient) if scale == "l2" else gradient.sign()
     (perturbed,) = discretizer.given
     torch.testing.assert_close(perturbed, (given.images + 0.3 * step).clamp(0, 1), atol=1e-6, rtol=0)
 
 
 @SCALES
-def test_where_nothing_is_lost_in_discretizing_it_is_dat(scale: attacks.Norm) -> None:
+def test_where_nothing_is_lost_in_discretizing_it_is_dat(scale: Norm) -> None:
     """x = Q(x): the gradient at one is the gradient at the other, but for what train mode changes (nothing here)."""
     free = run(DATFree(Identity(), alpha=0.3, gradient_scale=scale), network())
     paid = run(DAT(Identity(), alpha=0.3, gradient_scale=scale), network())
@@ -78,7 +78,7 @@ def test_where_nothing_is_lost_in_discretizing_it_is_dat(scale: attacks.Norm) ->
 
 @SCALES
 @pytest.mark.parametrize("factor", [2.0**-60, 2.0**60])
-def test_only_the_direction_counts(scale: attacks.Norm, factor: float) -> None:
+def test_only_the_direction_counts(scale: Norm, factor: float) -> None:
     plain, scaled = Identity(), Identity()
     run(DATFree(plain, alpha=0.3, gradient_scale=scale), network())
     run(DATFree(scaled, alpha=0.3, gradient_scale=scale), network(), lambda loss: (loss * factor).backward())
@@ -87,7 +87,7 @@ def test_only_the_direction_counts(scale: attacks.Norm, factor: float) -> None:
 
 @SCALES
 @pytest.mark.parametrize("factor", [float("nan"), float("inf")])
-def test_a_gradient_that_overflowed_moves_nothing(scale: attacks.Norm, factor: float) -> None:
+def test_a_gradient_that_overflowed_moves_nothing(scale: Norm, factor: float) -> None:
     discretizer = Identity()
     run(DATFree(discretizer, gradient_scale=scale), network(), lambda loss: (loss * factor).backward())
     assert torch.equal(discretizer.given[0], batch().images)

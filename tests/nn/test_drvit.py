@@ -11,7 +11,7 @@ from timm.models.vision_transformer import VisionTransformer
 from timm.optim import create_optimizer_v2  # pyright: ignore[reportPrivateImportUsage]  # documented, but timm has no __all__
 from torch import Tensor, nn
 
-from dat.attacks import input_gradient
+from dat.attacks.gradient import input_gradient
 from dat.discretizers.frozen import FrozenDiscretizer
 from dat.discretizers.networks.vqgan import VQGAN, VQGANConfig
 from dat.discretizers.quantizers.nearest import CodebookQuantizer

@@ -1,6 +1,6 @@
 """Inner maximisation in code space itself: the adversary chooses which words change, and into which of their neighbours.
 
-Like `dat.attacks`, on whose conditions this one relies: an attack sees a `LossFn`, and leaves no trace in what it runs.
+Like `dat.attacks.gradient`, on whose conditions it relies: an attack sees a `LossFn`, and leaves no trace in what it runs.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dat import attacks
+from dat.attacks.gradient import input_gradient
 from dat.discretizers.codes import CodeSpace, Neighbours, changed, code_space
 from dat.errors import UsageError
 from dat.types import Codes, Discretizer, Images, Latents, LossFn, check_images
@@ -53,7 +53,7 @@ def adversarial_codes(
 
     Raises:
         UsageError: rate is no share, or less than half a code of the grid; there are not so many neighbours, or no steps;
-            the discretizer has no vectors; images or losses are not what `dat.attacks` asks for.
+            the discretizer has no vectors; images or losses are not what `dat.attacks.gradient` asks for.
 
     Source: ours, the discrete counterpart of Ebrahimi et al., "HotFlip: White-Box Adversarial Examples for Text
     Classification", ACL 2018, section 3: the same first-order estimate over the letters of a text.
@@ -80,7 +80,7 @@ def vector_gradient(vectors: Latents, loss_fn: LossFn, space: CodeSpace, images:
         vectors = vectors.detach().requires_grad_()
         decoded = space.decode_vectors(vectors)[..., :height, :width]
     # In two parts, so that the model's graph is gone before the decoder's is walked.
-    upstream = attacks.input_gradient(decoded.detach(), loss_fn)
+    upstream = input_gradient(decoded.detach(), loss_fn)
     (gradient,) = torch.autograd.grad(decoded, vectors, upstream.to(decoded.dtype))
     return gradient
 

@@ -11,7 +11,9 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from dat import attacks
+from dat.attacks.gradient import Norm, evaluating, input_gradient
+from dat.attacks.pixels import fgsm, pgd, random_start
+from dat.attacks.pyramid import pyramid
 from dat.errors import UsageError
 
 Golden = Callable[[str], Path]
@@ -50,14 +52,14 @@ EASYROBUST = [
 def test_pgd_equals_easyrobust(problem: tuple[dict[str, Tensor], dict[str, Any], nn.Module], case: str) -> None:
     values, configs, network = problem
     config = configs[f"easyrobust.{case}"]
-    norm: attacks.Norm = "linf" if config["attack_type"] == "Linf" else "l2"
+    norm: Norm = "linf" if config["attack_type"] == "Linf" else "l2"
     targets = values["y_soft"] if config.get("targets") == "y_soft" else values["y"]
     smoothing = 0.1 if config.get("attack_criterion") == "smooth" else 0.0
     start = None
     if "start" in config:
         noise = values["noise_uniform01" if norm == "linf" else "noise_normal"]
-        start = attacks.random_start(values["x"], noise, epsilon=config["eps"], norm=norm)
-    ours = attacks.pgd(
+        start = random_start(values["x"], noise, epsilon=config["eps"], norm=norm)
+    ours = pgd(
         values["x"],
         ascent(network, targets, targeted=config.get("targeted", False), smoothing=smoothing),
         epsilon=config["eps"],
@@ -78,7 +80,7 @@ def test_pgd_equals_madry(problem: tuple[dict[str, Tensor], dict[str, Any], nn.M
     mean, std = (torch.tensor(config["normalise"][name]).view(3, 1, 1) for name in ("mean", "std"))
     # Their normalisation clamps to [0, 1] first, which takes the gradient from pixels that are exactly 0 or 1.
     normalised = nn.Sequential(nn.Hardtanh(0, 1), _Affine(mean, std), network).eval()
-    ours = attacks.pgd(
+    ours = pgd(
         values["x"],
         ascent(normalised, values["y"], targeted=config.get("targeted", False)),
         epsilon=config["eps"],
@@ -103,7 +105,7 @@ class _Affine(nn.Module):
 @pytest.mark.parametrize("numerator", [1, 8])
 def test_fgsm_equals_torchattacks(problem: tuple[dict[str, Tensor], dict[str, Any], nn.Module], numerator: int) -> None:
     values, _, network = problem
-    ours = attacks.fgsm(values["x"], ascent(network, values["y"]), epsilon=numerator / 255)
+    ours = fgsm(values["x"], ascent(network, values["y"]), epsilon=numerator / 255)
     assert_nearly_all_equal(ours, values[f"torchattacks.fgsm_{numerator}_255"])
 
 
@@ -121,7 +123,7 @@ def test_pgd_equals_advprop(problem: tuple[dict[str, Tensor], dict[str, Any], nn
     if config["start"] == "noise":
         start = images + epsilon * (2 * values["advprop.noise_uniform01"] - 1)
     targets = values["advprop.targets" if config["targeted"] else "y"]
-    ours = attacks.pgd(
+    ours = pgd(
         images,
         ascent(centred, targets, targeted=config["targeted"]),
         epsilon=epsilon,
@@ -157,13 +159,11 @@ def test_attacks_touch_no_gradient_statistic_or_random_stream(attack: str) -> No
     before = {name: value.clone() for name, value in network.state_dict().items()}
     stream = torch.get_rng_state()
     run = {
-        "input_gradient": lambda: attacks.input_gradient(images, loss_fn),
-        "pgd": lambda: attacks.pgd(images, loss_fn, epsilon=0.1, step_size=0.05, steps=3),
-        "pgd_best": lambda: attacks.pgd(images, loss_fn, epsilon=0.1, step_size=0.05, steps=3, keep_best=True),
-        "fgsm": lambda: attacks.fgsm(images, loss_fn, epsilon=0.1),
-        "pyramid": lambda: attacks.pyramid(
-            images, loss_fn, epsilon=0.01, step_size=0.005, steps=3, cells=(4, 1), scales=(9.0, 1.0)
-        ),
+        "input_gradient": lambda: input_gradient(images, loss_fn),
+        "pgd": lambda: pgd(images, loss_fn, epsilon=0.1, step_size=0.05, steps=3),
+        "pgd_best": lambda: pgd(images, loss_fn, epsilon=0.1, step_size=0.05, steps=3, keep_best=True),
+        "fgsm": lambda: fgsm(images, loss_fn, epsilon=0.1),
+        "pyramid": lambda: pyramid(images, loss_fn, epsilon=0.01, step_size=0.005, steps=3, cells=(4, 1), scales=(9.0, 1.0)),
     }[attack]
     result = run()
     assert not result.requires_grad
@@ -175,12 +175,10 @@ def test_attacks_touch_no_gradient_statistic_or_random_stream(attack: str) -> No
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
-def test_pgd_stays_in_its_ball_and_reaches_its_edge(norm: attacks.Norm) -> None:
+def test_pgd_stays_in_its_ball_and_reaches_its_edge(norm: Norm) -> None:
     network = network_with_everything().eval()
     images = torch.rand(6, 3, 8, 8) * 0.4 + 0.3
-    ours = attacks.pgd(
-        images, ascent(network, torch.zeros(6, dtype=torch.long)), epsilon=0.1, step_size=0.07, steps=5, norm=norm
-    )
+    ours = pgd(images, ascent(network, torch.zeros(6, dtype=torch.long)), epsilon=0.1, step_size=0.07, steps=5, norm=norm)
     delta = (ours - images).flatten(1)
     sizes = delta.abs().amax(1) if norm == "linf" else delta.norm(dim=1)
     assert sizes.max() <= 0.1 + 1e-6
@@ -191,16 +189,16 @@ def test_keep_best_is_never_worse_than_any_visited_point() -> None:
     network = network_with_everything().eval()
     images, labels = torch.rand(8, 3, 8, 8), torch.arange(8) % 5
     loss_fn = ascent(network, labels)
-    best = attacks.pgd(images, loss_fn, epsilon=0.5, step_size=0.5, steps=4, keep_best=True)
+    best = pgd(images, loss_fn, epsilon=0.5, step_size=0.5, steps=4, keep_best=True)
     for steps in range(5):
-        visited = attacks.pgd(images, loss_fn, epsilon=0.5, step_size=0.5, steps=steps)
+        visited = pgd(images, loss_fn, epsilon=0.5, step_size=0.5, steps=steps)
         assert (loss_fn(best) >= loss_fn(visited) - 1e-6).all()
 
 
 def test_evaluating_puts_every_mode_back() -> None:
     network = network_with_everything()
     network[1].eval()  # type: ignore[operator]
-    with attacks.evaluating(network) as attacked:
+    with evaluating(network) as attacked:
         assert not any(part.training for part in attacked.modules())
     assert [part.training for part in network.modules()] == [True, True, False, True, True, True, True, True]
 
@@ -212,7 +210,7 @@ def test_half_precision_gradients_do_not_underflow() -> None:
     def loss_fn(x: Tensor) -> Tensor:
         return x.half().mul(2.0**-14).sum((1, 2, 3)).mul(2.0**-14)  # 2**-28 is below the smallest float16
 
-    gradient = attacks.input_gradient(images, loss_fn)
+    gradient = input_gradient(images, loss_fn)
     torch.testing.assert_close(gradient, torch.full_like(gradient, 2.0**-28), rtol=1e-2, atol=0)
 
 
@@ -220,7 +218,7 @@ def test_a_pyramid_follows_the_sign_of_each_cell() -> None:
     """Of a linear loss, on sides that are no multiple of the cells: sums over cells, written out."""
     torch.manual_seed(0)
     images, weights = torch.rand(2, 3, 7, 10) * 0.2 + 0.4, torch.randn(3, 7, 10)
-    ours = attacks.pyramid(
+    ours = pyramid(
         images, lambda x: (x * weights).sum((1, 2, 3)), epsilon=1e-3, step_size=7e-4, steps=2, cells=(4, 2), scales=(20.0, 10.0)
     )
     expected = torch.zeros_like(weights)
@@ -236,7 +234,7 @@ def test_a_pyramid_cuts_after_every_level() -> None:
     """White stays white under the coarse level, so that the fine one darkens it from there; together they would cancel."""
     images, weights = torch.ones(1, 3, 4, 4), torch.ones(3, 4, 4)
     weights[:, 0, 0] = -1.0
-    ours = attacks.pyramid(
+    ours = pyramid(
         images, lambda x: (x * weights).sum((1, 2, 3)), epsilon=0.1, step_size=0.1, steps=2, cells=(4, 1), scales=(5.0, 5.0)
     )
     expected = torch.ones_like(images)
@@ -258,11 +256,11 @@ def test_a_pyramid_cuts_after_every_level() -> None:
 def test_a_pyramid_of_nonsense_is_refused(settings: dict[str, Any], says: str) -> None:
     good: dict[str, Any] = {"epsilon": 0.1, "step_size": 0.1, "steps": 1}
     with pytest.raises(UsageError, match=says):
-        attacks.pyramid(torch.rand(1, 3, 4, 4), lambda x: x.sum((1, 2, 3)), **{**good, **settings})
+        pyramid(torch.rand(1, 3, 4, 4), lambda x: x.sum((1, 2, 3)), **{**good, **settings})
 
 
 @pytest.mark.parametrize(("name", "value"), [("epsilon", -1.0), ("step_size", -1.0), ("steps", -1)])
 def test_negative_settings_are_refused(name: str, value: float) -> None:
     settings: dict[str, Any] = {"epsilon": 0.1, "step_size": 0.1, "steps": 1, name: value}
     with pytest.raises(UsageError, match="-1"):
-        attacks.pgd(torch.rand(1, 3, 4, 4), lambda x: x.sum((1, 2, 3)), **settings)
+        pgd(torch.rand(1, 3, 4, 4), lambda x: x.sum((1, 2, 3)), **settings)

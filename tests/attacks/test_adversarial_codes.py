@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dat.code_attack import adversarial_codes, code_adversary, vector_gradient
+from dat.attacks.codes import adversarial_codes, code_adversary, vector_gradient
 from dat.discretizers.codes import changed
 from dat.discretizers.frozen import FrozenDiscretizer, nearest_others
 from dat.discretizers.networks.vqgan import VQGAN, VQGANConfig

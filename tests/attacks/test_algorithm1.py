@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from dat import attacks
+from dat.attacks.discrete import discrete_adversary
+from dat.attacks.gradient import GradientScale, input_gradient, unit_l2
 from dat.discretizers.frozen import FrozenDiscretizer
 from dat.discretizers.pretrained import load_discretizer
 from dat.errors import UsageError
@@ -73,11 +74,11 @@ def numpy_algorithm1(
 
 @pytest.mark.parametrize("scale", ["l2", "linf", "raw"])
 @pytest.mark.parametrize("alpha", [0.05, 0.3, 2.0])
-def test_the_five_lines_equal_plain_numpy(scale: attacks.GradientScale, alpha: float) -> None:
+def test_the_five_lines_equal_plain_numpy(scale: GradientScale, alpha: float) -> None:
     images, weights, labels = linear_problem()
     perturbed, expected = numpy_algorithm1(images, weights, labels, alpha, scale)
     assert np.abs(perturbed * 4 % 1 - 0.5).min() > 1e-6  # no pixel so near a boundary that rounding decides
-    ours = attacks.discrete_adversary(
+    ours = discrete_adversary(
         torch.tensor(images), linear_loss(weights, labels), GreyLevels(), alpha=alpha, gradient_scale=scale
     )
     np.testing.assert_allclose(ours.numpy(), expected, atol=1e-12)
@@ -103,12 +104,12 @@ def numpy_steps(
 
 
 @pytest.mark.parametrize(("scale", "alpha", "step"), [("l2", 1.0, 0.6), ("l2", 2.0, None), ("linf", 0.2, 0.15)])
-def test_several_steps_equal_plain_numpy(scale: attacks.GradientScale, alpha: float, step: float | None) -> None:
+def test_several_steps_equal_plain_numpy(scale: GradientScale, alpha: float, step: float | None) -> None:
     images, weights, labels = linear_problem()
     perturbed = numpy_steps(images, weights, labels, alpha, alpha if step is None else step, 3, scale)
     assert np.abs(perturbed * 4 % 1 - 0.5).min() > 1e-6
     ours, once = (
-        attacks.discrete_adversary(
+        discrete_adversary(
             torch.tensor(images),
             linear_loss(weights, labels),
             GreyLevels(),
@@ -141,17 +142,17 @@ def test_the_method_shows_what_its_steps_find() -> None:
     list(DAT(discretizer, alpha=2.0, steps=3, step_size=0.9)(model, Batch(x, torch.tensor(labels)), Classification()))
     assert (len(passes), discretizer.count) == (4, 4)
     loss_fn = soft_loss(model, torch.tensor(labels))
-    expected = attacks.discrete_adversary(x, loss_fn, GreyLevels(), alpha=2.0, steps=3, step_size=0.9)
+    expected = discrete_adversary(x, loss_fn, GreyLevels(), alpha=2.0, steps=3, step_size=0.9)
     assert torch.equal(passes[3], expected)
 
 
 @pytest.mark.parametrize("scale", ["l2", "linf", "raw"])
-def test_one_step_is_the_three_lines_to_the_bit(scale: attacks.GradientScale) -> None:
+def test_one_step_is_the_three_lines_to_the_bit(scale: GradientScale) -> None:
     images, weights, labels = linear_problem()
     x, discretizer, loss_fn = torch.tensor(images).float(), GreyLevels(), linear_loss(weights.astype("float32"), labels)
-    scaled, alpha = {"l2": attacks.unit_l2, "linf": torch.sign, "raw": lambda gradient: gradient}[scale], 0.7
+    scaled, alpha = {"l2": unit_l2, "linf": torch.sign, "raw": lambda gradient: gradient}[scale], 0.7
     reconstruction = discretizer(x)
-    expected = x + alpha * scaled(attacks.input_gradient(reconstruction, loss_fn))
+    expected = x + alpha * scaled(input_gradient(reconstruction, loss_fn))
     seen: list[Tensor] = []
 
     class Recording(GreyLevels):
@@ -159,26 +160,26 @@ def test_one_step_is_the_three_lines_to_the_bit(scale: attacks.GradientScale) ->
             seen.append(images)
             return super().__call__(images)
 
-    attacks.discrete_adversary(x, loss_fn, Recording(), alpha=alpha, gradient_scale=scale, clamp=False)
+    discrete_adversary(x, loss_fn, Recording(), alpha=alpha, gradient_scale=scale, clamp=False)
     assert len(seen) == 2
     assert torch.equal(seen[1], expected)
 
 
 def test_alpha_zero_is_the_reconstruction() -> None:
     images, weights, labels = linear_problem()
-    ours = attacks.discrete_adversary(torch.tensor(images), linear_loss(weights, labels), GreyLevels(), alpha=0.0)
+    ours = discrete_adversary(torch.tensor(images), linear_loss(weights, labels), GreyLevels(), alpha=0.0)
     assert torch.equal(ours, GreyLevels()(torch.tensor(images)))
 
 
 @pytest.mark.parametrize("scale", ["l2", "linf", "raw"])
-def test_an_image_is_attacked_the_same_in_any_batch(scale: attacks.GradientScale) -> None:
+def test_an_image_is_attacked_the_same_in_any_batch(scale: GradientScale) -> None:
     images, weights, labels = linear_problem()
-    whole = attacks.discrete_adversary(
+    whole = discrete_adversary(
         torch.tensor(images), linear_loss(weights, labels), GreyLevels(), alpha=0.5, gradient_scale=scale
     )
     for index in range(6):
         one = slice(index, index + 1)
-        alone = attacks.discrete_adversary(
+        alone = discrete_adversary(
             torch.tensor(images[one]), linear_loss(weights, labels[one]), GreyLevels(), alpha=0.5, gradient_scale=scale
         )
         assert torch.equal(alone[0], whole[index])
@@ -198,7 +199,7 @@ def test_an_image_is_attacked_the_same_in_any_batch(scale: attacks.GradientScale
     ],
 )
 def test_bad_input_is_one_sentence(images: Tensor, alpha: float, says: str) -> None:
-    attack = inspect.unwrap(attacks.discrete_adversary)  # users have no shape checks at every call, as these tests do
+    attack = inspect.unwrap(discrete_adversary)  # users have no shape checks at every call, as these tests do
     with pytest.raises(UsageError, match=says) as caught:
         attack(images, lambda x: x.sum((1, 2, 3)), GreyLevels(), alpha=alpha)
     assert "\n" not in str(caught.value)
@@ -216,14 +217,14 @@ def test_bad_input_is_one_sentence(images: Tensor, alpha: float, says: str) -> N
     ],
 )
 def test_steps_without_a_meaning_are_refused(settings: dict[str, Any], says: str) -> None:
-    attack = inspect.unwrap(attacks.discrete_adversary)
+    attack = inspect.unwrap(discrete_adversary)
     with pytest.raises(UsageError, match=says):
         attack(torch.rand(2, 3, 4, 4), lambda x: x.sum((1, 2, 3)), GreyLevels(), **{"alpha": 0.1, **settings})
 
 
 def test_a_loss_that_is_a_mean_is_refused() -> None:
     with pytest.raises(UsageError, match="one loss per image"):
-        attacks.input_gradient(torch.rand(2, 3, 4, 4), lambda x: x.mean())
+        input_gradient(torch.rand(2, 3, 4, 4), lambda x: x.mean())
 
 
 # ---- golden data
@@ -261,7 +262,7 @@ def parameter_gradients(network: nn.Module, loss: Tensor) -> dict[str, Tensor]:
         ("linf_alpha0.05", 0.05, "linf"),
     ],
 )
-def test_golden_algorithm1_in_float64(golden: Golden, case: str, alpha: float, scale: attacks.GradientScale) -> None:
+def test_golden_algorithm1_in_float64(golden: Golden, case: str, alpha: float, scale: GradientScale) -> None:
     values = load_file(golden("dat_algorithm1_float64") / "io.safetensors")
     results = json.loads((golden("dat_algorithm1_float64") / "config.json").read_text())["results"][case]
     network, discretizer = golden_classifier(golden).double(), golden_discretizer(golden, torch.float64)
@@ -269,9 +270,9 @@ def test_golden_algorithm1_in_float64(golden: Golden, case: str, alpha: float, s
     loss_fn = soft_loss(network, values["y"])
     assert torch.equal(discretizer.encode(values["x"]), values["codes_x"])
     torch.testing.assert_close(discretizer(values["x"]), values["x_hat"], atol=1e-9, rtol=0)
-    torch.testing.assert_close(attacks.input_gradient(values["x_hat"], loss_fn), values["grad_sum"], atol=1e-9, rtol=0)
+    torch.testing.assert_close(input_gradient(values["x_hat"], loss_fn), values["grad_sum"], atol=1e-9, rtol=0)
 
-    adversarial = attacks.discrete_adversary(values["x"], loss_fn, discretizer, alpha=alpha, gradient_scale=scale, clamp=False)
+    adversarial = discrete_adversary(values["x"], loss_fn, discretizer, alpha=alpha, gradient_scale=scale, clamp=False)
     expected = discretizer.decode(values[f"{case}.codes_x_pert"])
     torch.testing.assert_close(adversarial, values.get(f"{case}.x_adv", expected), atol=1e-9, rtol=0)
     torch.testing.assert_close(adversarial, expected, atol=1e-9, rtol=0)

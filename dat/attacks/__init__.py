@@ -1,0 +1,1 @@
+"""Inner maximisation: pure functions of images and a loss of images."""

@@ -1,0 +1,146 @@
+"""What all attacks share: the gradient at the images, directions and balls, and that no trace is left behind.
+
+An attack sees a `LossFn` and nothing else: no model, no labels. It writes no parameter gradient (the derivative is with
+respect to the images only), leaves every buffer of every module as it was, and gives the random streams back where it
+found them. Whether dropout is on and which statistics normalise, the caller decides: train mode, or `evaluating(model)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Literal, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
+
+from dat.errors import UsageError
+from dat.types import Images, LossFn
+
+GradientScale = Literal["l2", "linf", "raw"]
+Norm = Literal["l2", "linf"]
+
+# In float16 the gradient of one pixel may underflow. A power of two, so that nothing changes in any other format.
+LOSS_FACTOR = 2.0**8
+
+Choice = TypeVar("Choice")
+
+
+def input_gradient(images: Images, loss_fn: LossFn) -> Images:
+    """Gradient of each image's own loss with respect to that image.
+
+    The losses are summed, not averaged: the gradient of an image does not depend on the batch around it.
+    """
+    return gradient_and_losses(images, loss_fn)[0]
+
+
+def gradient_and_losses(images: Images, loss_fn: LossFn) -> tuple[Tensor, Tensor]:
+    """`input_gradient` and the losses it came from, detached."""
+    with untouched_modules(), _forked_random_streams(images.device), torch.enable_grad():
+        images = images.detach().requires_grad_()
+        losses = _checked_losses(loss_fn(images), images)
+        (gradient,) = torch.autograd.grad(losses.sum() * LOSS_FACTOR, images)
+    return gradient / LOSS_FACTOR, losses.detach()
+
+
+def unit_l2(tensor: Tensor) -> Tensor:
+    """Each image's tensor divided by its L2 norm; a zero stays zero (1e-10 as in the official code)."""
+    norms = torch.linalg.vector_norm(tensor, dim=(1, 2, 3), keepdim=True)
+    return tensor / (norms + 1e-10)
+
+
+@contextmanager
+def untouched_modules() -> Iterator[None]:
+    """Put back the buffers (running statistics, ...) of every module that runs inside in train mode."""
+    saved: list[tuple[Tensor, Tensor]] = []
+    seen: set[int] = set()
+
+    def remember(module: nn.Module, _: object) -> None:
+        if not module.training or id(module) in seen:
+            return
+        seen.update(id(part) for part in module.modules())
+        saved.extend((buffer, buffer.clone()) for buffer in module.buffers())
+
+    hook = register_module_forward_pre_hook(remember)
+    try:
+        yield
+    finally:
+        hook.remove()
+        for buffer, value in saved:
+            # `.data`: a clean branch may still wait for its backward pass, and must not see a changed version.
+            buffer.data.copy_(value)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[nn.Module]:
+    """The model (without its data-parallel wrapper) in eval mode; every part's own mode is put back afterwards."""
+    model = unwrapped(model)
+    modes = [(part, part.training) for part in model.modules()]
+    model.eval()
+    try:
+        yield model
+    finally:
+        for part, training in modes:
+            part.training = training
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The module itself: an attack has no parameter gradients to synchronise."""
+    return model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
+
+
+def _project_l2(delta: Tensor, epsilon: float) -> Tensor:
+    return delta.renorm(p=2, dim=0, maxnorm=epsilon)
+
+
+def _project_linf(delta: Tensor, epsilon: float) -> Tensor:
+    return delta.clamp(-epsilon, epsilon)
+
+
+def unchanged(tensor: Tensor, _: float = torch.inf) -> Tensor:
+    """Neither a direction nor a ball."""
+    return tensor
+
+
+def into_range(images: Tensor) -> Tensor:
+    """Images cut to [0, 1]."""
+    return images.clamp(0, 1)
+
+
+NORMS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor, float], Tensor]]] = {
+    "l2": (unit_l2, _project_l2),
+    "linf": (torch.sign, _project_linf),
+}
+GRADIENT_SCALES = {**NORMS, "raw": (unchanged, unchanged)}
+"""How a gradient becomes a direction, and what keeps a sum of such steps in a ball."""
+
+
+def choose(table: dict[str, Choice], argument: str, name: str) -> Choice:
+    """What a table has under a name.
+
+    Raises:
+        UsageError: it has nothing; with the argument and the names that there are.
+    """
+    if name not in table:
+        raise UsageError(f"{argument} is {name!r}; write one of {', '.join(map(repr, table))}.")
+    return table[name]
+
+
+def _checked_losses(losses: Tensor, images: Tensor) -> Tensor:
+    if losses.shape != images.shape[:1]:
+        raise UsageError(
+            f"loss_fn gave shape {tuple(losses.shape)} for {len(images)} images; "
+            'return one loss per image, e.g. F.cross_entropy(..., reduction="none").'
+        )
+    return losses
+
+
+def losses_only(images: Tensor, loss_fn: LossFn) -> Tensor:
+    """The losses of images, without a gradient and without a trace."""
+    with untouched_modules(), _forked_random_streams(images.device), torch.no_grad():
+        return _checked_losses(loss_fn(images), images)
+
+
+def _forked_random_streams(device: torch.device):
+    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
