@@ -35,13 +35,12 @@ from dat.discretizers.codes import modified_code_rate, resample, resample_nearby
 from dat.discretizers.frozen import FrozenDiscretizer
 from dat.discretizers.pretrained import load_discretizer
 from dat.errors import DatError
-from dat.measure import versions
 from dat.nn.norm import Normalized
 from dat.nn.weights import load_strictly, read_tensors
 from dat.nn.zoo import SmallResNet
 from dat.progress import Bar
 from dat.report.figures import INK, PAPER, STYLE, Look, panels
-from dat.results import wilson, write_bytes, write_text
+from dat.results import versions, wilson, write_bytes, write_text
 from dat.types import Codes, Images, LossFn
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # what the public CIFAR-10 weights were trained with

@@ -26,11 +26,10 @@ from torch.utils.flop_counter import flop_registry
 from dat.discretizers.frozen import FrozenDiscretizer
 from dat.discretizers.networks.vqgan import VQGAN, VQGANConfig
 from dat.engine.loop import SupervisedLearner, Training, accelerator
-from dat.measure import machine, versions
 from dat.methods import METHODS
 from dat.nn.norm import Normalized, with_auxiliary_norms
 from dat.nn.zoo import create_network
-from dat.results import write_text
+from dat.results import machine, versions, write_text
 from dat.tasks.classification import Classification
 from dat.types import Batch, Codes, Discretizer, Images, Method
 

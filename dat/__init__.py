@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 from dat.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from dat.assess import evaluate as evaluate
     from dat.attacks.codes import code_adversary as code_adversary
     from dat.attacks.discrete import discrete_adversary as discrete_adversary
     from dat.attacks.gradient import evaluating as evaluating
@@ -22,6 +21,10 @@ if TYPE_CHECKING:
     from dat.attacks.pixels import random_start as random_start
     from dat.attacks.pyramid import pyramid as pyramid
     from dat.augment.augmix import augmix as augmix
+    from dat.commands.evaluate import evaluate as evaluate
+    from dat.commands.subject import TrainedModel as TrainedModel
+    from dat.commands.subject import load_run as load_run
+    from dat.commands.train import train as train
     from dat.data.corruptions.table import CORRUPTIONS as CORRUPTIONS
     from dat.data.corruptions.table import corrupt as corrupt
     from dat.discretizers.codes import modified_code_rate as modified_code_rate
@@ -87,21 +90,24 @@ _HOME = {
     "Row": "results",
     "Standard": "methods.standard",
     "Task": "types",
+    "TrainedModel": "commands.subject",
     "augmix": "augment.augmix",
     "code_adversary": "attacks.codes",
     "corrupt": "data.corruptions.table",
     "discrete_adversary": "attacks.discrete",
+    "evaluate": "commands.evaluate",
     "evaluating": "attacks.gradient",
-    "evaluate": "assess",
     "fgsm": "attacks.pixels",
     "input_gradient": "attacks.gradient",
     "load_discretizer": "discretizers.pretrained",
+    "load_run": "commands.subject",
     "modified_code_rate": "discretizers.codes",
     "pgd": "attacks.pixels",
     "pyramid": "attacks.pyramid",
     "random_start": "attacks.pixels",
     "save_discretizer": "discretizers.pretrained",
     "through_auxiliary_norms": "nn.norm",
+    "train": "commands.train",
     "with_auxiliary_norms": "nn.norm",
     "without_auxiliary_norms": "nn.norm",
 }

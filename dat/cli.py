@@ -77,13 +77,9 @@ def demo(overrides: Overrides = None, resume: Resume = False, cpu: Cpu = False) 
 @app.command(epilog="Example:  dat train cifar10/cpu/dat training.epochs=4 out=runs/short")
 def train(recipe: str, overrides: Overrides = None, resume: Resume = False, cpu: Cpu = False) -> None:
     """Carry out RECIPE: a YAML file, or the name of one that comes with the package (`dat recipes list`)."""
-    from dat import recipe as recipes
-    from dat import run
+    from dat.commands import train
 
-    settings = recipes.load(recipe, overrides or ())
-    recipes.check(settings)
-    folder = run.run(settings, resume=resume, cpu=cpu)
-    _print_outcome(folder)
+    _print_outcome(train.train(recipe, overrides or (), resume=resume, cpu=cpu))
 
 
 @app.command("eval", epilog="Example:  dat eval timm:resnet50 --suites clean,fgsm,a,c,r --data /data")
@@ -105,20 +101,22 @@ def evaluate(
     With --suites, KEY=VALUE are settings of the evaluation (fgsm_epsilon_255=4, precision=bf16); without, recipe keys.
     """
     if suites is None:
-        from dat import run as runs
+        from dat.commands.evaluate import evaluate_again
         from dat.report.tables import terminal_table
 
-        rows = runs.evaluate_again(Path(model), overrides or (), cpu=cpu)
+        rows = evaluate_again(Path(model), overrides or (), cpu=cpu)
         table = None if json else terminal_table(rows)
     else:
-        from dat import assess, tested
-        from dat.report.write import write_all
+        from dat.commands import evaluate as evaluation
+        from dat.commands.evaluation_plan import settings_of
+        from dat.commands.report import write_all
+        from dat.commands.subject import open_tested
 
-        settings, names = assess.settings_of(overrides or ()), [name.strip() for name in suites.split(",") if name.strip()]
-        subject = tested.open_tested(model, weights=weights, name=name)
-        folder = out or assess.default_folder(model)
+        settings, names = settings_of(overrides or ()), [name.strip() for name in suites.split(",") if name.strip()]
+        subject = open_tested(model, weights=weights, name=name)
+        folder = out or evaluation.default_folder(model)
         how = {"root": data, "folder": folder, "settings": settings, "allow_bad": allow_bad, "self_test": self_test}
-        rows = assess.assess(subject, names, **how, cpu=cpu).rows
+        rows = evaluation.assess(subject, names, **how, cpu=cpu).rows
         table = None
         if _is_main():
             table = "\n\nReport: ".join(map(str, write_all([folder])))
@@ -136,7 +134,7 @@ def report(
     """Write the page of a finished run, report.html (and report.md), from what it stored; of several evaluations, which are
     compared, comparison.html (and .md) in the first folder.
     """
-    from dat.report.write import write_all
+    from dat.commands.report import write_all
 
     text, page = write_all(runs, mixed=mixed)
     print(f"{text}\n\n{page}" if text else page)
@@ -163,7 +161,7 @@ def calibrate(
 @app.command(epilog="Example:  dat doctor")
 def doctor(json: Json = False) -> None:
     """Say what this machine has, what is missing, and the command that installs it."""
-    from dat import doctor as examination
+    from dat.commands import doctor as examination
 
     findings = examination.findings()
     print(jsonlib.dumps(findings) if json else examination.as_text(findings))
@@ -187,7 +185,7 @@ def discretize_pictures(
     """Reconstruct IMAGES with a discretizer: write pictures and codes, print PSNR and how the codebook is used."""
     import torch
 
-    from dat import discretize
+    from dat.commands import discretize
     from dat.discretizers.listing import read_config
     from dat.discretizers.pretrained import load_discretizer
 
@@ -288,7 +286,7 @@ def make_corruptions(
     form: CopyForm = "png",
 ) -> None:
     """Write FOLDER once per corruption and severity; what is there is kept, so that a second call continues."""
-    from dat import copies
+    from dat.commands import make_copies as copies
 
     cells = copies.cells_of(corruptions, severities, seed=seed, frost=frost)
     source, view = copies.source_of(folder), copies.view_of(size, crop_pct)
@@ -312,7 +310,7 @@ def make_stylized(
     form: CopyForm = "png",
 ) -> None:
     """Write FOLDER with each picture in the style of another; what is there is kept, so that a second call continues."""
-    from dat import copies
+    from dat.commands import make_copies as copies
 
     source, view = copies.source_of(folder), copies.view_of(size, crop_pct)
     style = copies.style_of(source, styles, adain, alpha=alpha, seed=seed)
@@ -324,20 +322,20 @@ def make_stylized(
 @recipes_app.command("list", epilog="Example:  dat recipes list")
 def list_recipes(json: Json = False) -> None:
     """Names and titles of the recipes that come with the package."""
-    from dat import recipe as recipes
-    from dat import recipe_file
+    from dat.recipe import file, read
 
-    for name in recipe_file.shipped_recipes():
-        title = recipes.load(name).title
+    for name in file.shipped_recipes():
+        title = read.load(name).title
         print(jsonlib.dumps({"name": name, "title": title}) if json else f"{name:32} {title}")
 
 
 @recipes_app.command("show", epilog="Example:  dat recipes show demo training.epochs=3")
 def show_recipe(recipe: str, overrides: Overrides = None) -> None:
     """The recipe with every default written out, as it would be stored with a run."""
-    from dat import recipe as recipes
+    from dat.recipe.header import resolved
+    from dat.recipe.read import load
 
-    print(recipes.resolved(recipes.load(recipe, overrides or ())), end="")
+    print(resolved(load(recipe, overrides or ())), end="")
 
 
 @recipes_app.command("check", epilog="Example:  dat recipes check my.yaml")
@@ -345,14 +343,11 @@ def check_recipes(names: Annotated[list[str] | None, typer.Argument(metavar="[RE
     """Check recipes (all that come with the package, if none is named): read them, build the model, and carry out two steps
     of every training with networks shrunk to nothing and made-up pictures.
     """
-    from dat import recipe as recipes
-    from dat import recipe_file
-    from dat.rehearse import rehearse
+    from dat.commands.check_recipes import check
+    from dat.recipe import file, read
 
-    for name in names or recipe_file.shipped_recipes():
-        recipe = recipes.load(name)
-        recipes.check(recipe)
-        rehearse(recipe)
+    for name in names or file.shipped_recipes():
+        check(read.load(name))
         print(f"{name}: good", flush=True)
 
 

@@ -1,5 +1,7 @@
 """The errors a user can meet. Each message is one sentence: what is wrong, the value, what to write instead."""
 
+from collections.abc import Sequence
+
 
 class DatError(Exception):
     """The request could not be carried out (exit code 1)."""
@@ -27,3 +29,8 @@ class RunFolderError(DatError):
 
 class DivergenceError(DatError):
     """Training produced a loss or a gradient that is not a number."""
+
+
+def did_you_mean(near: Sequence[str]) -> str:
+    """A near miss as a question, with a space behind; empty where there is none."""
+    return f"did you mean {near[0]!r}? " if near else ""

@@ -8,8 +8,10 @@ from __future__ import annotations
 import json
 import math
 import os
+import platform
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from importlib.metadata import version
 from pathlib import Path
 
 from scipy import special
@@ -113,3 +115,17 @@ def write_bytes(path: Path, content: bytes) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def versions() -> dict[str, str]:
+    """Of what a number depends on."""
+    names = {"dat": "discrete-adversarial-training", "torch": "torch", "timm": "timm", "numpy": "numpy"}
+    return {name: version(package) for name, package in names.items()}
+
+
+def machine() -> str:
+    """Where it ran, without names of hosts."""
+    import torch  # rows alone need not wait for it
+
+    devices = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    return f"{os.cpu_count()} CPU cores, {platform.machine()}" + "".join(f", {name}" for name in devices)

@@ -21,10 +21,12 @@ import typer.main
 import yaml
 from PIL import Image
 
-from dat import cli, doctor, recipe_file
-from dat import recipe as recipes
+from dat import cli
+from dat.commands import doctor
 from dat.discretizers import download, names
 from dat.discretizers.networks.vqgan import VQGAN, VQGANConfig
+from dat.recipe import file as recipe_file
+from dat.recipe import read as recipes
 
 RECIPE = """
 kind: classification

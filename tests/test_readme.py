@@ -18,11 +18,13 @@ from PIL import Image
 from torch import nn
 
 import dat
-from dat import assess, cli
-from dat import recipe as recipes
+from dat import cli
+from dat.commands.evaluation_plan import settings_of
 from dat.discretizers.frozen import FrozenDiscretizer
 from dat.discretizers.networks.vqgan import VQGAN, VQGANConfig
 from dat.discretizers.pretrained import save_discretizer
+from dat.recipe import read as recipes
+from dat.recipe.header import resolved
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [
@@ -181,13 +183,13 @@ def test_the_commands_of_a_page_can_be_parsed(page: str, count: int):
         if "recipe" in values:
             recipes.load(values["recipe"], values["overrides"] or ())
         elif values.get("suites"):
-            assess.settings_of(values["overrides"] or ())
+            settings_of(values["overrides"] or ())
         elif words[0] in ("demo", "eval"):
             recipes.load("demo", [text for text in values["overrides"] or () if not text.startswith("data.")])
 
 
 def test_every_yaml_of_the_pages_fits_a_recipe():
-    demo = yaml.safe_load(recipes.resolved(recipes.load("demo")))
+    demo = yaml.safe_load(resolved(recipes.load("demo")))
     sources = [source for page in PAGES for source in blocks(page, "yaml")]
     assert len(sources) == 1
     for source in sources:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from dat.attacks.discrete import discrete_adversary
 from dat.attacks.gradient import evaluating
 from dat.discretizers import codes
-from dat.types import Codes, Discretizer, Images, Task
+from dat.types import Codes, Discretizer, Images, Targets, Task
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Change:
 
 
 def discrete_change(
-    model: nn.Module, task: Task, discretizer: Discretizer, images: Images, targets: Tensor, *, alpha: float
+    model: nn.Module, task: Task, discretizer: Discretizer, images: Images, targets: Targets, *, alpha: float
 ) -> Change:
     """Attack a batch and compare the codes that `Q` gives for x and for x + delta (Table 8, "modified codes")."""
     asked = _Asked(discretizer)

@@ -14,8 +14,7 @@ from typing import Any
 
 import torch
 
-from dat.errors import CheckpointError, UsageError
-from dat.recipe_faults import did_you_mean
+from dat.errors import CheckpointError, UsageError, did_you_mean
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import platform
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,32 @@ from filelock import FileLock, Timeout
 
 from dat.errors import RunFolderError
 from dat.results import RUN, write_text
+from dat.types import Place
+
+
+@dataclass
+class Run:
+    """A run at work: its folder, where its processes stand, whether it is kept off the GPU, and what is known of it so far."""
+
+    folder: Path
+    place: Place
+    cpu: bool
+    facts: dict[str, Any]
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """Add the seconds of a part to those it took before it was resumed."""
+        start, seconds = time.monotonic(), self.facts["seconds"]
+        try:
+            yield
+        finally:
+            seconds[name] = round(seconds.get(name, 0.0) + time.monotonic() - start, 1)
+            self.write()
+
+    def write(self) -> None:
+        """Write the facts into `run.json`."""
+        if self.place.is_main:
+            write_text(self.folder / RUN, json.dumps(self.facts, indent=1))
 
 
 @contextmanager

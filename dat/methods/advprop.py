@@ -14,7 +14,7 @@ from dat.attacks.gradient import evaluating
 from dat.attacks.pixels import pgd, random_start
 from dat.errors import UsageError
 from dat.nn.norm import through_auxiliary_norms
-from dat.types import Batch, ClassifyingTask, Images, Targets, Task
+from dat.types import Batch, ClassifyingTask, ClassTargets, Images, Task
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def route(model: nn.Module, *, auxiliary: bool) -> AbstractContextManager[None]:
     return through_auxiliary_norms(model) if auxiliary else nullcontext()
 
 
-def _random_classes(batch: Batch, task: Task) -> Targets:
+def _random_classes(batch: Batch, task: Task) -> ClassTargets:
     if not isinstance(task, ClassifyingTask):
         raise UsageError(f"targeted needs classes to aim at, which {type(task).__name__} has not; write targeted: false.")
     return task.random_classes(batch.targets, batch.draw(torch.rand))

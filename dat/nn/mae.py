@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,7 +14,7 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
 from dat.errors import CheckpointError, UsageError
-from dat.nn.weights import load_strictly, read_tensors
+from dat.nn.weights import load_strictly
 from dat.types import PerImage
 
 Pixels = Float[Tensor, "batch 3 height width"]
@@ -162,7 +161,7 @@ def sincos_positions(width: int, grid: int, *, cls_token: bool) -> Positions:
     return torch.from_numpy(np.concatenate([np.zeros((1, width)), table]) if cls_token else table)
 
 
-def load_mae(network: nn.Module, path: Path) -> None:
+def take_mae(network: nn.Module, tensors: Mapping[str, Tensor], *, name: str) -> None:
     """Give a classifier the weights of a masked autoencoder: of its pre-training, or already tuned; in place.
 
     `network` is timm's vision transformer with `global_pool: avg`, whose norm after pooling (`fc_norm`) the pre-training does
@@ -171,7 +170,7 @@ def load_mae(network: nn.Module, path: Path) -> None:
 
     Raises:
         UsageError: the network is another one.
-        CheckpointError: the file is missing or damaged, or holds another network.
+        CheckpointError: they are those of another network; `name` is the file's.
 
     Source: facebookresearch/mae:main_finetune.py, models_vit.py.
     """
@@ -182,16 +181,16 @@ def load_mae(network: nn.Module, path: Path) -> None:
             f"The weights of a masked autoencoder do not fit this {type(network).__name__}; take timm's "
             "vit_base_patch16_224, vit_large_patch16_224 or vit_huge_patch14_224 with options: {global_pool: avg}."
         )
-    given = _without_decoder(read_tensors(path)[0])
+    given = _without_decoder(tensors)
     own = network.state_dict()
     if "pos_embed" in given:
-        given["pos_embed"] = _resampled(given["pos_embed"], network, path)
+        given["pos_embed"] = _resampled(given["pos_embed"], network, name)
     new = {key for key in own if key.startswith("fc_norm.") and key not in given}
     if any(key not in given or given[key].shape != own[key].shape for key in ("head.weight", "head.bias")):
         new |= {"head.weight", "head.bias"}
         nn.init.trunc_normal_(own["head.weight"], std=2e-5)  # the parameter's own memory
         nn.init.zeros_(own["head.bias"])
-    load_strictly(network, {**given, **{key: own[key] for key in new}}, name=str(path))
+    load_strictly(network, {**given, **{key: own[key] for key in new}}, name=name)
 
 
 def _without_decoder(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -200,11 +199,11 @@ def _without_decoder(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {key: value.float() for key, value in tensors.items() if not key.startswith(dropped)}
 
 
-def _resampled(positions: Tensor, network: VisionTransformer, path: Path) -> Tensor:
+def _resampled(positions: Tensor, network: VisionTransformer, name: str) -> Tensor:
     grid = network.patch_embed.grid_size
     count = positions.shape[1] - 1 if positions.ndim == 3 else 0
     if count < 1 or round(count**0.5) ** 2 != count:
-        raise CheckpointError(f"{path} has positions of shape {tuple(positions.shape)}, which are those of no square grid.")
+        raise CheckpointError(f"{name} has positions of shape {tuple(positions.shape)}, which are those of no square grid.")
     return resample_abs_pos_embed(positions, new_size=list(grid), num_prefix_tokens=1)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import timm
@@ -14,8 +13,8 @@ from torch import Tensor, nn
 from dat.errors import UsageError
 from dat.nn import drvit
 from dat.nn.drvit import VisualWords
-from dat.nn.mae import load_mae
-from dat.nn.weights import load_strictly, read_tensors
+from dat.nn.mae import take_mae
+from dat.nn.weights import load_strictly
 from dat.types import Images
 
 Features = Tensor
@@ -98,23 +97,23 @@ def create_network(name: str, *, num_classes: int, options: Mapping[str, Any], w
         raise UsageError(f"Model {name!r} does not take the options {dict(options)}: {error}.") from error
 
 
-def begin_with(network: nn.Module, path: Path) -> None:
-    """Give an untrained network the weights of a file; in place. A head for other classes stays as it is.
+def begin_with(network: nn.Module, tensors: Mapping[str, Tensor], *, name: str) -> None:
+    """Give an untrained network the weights of a file, which become its own; in place. A head for other classes stays as it is.
 
-    A vision transformer that pools by the mean takes those of a masked autoencoder as well (`dat.nn.mae.load_mae`).
+    A vision transformer that pools by the mean takes those of a masked autoencoder as well (`dat.nn.mae.take_mae`).
 
     Raises:
-        CheckpointError: the file is missing or damaged, or holds another network.
+        CheckpointError: they are those of another network; `name` is the file's.
     """
     if "fc_norm.weight" in (own := network.state_dict()):
-        load_mae(network, path)
+        take_mae(network, tensors, name=name)
         return
-    given = {key: tensor.float() if tensor.is_floating_point() else tensor for key, tensor in read_tensors(path)[0].items()}
+    given = {key: tensor.float() if tensor.is_floating_point() else tensor for key, tensor in tensors.items()}
     heads = [name for name in ("fc", "head", "classifier", "linear") if f"{name}.weight" in own]
     kept = {f"{name}.{part}": own[f"{name}.{part}"] for name in heads for part in ("weight", "bias")}
     kept = {key: tensor for key, tensor in kept.items() if key not in given or given[key].shape != tensor.shape}
     kept |= {key: own[key] for key in own if key.endswith("num_batches_tracked")}  # absent from older files
-    load_strictly(network, {**given, **kept}, name=str(path))
+    load_strictly(network, {**given, **kept}, name=name)
 
 
 def needs_words(name: str) -> bool:

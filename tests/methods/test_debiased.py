@@ -8,11 +8,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from dat import recipe as recipes
 from dat.augment.style import statistics_style
 from dat.errors import UsageError
 from dat.methods.debiased import Debiased
 from dat.nn.norm import with_auxiliary_norms
+from dat.recipe.methods import _method_section, build_method
 from dat.tasks.classification import Classification
 from dat.types import Batch
 
@@ -181,6 +181,6 @@ def test_impossible_settings_are_refused(settings: dict[str, Any], message: str)
 
 
 def test_a_recipe_can_set_all_of_it() -> None:
-    section = recipes._method_section("debiased", Debiased)
+    section = _method_section("debiased", Debiased)
     built = section.model_validate_json('{"method": "debiased", "stages": [0.0, 0.5], "mix": 0.3, "multi_grid": false}')
-    assert recipes.build_method(built, None) == Debiased(stages=(0.0, 0.5), mix=0.3, multi_grid=False)
+    assert build_method(built, None) == Debiased(stages=(0.0, 0.5), mix=0.3, multi_grid=False)

@@ -13,7 +13,8 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from dat.errors import CheckpointError, UsageError
-from dat.nn.mae import SIZES, MaskedAutoencoder, load_mae, patchify, random_masking, sincos_positions, unpatchify
+from dat.nn.mae import SIZES, MaskedAutoencoder, patchify, random_masking, sincos_positions, take_mae, unpatchify
+from dat.nn.weights import read_tensors
 
 torch.set_num_threads(1)
 
@@ -139,7 +140,7 @@ def test_the_pretrained_encoder_becomes_a_classifier(tmp_path: Path) -> None:
     path = tmp_path / "mae.safetensors"
     tensors, model = pretrained(path), classifier()
     fresh = {key: value.clone() for key, value in model.state_dict().items()}
-    load_mae(model, path)
+    take_mae(model, read_tensors(path)[0], name=str(path))
     for key, value in model.state_dict().items():
         if key.startswith("fc_norm"):
             assert torch.equal(value, fresh[key])
@@ -154,7 +155,7 @@ def test_the_pretrained_encoder_becomes_a_classifier(tmp_path: Path) -> None:
 def test_positions_are_resampled_to_another_size(tmp_path: Path) -> None:
     path = tmp_path / "mae.safetensors"
     tensors, model = pretrained(path), classifier(img_size=48)
-    load_mae(model, path)
+    take_mae(model, read_tensors(path)[0], name=str(path))
     assert model.pos_embed.shape == (1, 37, 24)
     assert torch.equal(model.pos_embed[:, 0], tensors["pos_embed"][:, 0])
     grid = tensors["pos_embed"][:, 1:].reshape(1, 4, 4, 24).permute(0, 3, 1, 2)
@@ -171,9 +172,9 @@ def test_tuned_weights_are_taken_whole(tmp_path: Path) -> None:
         tuned.head.weight.add_(1)
     torch.save({"model": tuned.state_dict(), "epoch": 3}, path)
     same, other = classifier(classes=7), classifier(classes=5)
-    load_mae(same, path)
+    take_mae(same, read_tensors(path)[0], name=str(path))
     assert all(torch.equal(value, tuned.state_dict()[key]) for key, value in same.state_dict().items())
-    load_mae(other, path)
+    take_mae(other, read_tensors(path)[0], name=str(path))
     assert torch.equal(other.fc_norm.weight, tuned.fc_norm.weight)
     assert other.head.weight.abs().max() < 2e-4
 
@@ -182,14 +183,14 @@ def test_another_network_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "mae.safetensors"
     pretrained(path, depth=3)
     with pytest.raises(CheckpointError, match=r"unexpected \(blocks\.2"):
-        load_mae(classifier(), path)
+        take_mae(classifier(), read_tensors(path)[0], name=str(path))
     with pytest.raises(UsageError, match=r"global_pool: avg"):
-        load_mae(classifier(global_pool="token"), path)
+        take_mae(classifier(global_pool="token"), read_tensors(path)[0], name=str(path))
     with pytest.raises(UsageError, match="do not fit this Linear"):
-        load_mae(nn.Linear(2, 2), path)
+        take_mae(nn.Linear(2, 2), read_tensors(path)[0], name=str(path))
     save_file({"pos_embed": torch.zeros(1, 12, 24)}, path)
     with pytest.raises(CheckpointError, match="no square grid"):
-        load_mae(classifier(), path)
+        take_mae(classifier(), read_tensors(path)[0], name=str(path))
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from dat.errors import CheckpointError, UsageError
 from dat.nn.drvit import DrViT, VisualWords
+from dat.nn.weights import read_tensors
 from dat.nn.zoo import SmallResNet, begin_with, create_network, needs_words
 
 torch.set_num_threads(1)
@@ -89,7 +90,7 @@ def test_a_network_begins_with_the_weights_of_a_file_and_keeps_its_own_head(tmp_
     torch.manual_seed(1)
     network = create_network("small_resnet", num_classes=3, options={"depth": 8})
     head = network.state_dict()["linear.weight"].clone()
-    begin_with(network, tmp_path / "w.safetensors")
+    begin_with(network, read_tensors(tmp_path / "w.safetensors")[0], name="w.safetensors")
     assert torch.equal(network.state_dict()["conv1.weight"], given.state_dict()["conv1.weight"])
     assert torch.equal(network.state_dict()["linear.weight"], head)
     network(torch.rand(2, 3, 8, 8)).sum().backward()
@@ -99,4 +100,8 @@ def test_a_network_begins_with_the_weights_of_a_file_and_keeps_its_own_head(tmp_
 def test_weights_of_another_network_are_named(tmp_path: Path) -> None:
     save_file(create_network("small_resnet", num_classes=3, options={"depth": 14}).state_dict(), tmp_path / "w.safetensors")
     with pytest.raises(CheckpointError, match=r"are not those of this network: .* unexpected"):
-        begin_with(create_network("small_resnet", num_classes=3, options={"depth": 8}), tmp_path / "w.safetensors")
+        begin_with(
+            create_network("small_resnet", num_classes=3, options={"depth": 8}),
+            read_tensors(tmp_path / "w.safetensors")[0],
+            name="w.safetensors",
+        )

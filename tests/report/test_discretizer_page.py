@@ -6,11 +6,11 @@ import pytest
 from synthetic_run import FACTS, write_log
 from test_report import Page
 
+from dat.commands.report import write
 from dat.discretizers.networks.vqgan import VQGAN, VQGANConfig
 from dat.discretizers.pretrained import save_discretizer
 from dat.errors import DataError
 from dat.report.discretizer_page import gather, write_discretizer_report
-from dat.report.write import write
 
 TINY = VQGANConfig(n_embed=4, embed_dim=3, z_channels=4, ch=32, ch_mult=(1, 2), num_res_blocks=1, attn_resolutions=())
 MADE_BY = {

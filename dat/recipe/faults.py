@@ -10,6 +10,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dat.errors import did_you_mean
+
 Schema = Mapping[str, Any]
 
 
@@ -43,11 +45,6 @@ def _tag_sentence(fault: Any, values: Mapping[str, Any], path: Sequence[Any], sc
     near = difflib.get_close_matches(str(fault["ctx"].get("tag", "")), re.findall(r"'([^']+)'", known), n=1)
     met = f"is {fault['ctx']['tag']!r}" if "tag" in fault["ctx"] else "missing"
     return f"{prefix}{tag}: {met}; {did_you_mean(near)}write one of {known}."
-
-
-def did_you_mean(near: Sequence[str]) -> str:
-    """A near miss as a question, with a space behind; empty where there is none."""
-    return f"did you mean {near[0]!r}? " if near else ""
 
 
 def _path(location: Sequence[str | int], values: Mapping[str, Any]) -> list[str | int]:

@@ -15,14 +15,19 @@ import torch
 from timm.data import resolve_data_config  # pyright: ignore[reportPrivateImportUsage]  # timm's documented import
 from torch import nn
 
-from dat import recipe as recipes
-from dat import recipe_data
 from dat.data.pipeline import CenterCrop, CropMode, ImageDataset, Interpolation
 from dat.engine import checkpoint, run_folder
 from dat.errors import CheckpointError, UsageError
 from dat.nn.imagenet_networks import NETWORKS, load_imagenet_network
-from dat.nn.norm import Normalized, with_auxiliary_norms, without_auxiliary_norms
+from dat.nn.norm import Normalized, without_auxiliary_norms
 from dat.nn.weights import load_strictly, read_tensors
+from dat.recipe import read
+from dat.recipe.classification import ClassificationRecipe
+from dat.recipe.data import build_test, view_of
+from dat.recipe.header import recipe_hash
+from dat.recipe.methods import wants_auxiliary_norms
+from dat.recipe.model import open_model
+from dat.recipe.parts import OnDisk
 
 TIMM, IMAGENET = "timm:", "imagenet:"
 IMAGENET_CLASSES, LEAST_OTHER_CLASSES = 1000, 10_000
@@ -173,46 +178,61 @@ def _of_imagenet(name: str, weights: Path | None) -> Tested:
 
 
 def of_run(path: Path) -> Tested:
-    """The model in the folder `<method>-seed<k>` of a run, or in a checkpoint there.
+    """The model in the folder `<method>-seed<k>` of a run, or in a checkpoint there, with the pictures its recipe tests it on.
 
     Raises:
-        CheckpointError, DataError: as `read_trained`.
+        CheckpointError: as `load_run`.
+        DataError: the test pictures are missing, or have other classes than those the model was trained on.
     """
-    found = read_trained(path)
-    view = found.test.transform
-    assert isinstance(view, CenterCrop)
+    found = load_run(path)
+    test, _ = found.test_pictures()
     return Tested(
         found.label,
         found.model,
-        view,
-        classes=found.test.source.classes,
-        test=found.test,
+        found.view,
+        classes=found.classes,
+        test=test,
         seed=found.seed,
-        recipe_hash=recipes.recipe_hash(found.recipe),
+        recipe_hash=recipe_hash(found.recipe),
     )
 
 
 @dataclass(frozen=True, eq=False)
-class Trained:
-    """A model of a run with the recipe it was trained by, its test pictures and their height and width."""
+class TrainedModel:
+    """What a run left: a classifier in eval mode that takes images in [0, 1], and how pictures are brought to it.
 
-    recipe: recipes.ClassificationRecipe
+    `classes` are the names of its outputs, in their order. `recipe` is the run's, with all defaults written out
+    (`recipe.model_dump()`); `label` and `seed` say which of its models this is.
+    """
+
+    model: nn.Module
+    classes: tuple[str, ...]
+    view: CenterCrop
+    recipe: ClassificationRecipe
     label: str
     seed: int
-    model: nn.Module
-    test: ImageDataset
-    size: tuple[int, int]
+
+    def test_pictures(self) -> tuple[ImageDataset, tuple[int, int]]:
+        """The pictures the recipe tests on, with their height and width.
+
+        Raises:
+            DataError: they are missing, or have other classes than those the model was trained on.
+        """
+        return build_test(self.recipe.data, classes=self.classes)
 
 
-def read_trained(path: Path, overrides: Sequence[str] = ()) -> Trained:
-    """The result of a training: averaged weights where there are some, no auxiliary norms. Training pictures are not needed.
+def load_run(path: str | Path, overrides: Sequence[str] = ()) -> TrainedModel:
+    """The result of a training: averaged weights where there are some, no auxiliary norms. No picture is needed.
 
-    `path` is the folder `<method>-seed<k>` of a run, or a checkpoint in it; `overrides` change the recipe of the run.
+    Args:
+        path: the folder `<method>-seed<k>` of a run, or a checkpoint in it (`.../checkpoints/step-...`).
+        overrides: `key.sub=value` that change the recipe of the run, e.g. `data.test=FOLDER`.
 
     Raises:
-        CheckpointError: no whole checkpoint is there.
-        DataError: the test pictures have other classes than those the model was trained on.
+        CheckpointError: it is no such folder, or no whole checkpoint is there.
+        UsageError: an override is wrong.
     """
+    path = Path(path)
     folder = path.parent.parent if path.name.startswith("step-") else path
     label, _, seed = folder.name.rpartition("-seed")
     stored = folder.parent / "recipe.yaml"
@@ -220,8 +240,8 @@ def read_trained(path: Path, overrides: Sequence[str] = ()) -> Trained:
         raise CheckpointError(
             f"{path} is not the folder of a trained model; give RUN/<method>-seed<k>, e.g. runs/demo/dat-seed0, or timm:NAME."
         )
-    recipe = recipes.load(str(stored), overrides)
-    assert isinstance(recipe, recipes.ClassificationRecipe)
+    recipe = read.load(str(stored), overrides)
+    assert isinstance(recipe, ClassificationRecipe)
     if label not in recipe.methods:
         known = ", ".join(recipe.methods)
         raise CheckpointError(
@@ -229,20 +249,16 @@ def read_trained(path: Path, overrides: Sequence[str] = ()) -> Trained:
         )
     state = checkpoint.load(path) if folder != path else _newest_state(folder)
     classes = tuple(run_folder.read_run(folder.parent)["class_names"])
-    begun = recipe.model_copy(update={"model": recipe.model.model_copy(update={"weights": None})})  # those of the state count
-    model = untrained(begun, (label, int(seed)), len(classes))
+    model = _as_trained(recipe, label, int(seed), len(classes))
     model.load_state_dict(dict(state.tensors.get("ema", state.tensors["model"])))
-    without_auxiliary_norms(model)
-    return Trained(recipe, label, int(seed), model, *recipe_data.build_test(recipe.data, classes=classes))
+    return TrainedModel(without_auxiliary_norms(model).eval(), classes, view_of(recipe.data), recipe, label, int(seed))
 
 
-def untrained(recipe: recipes.ClassificationRecipe, key: tuple[str, int], num_classes: int) -> Normalized:
-    """The model of one method and seed, with auxiliary normalisation layers where the method trains with them."""
-    label, seed = key
-    model = recipes.build_model(recipe.model, num_classes=num_classes, seed=seed)
-    if recipes.wants_auxiliary_norms(recipe.methods[label]):
-        with_auxiliary_norms(model)
-    return model
+def _as_trained(recipe: ClassificationRecipe, label: str, seed: int, num_classes: int) -> nn.Module:
+    """The model in the form in which it trained; weights to begin with need not be there, as those of the state count."""
+    begun = recipe.model.model_copy(update={"weights": None})
+    blueprint = open_model(begun, OnDisk(), num_classes=num_classes)
+    return blueprint.untrained(seed, auxiliary_norms=wants_auxiliary_norms(recipe.methods[label]))
 
 
 def _newest_state(folder: Path) -> checkpoint.State:

@@ -10,10 +10,16 @@ from typing import Any
 import pytest
 import yaml
 
-from dat import recipe as recipes
-from dat import recipe_data, recipe_file
 from dat.errors import CheckpointError, DataError, UsageError
 from dat.methods import METHODS
+from dat.recipe import data as recipe_data
+from dat.recipe import file as recipe_file
+from dat.recipe import read as recipes
+from dat.recipe.classification import training_of
+from dat.recipe.header import recipe_hash, resolved
+from dat.recipe.methods import _AnyDiscretizer
+from dat.recipe.model import Blueprint
+from dat.recipe.perceptual import LPIPSSection, build_perceptual
 
 TABLES = {
     1: [
@@ -36,7 +42,7 @@ SHIPPED = {
     *(f"cifar10/{machine}/{method}" for machine in ("cpu", "gpu") for method in METHODS),
     *(f"imagenet/table{number}/{row}" for number, rows in TABLES.items() for row in rows),
 }
-DEMO = yaml.safe_load(recipes.resolved(recipes.load("demo")))
+DEMO = yaml.safe_load(resolved(recipes.load("demo")))
 Values = Mapping[str, Any]
 Keys = tuple[str, ...]
 
@@ -108,10 +114,10 @@ def test_a_row_of_the_paper_quotes_all_nine_numbers(table: int, row: str):
 @pytest.mark.parametrize("name", sorted(SHIPPED))
 def test_a_shipped_recipe_is_good_and_means_the_same_written_out(name: str):
     recipe = recipes.load(name)
-    recipes.check(recipe)
-    again = recipes.parse(yaml.safe_load(recipes.resolved(recipe)))
+    recipe.check()
+    again = recipes.parse(yaml.safe_load(resolved(recipe)))
     assert again == recipe
-    assert recipes.recipe_hash(again) == recipes.recipe_hash(recipe)
+    assert recipe_hash(again) == recipe_hash(recipe)
 
 
 @pytest.mark.parametrize("name", sorted(SHIPPED))
@@ -222,7 +228,7 @@ def test_what_only_building_can_tell_is_found_by_check():
         "model.options.heads=9": "does not take the options {'depth': 8, 'width': 16, 'heads': 9}",
     }.items():
         with pytest.raises(UsageError) as caught:
-            recipes.check(recipes.load("demo", [override]))
+            recipes.load("demo", [override]).check()
         assert sentence in str(caught.value)
 
 
@@ -230,7 +236,7 @@ def test_what_only_building_can_tell_is_found_by_check():
     ("name", "settings"), [("dat", {"alpha": -1.0}), ("random-codes", {"rate": 2.0}), ("at", {"epsilon": -1.0})]
 )
 def test_a_method_made_in_python_refuses_the_same(name: str, settings: dict[str, float]):
-    discretizer = () if name == "at" else (recipes._AnyDiscretizer(),)
+    discretizer = () if name == "at" else (_AnyDiscretizer(),)
     with pytest.raises(UsageError, match=next(iter(settings))):
         METHODS[name](*discretizer, **settings)
 
@@ -360,8 +366,8 @@ def test_templates_stay_text(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_the_hash_ignores_where_and_how_it_is_called():
-    first = recipes.recipe_hash(recipes.load("demo"))
-    assert recipes.recipe_hash(recipes.load("demo", ["out=elsewhere", "title=another"])) == first
+    first = recipe_hash(recipes.load("demo"))
+    assert recipe_hash(recipes.load("demo", ["out=elsewhere", "title=another"])) == first
     assert len(first) == 12
     assert set(first) <= set("0123456789abcdef")
 
@@ -428,7 +434,7 @@ def another(value: Any) -> Any:
 
 
 def test_the_hash_changes_with_every_setting():
-    first, seen = recipes.recipe_hash(recipes.parse(DEMO)), 0
+    first, seen = recipe_hash(recipes.parse(DEMO)), 0
     for path in key_paths(DEMO):
         value, name = DEMO, ".".join(path)
         for key in path:
@@ -436,7 +442,7 @@ def test_the_hash_changes_with_every_setting():
         if (isinstance(value, dict) and name not in OTHER) or name.endswith(".method") or OTHER.get(name, "") is None:
             continue
         changed_values = changed(DEMO, path, value=OTHER[name] if name in OTHER else another(value))
-        assert recipes.recipe_hash(recipes.parse(changed_values)) != first, name
+        assert recipe_hash(recipes.parse(changed_values)) != first, name
         seen += 1
     assert seen > 80
 
@@ -447,8 +453,8 @@ def test_the_hash_changes_with_every_setting():
 def test_a_method_may_change_keys_of_the_training():
     recipe = recipes.load("demo", ["methods.at.training.epochs=2"])
     assert isinstance(recipe, recipes.ClassificationRecipe)
-    assert recipes.training_of(recipe, "at").epochs == 2
-    assert recipes.training_of(recipe, "dat") == recipe.training
+    assert training_of(recipe, "at").epochs == 2
+    assert training_of(recipe, "dat") == recipe.training
 
 
 def test_faults_of_a_methods_training_are_named():
@@ -463,7 +469,7 @@ def test_numbers_of_a_paper_belong_to_a_method_and_a_known_test_set():
     assert isinstance(recipe, recipes.ClassificationRecipe)
     assert recipe.expect is not None
     assert recipe.expect.percent["at"] == {"clean": 76.1}
-    assert recipes.recipe_hash(recipe) == recipes.recipe_hash(recipes.load("demo"))
+    assert recipe_hash(recipe) == recipe_hash(recipes.load("demo"))
     assert "expect.percent names 'nobody'" in refusal(expect.replace("at:", "nobody:"))
     assert "cleann" in refusal(expect.replace("clean:", "cleann:"))
     assert "equal_time_as names 'nobody'" in refusal("equal_time_as=nobody")
@@ -505,13 +511,13 @@ def test_build_data_compares_the_number_of_classes(tmp_path: Path):
 def test_what_a_discretizer_cannot_be_trained_with_is_refused_before_it_is_trained(overrides: list[str], message: str):
     recipe = recipes.load("discretizer/digits", overrides)
     with pytest.raises(UsageError, match=message):
-        recipes.check(recipe)
+        recipe.check()
 
 
 def test_the_same_seed_gives_the_same_model():
     recipe = recipes.load("demo")
     assert isinstance(recipe, recipes.ClassificationRecipe)
-    first, again, other = (recipes.build_model(recipe.model, num_classes=10, seed=seed).state_dict() for seed in (3, 3, 4))
+    first, again, other = (Blueprint(recipe.model, num_classes=10).untrained(seed).state_dict() for seed in (3, 3, 4))
     assert all(first[key].equal(again[key]) for key in first)
     assert not all(first[key].equal(other[key]) for key in first)
 
@@ -525,6 +531,6 @@ def test_settings_of_each_method_come_from_its_own_class():
 
 
 def test_lpips_without_its_weights_says_what_to_use_instead(tmp_path: Path):
-    section = recipes.LPIPSSection(kind="lpips", backbone="vgg16", linear_layers=str(tmp_path / "lin.pth"), cache=str(tmp_path))
+    section = LPIPSSection(kind="lpips", backbone="vgg16", linear_layers=str(tmp_path / "lin.pth"), cache=str(tmp_path))
     with pytest.raises(CheckpointError, match=r"vgg16-397923af\.pth.*perceptual: \{kind: multiscale-gradient\}"):
-        recipes.build_perceptual(section)
+        build_perceptual(section)

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 import dat
-from dat import assess
-from dat.assess import evaluate, parse_settings, settings_of
 from dat.cli import app
+from dat.commands import evaluate as assess
+from dat.commands.evaluate import evaluate
+from dat.commands.evaluation_plan import parse_settings, settings_of
 from dat.engine import run_folder
 from dat.errors import DataError, DatError, RunFolderError, UsageError
 from dat.evaluation import store
@@ -250,8 +251,6 @@ def test_given_frost_is_named_by_its_hash_and_made_frost_as_made(photos: Path, t
 
 
 def test_the_model_of_a_run_is_tested_on_the_pictures_of_its_recipe(tmp_path: Path) -> None:
-    from dat import recipe, run
-
     values = {
         "kind": "classification",
         "title": "tiny",
@@ -262,7 +261,7 @@ def test_the_model_of_a_run_is_tested_on_the_pictures_of_its_recipe(tmp_path: Pa
         "methods": {"standard": {}},
         "evaluation": {"suites": ["clean"]},
     }
-    run.run(recipe.parse(values), cpu=True)
+    dat.train(values, cpu=True)
     (trained,) = read_rows(tmp_path / "run" / "results.jsonl")[:1]
     model = str(tmp_path / "run" / "standard-seed0")
     done = CliRunner().invoke(app, ["eval", model, "--suites", "clean,pgd", "--cpu", "--json"])

@@ -15,11 +15,12 @@ from safetensors.torch import save_file
 from timm.data import create_transform, resolve_data_config  # pyright: ignore[reportPrivateImportUsage]  # documented
 from torch import nn
 
-from dat import tested
-from dat.assess import Plan, Settings, evaluate
+from dat.commands import subject as tested
+from dat.commands.evaluate import evaluate
+from dat.commands.evaluation_plan import Plan, Settings
+from dat.commands.subject import open_tested
 from dat.data.pipeline import CenterCrop
 from dat.errors import CheckpointError, DatError, UsageError
-from dat.tested import open_tested
 
 # One of each way in which timm's classifiers are shown pictures: the crop, its share, the interpolation.
 SHOWN = (
@@ -191,7 +192,7 @@ def test_a_network_of_timm_with_a_file_is_normalised_as_published(tmp_path: Path
 @pytest.mark.shared
 @pytest.mark.parametrize("name", SHOWN)
 def test_real_pictures_are_shown_as_timm_shows_them(name: str) -> None:
-    sample = Path(__file__).resolve().parents[1] / "data" / "imagenet_sample" / "images"
+    sample = Path(__file__).resolve().parents[2] / "data" / "imagenet_sample" / "images"
     if not sample.is_dir():
         pytest.skip("data/imagenet_sample is not unpacked (../shared/data/unpack.py)")
     for path in sorted(sample.iterdir())[::250]:

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from dat import recipe as recipes
-from dat import recipe_file
+from dat.commands.check_recipes import rehearse
 from dat.errors import UsageError
-from dat.rehearse import rehearse
+from dat.recipe import file as recipe_file
+from dat.recipe import read as recipes
 
 RECIPES = [
     # Those for a GPU differ from those for a CPU in sizes only, which are shrunk, and the comparison holds all of them.

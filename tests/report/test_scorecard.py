@@ -6,6 +6,7 @@ import pytest
 from made_up_evaluation import SUITES, Skill, write_evaluation
 from test_report import Page
 
+from dat.commands.report import write_all
 from dat.data.corruptions.table import CORRUPTIONS
 from dat.errors import DataError, UsageError
 from dat.evaluation import store
@@ -14,7 +15,6 @@ from dat.evaluation.metrics import ALEXNET_ERRORS
 from dat.evaluation.robustness import Rows
 from dat.report.scorecard.page import ScorePage, gather, html_page, markdown_page, read_card, terminal_page
 from dat.report.scorecard.rows import ABSENT, cards_of, difference, in_words, paper_keys, setting_words, verdict
-from dat.report.write import write_all
 from dat.results import Row, write_rows
 
 N = 60

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from dat import recipe_file
 from dat.errors import UsageError
+from dat.recipe import file as recipe_file
 
 BASE = "kind: classification\ntraining: {epochs: 3, lr: 0.1}\nmodel: {name: a, options: {depth: 8}}\nmethods: {standard: {}}\n"
 

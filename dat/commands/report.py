@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from dat.errors import UsageError
 from dat.report.page import read_facts, write_report
 from dat.results import EVALUATION, RUN
-
-COMPARISON = "classification"
 
 
 def write_all(folders: Sequence[Path], *, mixed: bool = False) -> tuple[str, Path]:
@@ -41,8 +39,23 @@ def write(run: Path, *, mixed: bool = False) -> Path:
         UsageError: rows of one suite were measured in different ways.
     """
     facts = run / RUN
-    if not facts.is_file() or read_facts(facts).get("kind", COMPARISON) == COMPARISON:
-        return write_report(run, mixed=mixed)
+    kind = read_facts(facts).get("kind") if facts.is_file() else None
+    return PAGES.get(str(kind), _of_comparison)(run, mixed)
+
+
+def _of_comparison(run: Path, mixed: bool) -> Path:
+    return write_report(run, mixed=mixed)
+
+
+def _of_discretizer(run: Path, _: bool) -> Path:
     from dat.report.discretizer_page import write_discretizer_report  # reads weights, so it waits for torch
 
     return write_discretizer_report(run)
+
+
+PAGES: dict[str, Callable[[Path, bool], Path]] = {
+    "classification": _of_comparison,
+    "discretizer": _of_discretizer,
+    "distillation": _of_discretizer,
+}
+"""What writes the page of a run, by its kind; a folder that tells no kind may hold rows to compare."""

@@ -34,9 +34,8 @@ from dat.data.testsets.listed import NAME_COLUMNS, from_table, names_of_classes
 from dat.errors import DataError, DatError, UsageError
 from dat.evaluation.stylized import Paintings, Stylized
 from dat.evaluation.suites import SEVERITIES
-from dat.measure import versions
 from dat.progress import Bar
-from dat.results import write_bytes
+from dat.results import versions, write_bytes
 from dat.types import Images, Indices, Place
 
 Change = Callable[[Images, Indices], Images]

@@ -10,8 +10,7 @@ from typing import Any
 
 import yaml
 
-from dat.errors import UsageError
-from dat.recipe_faults import did_you_mean
+from dat.errors import UsageError, did_you_mean
 
 
 class _Loader(yaml.SafeLoader):
@@ -23,7 +22,7 @@ _Loader.add_implicit_resolver(
 )
 
 SHIPPED = next(
-    folder for folder in (Path(__file__).parent / "recipes", Path(__file__).parent.parent / "recipes") if folder.is_dir()
+    folder for folder in (Path(__file__).parents[1] / "recipes", Path(__file__).parents[2] / "recipes") if folder.is_dir()
 )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -12,7 +12,7 @@ from dat.data.embedded import digits, in_memory
 from dat.data.folders import ImageFolder, ImageSource
 from dat.data.pipeline import CenterCrop, CropFlip, ImageDataset, ImageNet, Transform
 from dat.errors import DataError, UsageError
-from dat.strict import Strict
+from dat.recipe.strict import Strict
 
 
 class NoAugment(Strict):
@@ -85,6 +85,16 @@ class Data:
     size: tuple[int, int]
     fingerprint: str
 
+    def facts(self, source: str) -> dict[str, Any]:
+        """What `run.json` says of them."""
+        return {
+            "name": source,
+            "train_images": len(self.train),
+            "test_images": len(self.test),
+            "classes": len(self.classes),
+            "image_size": list(self.size),
+        }
+
     def seeded(self, seed: int) -> Data:
         """The same pictures, augmented by the random numbers of another seed."""
         return dataclasses.replace(self, train=ImageDataset(self.train.source, self.train.transform, seed=seed))
@@ -99,7 +109,7 @@ def build_data(section: DigitsData | FolderData, *, seed: int) -> Data:
     train = _train_source(section)
     test, size = build_test(section, classes=train.classes)
     return Data(
-        ImageDataset(train, augmentation(section.augment, _view(section)), seed=seed),
+        ImageDataset(train, augmentation(section.augment, view_of(section)), seed=seed),
         test,
         train.classes,
         size=size,
@@ -118,7 +128,7 @@ def build_test(section: DigitsData | FolderData, *, classes: tuple[str, ...]) ->
     else:
         folder = ImageFolder(section.test, classes=classes, limit_per_class=section.test_per_class)
         source = in_memory(folder) if section.in_memory else folder
-    view = _view(section)
+    view = view_of(section)
     width, height = (view.size, view.size) if view.size is not None else source.read(0).size
     return ImageDataset(source, view, seed=0), (height, width)
 
@@ -138,7 +148,8 @@ def _train_source(section: DigitsData | FolderData) -> ImageSource:
     return in_memory(whole) if section.in_memory else whole
 
 
-def _view(section: DigitsData | FolderData) -> CenterCrop:
+def view_of(section: DigitsData | FolderData) -> CenterCrop:
+    """How the test pictures of a recipe are brought to the model."""
     if isinstance(section, DigitsData):
         return CenterCrop()
     return CenterCrop(section.size, section.crop_pct, section.interpolation)

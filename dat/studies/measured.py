@@ -1,14 +1,11 @@
-"""What is measured on the models of one recipe: rows of results, and pictures for the report."""
+"""What is measured on trained classifiers: rows of results, and pictures for the report."""
 
 from __future__ import annotations
 
 import json
-import os
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import version
 from io import BytesIO
 from pathlib import Path
 
@@ -16,17 +13,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dat import recipe as recipes
 from dat.analysis.codes import Change, discrete_change, mean_rate
 from dat.data.pipeline import CenterCrop, ImageDataset, evaluation_batches
 from dat.data.subset import Subset, first_per_class
 from dat.discretizers.frozen import FrozenDiscretizer
+from dat.engine.loop import Training
 from dat.evaluation.cells import Cell, Correct, all_classes
 from dat.evaluation.metrics import accuracy_rows
 from dat.evaluation.predict import Classifier, Shelf, predict
 from dat.evaluation.suites import Suite
 from dat.progress import Bar
-from dat.results import Row, write_bytes
+from dat.recipe.classification import Evaluation
+from dat.results import Row, machine, versions, write_bytes
+from dat.studies.study import Job
 from dat.tasks.classification import Classification
 from dat.types import Place
 
@@ -34,19 +33,19 @@ PICTURES = 8
 KEPT_BYTES = 2**33
 """What the test pictures may take in memory while they are corrupted; ImageNet's take 7.5 GB."""
 
-Key = tuple[str, int]
-"""Method and seed."""
-Models = Mapping[Key, nn.Module]
+Models = Mapping[Job, nn.Module]
 """Trained models."""
-Answers = dict[Key, dict[str, Correct]]
+Trainings = Mapping[str, Training]
+"""Of each method."""
+Answers = dict[Job, dict[str, Correct]]
 """Of each model, by suite: whether it was right, for every picture."""
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A recipe, the pictures it is tested on, and where that happens."""
+    """What is measured, on which pictures, and where that happens."""
 
-    recipe: recipes.ClassificationRecipe
+    evaluation: Evaluation
     recipe_hash: str
     test: ImageDataset
     size: tuple[int, int]
@@ -62,24 +61,17 @@ class Subject:
         """Of the test pictures."""
         return self.test.source.fingerprint()[:12]
 
-    @property
-    def alpha(self) -> float:
-        """The step of the recipe's first method that has one; the paper's 0.1 otherwise."""
-        return next((alpha for section in self.recipe.methods.values() if (alpha := _alpha_of(section)) is not None), 0.1)
-
-    def row(self, suite: str, metric: str, value: float, n: int, key: Key, protocol: dict[str, object]) -> Row:
+    def row(self, suite: str, metric: str, value: float, n: int, job: Job, protocol: dict[str, object]) -> Row:
         """A row without interval: the spread is over seeds."""
-        label, seed = key
-        return Row(suite, metric, value, n, None, seed, label, self.recipe_hash, protocol, versions())
+        return Row(suite, metric, value, n, None, job.seed, job.label, self.recipe_hash, protocol, versions())
 
 
 def accuracies(subject: Subject, models: Models) -> list[Row]:
     """Rows of all models on all suites of the recipe; the corrupted pictures may be fewer than the clean ones."""
-    section = subject.recipe.evaluation
     answers: Answers = {key: {} for key in models}
     for title, dataset, suites in (
-        ("evaluate", subject.test, section.build()),
-        ("evaluate corruptions", _fewer_pictures(subject), section.build_corruptions()),
+        ("evaluate", subject.test, subject.evaluation.suites),
+        ("evaluate corruptions", _fewer_pictures(subject), subject.evaluation.corruptions),
     ):
         if suites:
             for key, correct in _answers(subject, models, dataset, suites, title=title).items():
@@ -95,7 +87,7 @@ def _answers(subject: Subject, models: Models, dataset: ImageDataset, suites: Se
     """
     place, view = subject.place, all_classes(len(subject.classes))
     classifiers = {key: Classifier(model.eval().to(place.device), place.device) for key, model in models.items()}
-    shelf = Shelf(batch_size=subject.recipe.evaluation.batch_size, place=place, strict=True, limit_bytes=KEPT_BYTES)
+    shelf = Shelf(batch_size=subject.evaluation.batch_size, place=place, strict=True, limit_bytes=KEPT_BYTES)
     answers: Answers = {key: {} for key in models}
     with Bar(title, len(suites) * len(shelf.share(dataset)), shown=place.is_main) as bar:
         for suite in suites:
@@ -107,57 +99,56 @@ def _answers(subject: Subject, models: Models, dataset: ImageDataset, suites: Se
 
 def _fewer_pictures(subject: Subject) -> ImageDataset:
     """The test pictures for what is measured many times: `c_per_class` of each class."""
-    count = subject.recipe.evaluation.c_per_class
+    count = subject.evaluation.c_per_class
     if count is None:
         return subject.test
     return ImageDataset(first_per_class(subject.test.source, count), subject.test.transform, seed=0)
 
 
-def _rows_of(subject: Subject, answers: Mapping[str, Correct], key: Key) -> list[Row]:
-    section, view = subject.recipe.evaluation, subject.test.transform
-    suites = [*section.build(), *section.build_corruptions()]
+def _rows_of(subject: Subject, answers: Mapping[str, Correct], job: Job) -> list[Row]:
+    view = subject.test.transform
+    suites = [*subject.evaluation.suites, *subject.evaluation.corruptions]
     crop_pct = view.crop_pct if isinstance(view, CenterCrop) and view.size is not None else None
-    (height, width), (label, seed) = subject.size, key
+    height, width = subject.size
     protocol = {"data": subject.fingerprint, "height": height, "width": width, "crop_pct": crop_pct}
     return accuracy_rows(
         answers,
         suites,
         height=height,
         width=width,
-        method=label,
-        seed=seed,
+        method=job.label,
+        seed=job.seed,
         recipe_hash=subject.recipe_hash,
         protocol=protocol,
         versions=versions(),
     )
 
 
-def modified_codes(subject: Subject, models: Models, discretizer: FrozenDiscretizer) -> list[Row]:
-    """How many codes of the test pictures (as many as are corrupted) the recipe's DAT adversary modifies, per model."""
-    dataset, size = _fewer_pictures(subject), subject.recipe.evaluation.batch_size
-    protocol: dict[str, object] = {"data": subject.fingerprint, "alpha": subject.alpha}
+def modified_codes(subject: Subject, models: Models, discretizer: FrozenDiscretizer, *, alpha: float) -> list[Row]:
+    """How many codes of the test pictures (as many as are corrupted) an adversary of this step modifies, per model."""
+    dataset, size = _fewer_pictures(subject), subject.evaluation.batch_size
+    protocol: dict[str, object] = {"data": subject.fingerprint, "alpha": alpha}
     rows = []
     with Bar("modified codes", len(models) * len(dataset)) as bar:
-        for number, (key, model) in enumerate(models.items()):
+        for number, (job, model) in enumerate(models.items()):
             changes: list[Change] = []
             for fetched in evaluation_batches(dataset, size):
                 images, targets, _ = (tensor.to(subject.place.device) for tensor in fetched)
-                changes.append(discrete_change(model, Classification(), discretizer, images, targets, alpha=subject.alpha))
-                bar.advance(number * len(dataset) + min(size * len(changes), len(dataset)), key[0])
-            rows.append(subject.row("codes", "modified_code_rate", mean_rate(changes), len(dataset), key, protocol))
+                changes.append(discrete_change(model, Classification(), discretizer, images, targets, alpha=alpha))
+                bar.advance(number * len(dataset) + min(size * len(changes), len(dataset)), job.label)
+            rows.append(subject.row("codes", "modified_code_rate", mean_rate(changes), len(dataset), job, protocol))
     return rows
 
 
-def costs(subject: Subject, folder: Path) -> list[Row]:
+def costs(subject: Subject, trainings: Trainings, seeds: Sequence[int], folder: Path) -> list[Row]:
     """Seconds per step, the median over the log of each training."""
     rows = []
-    for label in subject.recipe.methods:
-        batch_size = recipes.training_of(subject.recipe, label).batch_size
-        protocol: dict[str, object] = {"machine": machine(), "batch_size": batch_size}
-        for seed in subject.recipe.seeds:
+    for label, training in trainings.items():
+        protocol: dict[str, object] = {"machine": machine(), "batch_size": training.batch_size}
+        for seed in seeds:
             speeds = _speeds(folder, label, seed)
-            seconds = batch_size / float(np.median(speeds))
-            rows.append(subject.row("cost", "seconds_per_step", seconds, len(speeds), (label, seed), protocol))
+            seconds = training.batch_size / float(np.median(speeds))
+            rows.append(subject.row("cost", "seconds_per_step", seconds, len(speeds), Job(label, seed), protocol))
     return rows
 
 
@@ -167,21 +158,20 @@ def _speeds(folder: Path, label: str, seed: int) -> list[float]:
     return [json.loads(line)["images_per_s"] for line in lines]
 
 
-def epochs_of_equal_time(recipe: recipes.ClassificationRecipe, folder: Path) -> dict[str, int]:
-    """For each method, how many epochs take as long as those of the method `equal_time_as`; at least one."""
-    assert recipe.equal_time_as is not None
-    speeds = {label: np.median([np.median(_speeds(folder, label, seed)) for seed in recipe.seeds]) for label in recipe.methods}
-    reference = recipes.training_of(recipe, recipe.equal_time_as).epochs / speeds[recipe.equal_time_as]
-    return {label: max(1, round(float(reference * speed))) for label, speed in speeds.items()}
+def epochs_of_equal_time(trainings: Trainings, seeds: Sequence[int], folder: Path, *, reference: str) -> dict[str, int]:
+    """For each method, how many epochs take as long as those of the method `reference`; at least one."""
+    speeds = {label: np.median([np.median(_speeds(folder, label, seed)) for seed in seeds]) for label in trainings}
+    seconds = trainings[reference].epochs / speeds[reference]
+    return {label: max(1, round(float(seconds * speed))) for label, speed in speeds.items()}
 
 
-def expectations(subject: Subject) -> list[Row]:
-    """What the paper reports, as the recipe quotes it; on how many images, it does not say (`n` 0)."""
-    expect = subject.recipe.expect
-    if expect is None:
+def expectations(subject: Subject, expected: tuple[str, Mapping[str, Mapping[str, float]]] | None) -> list[Row]:
+    """What a paper reports, and where; on how many images, it does not say (`n` 0)."""
+    if expected is None:
         return []
-    protocol: dict[str, object] = {"source": expect.source}
-    quoted = [(label, suite, value) for label, values in expect.percent.items() for suite, value in values.items()]
+    source, numbers = expected
+    protocol: dict[str, object] = {"source": source}
+    quoted = [(label, suite, value) for label, values in numbers.items() for suite, value in values.items()]
     return [
         Row("c", "mce", value, 0, None, None, label, subject.recipe_hash, protocol, source="paper")
         if suite == "mce"
@@ -190,12 +180,10 @@ def expectations(subject: Subject) -> list[Row]:
     ]
 
 
-def pictures(subject: Subject, models: Models, discretizer: FrozenDiscretizer, path: Path) -> dict[str, object]:
-    """Write some test pictures on their way through the adversary, and say whose they are."""
-    attacked = next((key for key in models if _alpha_of(subject.recipe.methods[key[0]]) is not None), next(iter(models)))
+def pictures(subject: Subject, model: nn.Module, discretizer: FrozenDiscretizer, path: Path, *, alpha: float) -> None:
+    """Write some test pictures on their way through the adversary."""
     images, targets = _examples(subject)
-    model = models[attacked]
-    change = discrete_change(model, Classification(), discretizer, images, targets, alpha=subject.alpha)
+    change = discrete_change(model, Classification(), discretizer, images, targets, alpha=alpha)
     content = BytesIO()
     np.savez_compressed(
         content,
@@ -208,7 +196,6 @@ def pictures(subject: Subject, models: Models, discretizer: FrozenDiscretizer, p
         predicted_adversarial=_predicted(model, change.adversarial, subject.classes),
     )
     write_bytes(path, content.getvalue())
-    return {"model": f"{attacked[0]}, seed {attacked[1]}", "alpha": subject.alpha}
 
 
 def _examples(subject: Subject) -> tuple[Tensor, Tensor]:
@@ -220,10 +207,6 @@ def _examples(subject: Subject) -> tuple[Tensor, Tensor]:
     return images.to(subject.place.device), targets.to(subject.place.device)
 
 
-def _alpha_of(section: object) -> float | None:
-    return getattr(section, "alpha", None)
-
-
 def _bytes(images: Tensor) -> np.ndarray:
     return (images * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
 
@@ -231,15 +214,3 @@ def _bytes(images: Tensor) -> np.ndarray:
 @torch.inference_mode()
 def _predicted(model: nn.Module, images: Tensor, classes: Sequence[str]) -> np.ndarray:
     return np.array([classes[label] for label in model(images).argmax(dim=1).tolist()])
-
-
-def versions() -> dict[str, str]:
-    """Of what a number depends on."""
-    names = {"dat": "discrete-adversarial-training", "torch": "torch", "timm": "timm", "numpy": "numpy"}
-    return {name: version(package) for name, package in names.items()}
-
-
-def machine() -> str:
-    """Where it ran, without names of hosts."""
-    devices = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    return f"{os.cpu_count()} CPU cores, {platform.machine()}" + "".join(f", {name}" for name in devices)

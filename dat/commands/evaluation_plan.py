@@ -1,8 +1,4 @@
-"""From a model and the names of suites to a filled evaluation folder. It can be stopped at any time, and goes on where it was.
-
-OUT/evaluation.json  results.jsonl  report.md  report.html
-OUT/predictions/<cell>.npz   what the model said of every picture     OUT/pictures/<hash>.txt   which pictures those are
-"""
+"""What an evaluation shows: its settings, read strictly, and the cells of each suite."""
 
 from __future__ import annotations
 
@@ -10,22 +6,17 @@ import dataclasses
 import difflib
 import json
 import math
-import re
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from accelerate import PartialState
 from pydantic import Field, TypeAdapter, ValidationError
-from torch import nn
 
-from dat import measure, recipe_file
-from dat.attacks.gradient import evaluating
+from dat.commands.subject import Tested
 from dat.data.corruptions.frost import frost_textures
 from dat.data.corruptions.table import CORRUPTIONS, EXTRA_CORRUPTIONS
 from dat.data.folders import ImageSource
@@ -33,32 +24,21 @@ from dat.data.pipeline import CenterCrop, CropMode, ImageDataset, Interpolation
 from dat.data.subset import spread
 from dat.data.testsets import layouts
 from dat.data.testsets.class_maps import NOTHING
-from dat.engine import run_folder
-from dat.errors import UsageError
-from dat.evaluation import store
+from dat.errors import UsageError, did_you_mean
 from dat.evaluation.attacked import PGD, AutoAttack
-from dat.evaluation.cells import Cell, Predictions, View, all_classes
-from dat.evaluation.predict import Classifier, Shelf, predict, refuse_unreadable
-from dat.evaluation.robustness import Rows, robustness_rows
-from dat.evaluation.selftest import Alarm, selftest
+from dat.evaluation.cells import Cell, View, all_classes
 from dat.evaluation.stylized import Paintings, Stylized
 from dat.evaluation.suites import FGSM, SEVERITIES, Clean, Corruption, Suite
-from dat.progress import Bar
-from dat.recipe_faults import did_you_mean, sentence
-from dat.results import EVALUATION, RESULTS, Row, read_rows, write_rows, write_text
-from dat.strict import Strict
-from dat.tested import Tested, checkpoint_hash
-from dat.types import Place
+from dat.recipe import file
+from dat.recipe.faults import sentence
+from dat.recipe.strict import Strict
 
-PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 FROM_CLEAN = ("clean", "fgsm", "pgd", "autoattack", "c-generated", "stylized-generated")
 """Suites made from the clean pictures; all others are sets of their own."""
 MASKED = ("a", "r")
 """Sets of 200 of ImageNet's classes, whose accuracy is that among these."""
 RESIZED_BY_EASYROBUST = ("c", "stylized")
 IMAGENET_CLASSES = 1000
-PROBE = 64
-"""Side of the image that asks a model for its number of outputs, where pictures are shown as they are."""
 
 
 class Settings(Strict):
@@ -97,13 +77,6 @@ class Settings(Strict):
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
 
 
-def default_folder(target: str) -> Path:
-    """Where an evaluation goes if nobody says: into the folder of a trained model, else below `runs/`."""
-    if Path(target).exists():
-        return Path(target) / "evaluation"
-    return Path("runs") / f"evaluation-{re.sub('[^A-Za-z0-9._-]+', '-', target)}"
-
-
 def settings_of(overrides: Sequence[str]) -> Settings:
     """Settings from `key=value` texts.
 
@@ -112,7 +85,7 @@ def settings_of(overrides: Sequence[str]) -> Settings:
     """
     values: dict[str, Any] = {}
     for text in overrides:
-        recipe_file.override(values, text)
+        file.override(values, text)
     return parse_settings(values)
 
 
@@ -283,195 +256,9 @@ class Plan:
         return self.fingerprints[source]
 
 
-def assess(
-    tested: Tested,
-    suites: Sequence[str],
-    *,
-    root: Path | None,
-    folder: Path | None,
-    settings: Settings,
-    allow_bad: int = 0,
-    self_test: bool = True,
-    cpu: bool = False,
-) -> Rows:
-    """Evaluate a model on suites; what `folder` holds already is not computed again, and rows of other suites stay there.
-
-    Without a folder nothing is kept. On several processes each shows its share of every set; the first writes.
-
-    Raises:
-        DatError: one of its kinds, each with a sentence for the user. What was evaluated before stays.
-    """
-    if not suites:
-        raise UsageError("No suite is named; write at least one, e.g. clean.")
-    state = PartialState(cpu=cpu)
-    place = Place(torch.device(state.device or "cpu"), state.process_index, state.num_processes)
-    with evaluating(tested.model.to(place.device)) as model, _held(folder, place):
-        classifier = Classifier(model, place.device, PRECISIONS[settings.precision])
-        plan = Plan(tested, root, settings, _outputs(classifier, tested, settings.size))
-        cells = [cell for suite in dict.fromkeys(suites) for cell in plan.cells(suite, suites)]
-        if self_test:
-            tried = next((cell for cell in cells if cell.name == "clean"), cells[0])
-            _refuse_alarms(selftest(model, tried.dataset, tried.views[0], device=place.device))
-        job = Job(plan, checkpoint_hash(model), place, folder)
-        predictions = job.predictions(cells, classifier, allow_bad=allow_bad)
-        return job.rows(cells, predictions)
-
-
-@dataclass(frozen=True, eq=False)
-class Job:
-    """One evaluation at work: which weights, where, and into which folder."""
-
-    plan: Plan
-    checkpoint: str
-    place: Place
-    folder: Path | None
-
-    def predictions(self, cells: Sequence[Cell], classifier: Classifier, *, allow_bad: int) -> dict[str, Predictions]:
-        """What the model says of every cell, read where it is kept, computed and kept where it is not."""
-        known = {cell.name: store.identity(cell, self.checkpoint) for cell in cells}
-        missing = [cell for cell in cells if not (self.folder and store.is_stored(self.folder, cell.name, known[cell.name]))]
-        PartialState().wait_for_everyone()  # all have looked before one of them writes
-        found = self._computed(missing, known, classifier, allow_bad)
-        for cell in cells:
-            if cell.name not in found:
-                assert self.folder is not None
-                found[cell.name] = store.read_predictions(self.folder, cell.name)
-                refuse_unreadable(cell, found[cell.name], allowed=allow_bad)
-        return found
-
-    def _computed(
-        self, cells: Sequence[Cell], known: Mapping[str, str], classifier: Classifier, allow_bad: int
-    ) -> dict[str, Predictions]:
-        settings, place, model = self.plan.settings, self.place, self.plan.tested.name
-        shelf = Shelf(batch_size=settings.batch_size, place=place, workers=settings.workers)
-        total = sum(len(shelf.share(cell.dataset)) for cell in cells)
-        found: dict[str, Predictions] = {}
-        with Bar(model, total, shown=place.is_main and bool(cells)) as bar:
-            for cell in cells:
-                found[cell.name] = predict({model: classifier}, cell, shelf, advance=partial(bar.add, cell.name))[model]
-                if self.folder is not None and place.is_main:
-                    store.write_predictions(self.folder, cell, found[cell.name], known[cell.name])
-                    store.write_names(self.folder, cell)
-                refuse_unreadable(cell, found[cell.name], allowed=allow_bad)
-        return found
-
-    def rows(self, cells: Sequence[Cell], predictions: Mapping[str, Predictions]) -> Rows:
-        """Rows of results, written with the facts of the evaluation and its page."""
-        tested = self.plan.tested
-        rows = robustness_rows(
-            cells,
-            predictions,
-            model=tested.name,
-            checkpoint=self.checkpoint,
-            seed=tested.seed,
-            recipe_hash=tested.recipe_hash,
-            versions=measure.versions(),
-            imagenet=self.plan.is_imagenet,
-        )
-        if self.folder is not None and self.place.is_main:
-            write_rows(self.folder / RESULTS, [*self._other_rows(self.folder / RESULTS, rows.rows), *rows.rows])
-            write_text(self.folder / EVALUATION, json.dumps(self._facts(cells, rows), indent=1))
-        return rows
-
-    def _other_rows(self, path: Path, rows: Sequence[Row]) -> list[Row]:
-        """What there is already of the same weights on other suites."""
-        if not path.is_file():
-            return []
-        new = {(row.suite, row.metric) for row in rows}
-        return [row for row in read_rows(path) if row.checkpoint == self.checkpoint and (row.suite, row.metric) not in new]
-
-    def _facts(self, cells: Sequence[Cell], rows: Rows) -> dict[str, object]:
-        tested, settings = self.plan.tested, self.plan.settings
-        return {
-            "kind": "evaluation",
-            "name": tested.name,
-            "checkpoint": self.checkpoint,
-            "settings": _without_places(settings),
-            "cells": {cell.name: cell.protocol["data"] for cell in cells},
-            "notes": list(rows.notes),
-            "versions": measure.versions(),
-            "machine": measure.machine(),
-        }
-
-
-def _without_places(settings: Settings) -> dict[str, object]:
+def without_places(settings: Settings) -> dict[str, object]:
     """Settings in which files and folders stand with their names, not with their places on this machine."""
     values = settings.model_dump(mode="json")
     folders = {key: Path(values[key]).name for key in ("frost", "styles") if values[key] is not None}
     files = {"adain": [Path(name).name for name in values["adain"]]} if values["adain"] is not None else {}
     return {**values, **folders, **files}
-
-
-def _outputs(classifier: Classifier, tested: Tested, size: int | None) -> int:
-    """How many logits the model gives for images of its own size, or of the `size` that was asked for.
-
-    Raises:
-        UsageError: it does not take such images, gives something else, or not as many as it has classes.
-    """
-    size = size or tested.view.size
-    width, height = (size or PROBE,) * 2
-    if size is None and tested.test is not None:
-        width, height = tested.test.source.read(0).size
-    try:
-        with torch.inference_mode():
-            logits = classifier(torch.zeros(1, 3, height, width, device=classifier.device))
-    except Exception as error:  # whatever a network raises
-        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-        raise UsageError(
-            f"{tested.name} gives no logits for an image of {width}x{height} pixels ({reason}); set a size that it takes."
-        ) from error
-    if logits.ndim != 2:
-        raise UsageError(f"The model gives {tuple(logits.shape)} for one image; one row of logits, (1, classes), is expected.")
-    if tested.classes is not None and len(tested.classes) != logits.shape[1]:
-        raise UsageError(f"The model gives {logits.shape[1]} logits, but {len(tested.classes)} classes are named; name each.")
-    return logits.shape[1]
-
-
-def _refuse_alarms(alarms: Sequence[Alarm]) -> None:
-    if alarms:
-        lines = "".join(f"\n  {alarm.name}: {alarm.sentence}" for alarm in alarms)
-        raise UsageError(
-            f"The self-test found what would make the numbers wrong (--no-self-test evaluates all the same):{lines}"
-        )
-
-
-def _held(folder: Path | None, place: Place) -> AbstractContextManager[None]:
-    """The lock of an evaluation folder, which the first process holds for all."""
-    if folder is None or not place.is_main:
-        return nullcontext()
-    return run_folder.locked(folder, elsewhere="--out ANOTHER_FOLDER")
-
-
-def evaluate(
-    model: nn.Module,
-    *,
-    suites: Sequence[str],
-    data: str | Path,
-    out: str | Path | None = None,
-    classes: Sequence[str] | None = None,
-    name: str = "model",
-    size: int | None = 224,
-    crop_pct: float = 0.875,
-    allow_bad: int = 0,
-    self_test: bool = True,
-    cpu: bool = False,
-    **settings: Any,
-) -> list[Row]:
-    """Rows of results of any classifier that takes images in [0, 1], normalised inside: accuracies, mCE, with intervals.
-
-    Args:
-        suites: names, as `dat eval --suites` takes them: `clean`, `fgsm`, `a`, `c-generated`, ...
-        data: the folder with the test sets, or one with a subfolder per class.
-        out: where predictions, rows and a page are kept; what is there is not computed again. Nothing is kept without it.
-        model: is moved to the device that evaluates, and put into evaluation mode meanwhile.
-        classes: names of the model's outputs, as class folders are called; not needed for ImageNet's 1000.
-        size, crop_pct: pictures are resized to size / crop_pct and cropped; `size` None shows them as they are.
-        settings: others of `dat.assess.Settings`, e.g. `fgsm_epsilon_255=4`.
-
-    Raises:
-        DatError: one of its kinds, each with a sentence.
-    """
-    tested = Tested(name, model, CenterCrop(size, crop_pct), classes=tuple(classes) if classes is not None else None)
-    folder = Path(out) if out is not None else None
-    checked = {"root": Path(data), "folder": folder, "settings": parse_settings(settings)}
-    return assess(tested, suites, **checked, allow_bad=allow_bad, self_test=self_test, cpu=cpu).rows

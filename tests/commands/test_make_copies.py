@@ -12,9 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
-from dat import copies
 from dat.cli import app
-from dat.copies import Cells
+from dat.commands import make_copies as copies
+from dat.commands.make_copies import Cells
 from dat.data.corruptions.frost import ORIGINAL_NAMES, frost_textures
 from dat.data.corruptions.table import CORRUPTIONS, EXTRA_CORRUPTIONS
 from dat.data.folders import ImageFolder
@@ -24,7 +24,7 @@ from dat.evaluation.stylized import Stylized
 from dat.evaluation.suites import Corruption
 from dat.types import Place
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 VIEW = CenterCrop(32)
 FOG = Cells(("fog",), (2,))
 
@@ -361,7 +361,7 @@ def test_two_processes_make_the_copy_of_one_and_end_with_one_sentence(folder: Pa
 
 @pytest.mark.shared
 def test_the_sample_of_imagenet_has_its_classes(shared_data: Path) -> None:
-    sample = Path(__file__).resolve().parents[1] / "data" / "imagenet_sample"
+    sample = Path(__file__).resolve().parents[2] / "data" / "imagenet_sample"
     if not sample.is_dir():
         pytest.skip("data/imagenet_sample is not unpacked (../shared/data/unpack.py)")
     names = copies.picture_names(copies.source_of(sample), "png")

@@ -12,14 +12,21 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dat import measure, recipe_data, run
-from dat import recipe as recipes
+import dat
+from dat.commands.evaluate import evaluate_again
+from dat.commands.train import carry_out
 from dat.data.folders import ImageFolder
 from dat.data.pipeline import CenterCrop, ImageDataset
 from dat.discretizers.pretrained import load_discretizer, read_extra
 from dat.errors import CheckpointError, DataError, UsageError
 from dat.nn.imagenet_networks import tiny_darknet
 from dat.nn.weights import file_sha256
+from dat.recipe import data as recipe_data
+from dat.recipe import read as recipes
+from dat.recipe.classification import training_of
+from dat.recipe.parts import OnDisk
+from dat.studies import measured
+from dat.studies.study import Job
 from dat.types import Place
 
 DIGITS = {"source": "digits", "augment": {"kind": "none"}}
@@ -54,9 +61,7 @@ def darknet(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def teacher(darknet: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     network = {"network": "tiny_darknet", "weights": str(darknet)}
     out = tmp_path_factory.mktemp("runs") / "teacher"
-    return run.run(
-        recipes.parse({**TRAINED, "perceptual": {"kind": "features", **network}, "frechet": network, "out": str(out)}), cpu=True
-    )
+    return dat.train({**TRAINED, "perceptual": {"kind": "features", **network}, "frechet": network, "out": str(out)}, cpu=True)
 
 
 def test_a_trained_discretizer_tells_its_quality_and_what_its_distance_was_read_from(teacher: Path, darknet: Path) -> None:
@@ -78,7 +83,7 @@ def test_a_student_is_distilled_from_a_file(teacher: Path, tmp_path: Path) -> No
         "student": {"encoder_blocks": 1, "decoder_blocks": 1},
         "training": {"epochs": 1, "batch_size": 449},
     }
-    folder = run.run(recipes.parse(recipe), cpu=True)
+    folder = dat.train(recipe, cpu=True)
     quality = read_extra(folder)["quality"]
     assert quality["flops_ratio"] <= 0.02
     assert 0 <= quality["code_agreement"] <= 1
@@ -98,7 +103,7 @@ def test_weights_that_are_not_there_stop_a_run_before_it_begins(tmp_path: Path) 
     section = {"kind": "features", "network": "tiny_darknet", "weights": str(tmp_path / "nowhere.safetensors")}
     recipe = recipes.parse({**TRAINED, "perceptual": section, "out": str(tmp_path / "run")})
     with pytest.raises(CheckpointError, match="multiscale-gradient"):
-        run.run(recipe, cpu=True)
+        carry_out(recipe, OnDisk(), cpu=True)
     assert not (tmp_path / "run").exists()
 
 
@@ -107,7 +112,7 @@ def test_a_discretizer_begins_with_trained_weights(teacher: Path, darknet: Path,
     network = {"network": "tiny_darknet", "weights": str(darknet)}
     settings = {**TRAINED["training"], "lr": 0.0, "codebook_update": "gradient"}
     recipe = {**TRAINED, "init": str(teacher), "training": settings, "perceptual": {"kind": "features", **network}}
-    folder = run.run(recipes.parse({**recipe, "out": str(tmp_path / "tuned")}), cpu=True)
+    folder = dat.train({**recipe, "out": str(tmp_path / "tuned")}, cpu=True)
     before, after = (load_discretizer(path).state_dict() for path in (teacher, folder))
     assert all(torch.equal(before[key], after[key]) for key in before)
     assert read_extra(folder)["init"]["sha256"] == file_sha256(teacher / "discretizer.safetensors")
@@ -117,7 +122,7 @@ def test_weights_of_another_network_are_refused_with_what_differs(teacher: Path)
     network = {"network": {**TRAINED["network"], "n_embed": 32}, "perceptual": {"kind": "multiscale-gradient"}}
     recipe = recipes.parse({**TRAINED, **network, "init": str(teacher), "out": "x"})
     with pytest.raises(UsageError, match="n_embed 16 instead of 32; give the network the settings of its weights"):
-        run.run(recipe, cpu=True)
+        carry_out(recipe, OnDisk(), cpu=True)
 
 
 CLASSIFIED: dict[str, Any] = {
@@ -136,14 +141,14 @@ CLASSIFIED: dict[str, Any] = {
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "compared"
-    return run.run(recipes.parse({**CLASSIFIED, "out": str(out)}), cpu=True)
+    return dat.train({**CLASSIFIED, "out": str(out)}, cpu=True)
 
 
 def test_equal_time_gives_each_method_the_epochs_of_one(compared: Path) -> None:
     again = recipes.load(str(compared / "equal-time.yaml"))
     assert isinstance(again, recipes.ClassificationRecipe)
-    assert recipes.training_of(again, "advprop").epochs == 2
-    assert recipes.training_of(again, "standard").epochs >= 2  # one pass where AdvProp has three
+    assert training_of(again, "advprop").epochs == 2
+    assert training_of(again, "standard").epochs >= 2  # one pass where AdvProp has three
     assert (compared / "equal-time" / "report.html").is_file()
     assert again.equal_time_as is None
 
@@ -156,7 +161,7 @@ def test_the_numbers_of_the_paper_are_rows_of_their_own(compared: Path) -> None:
 
 
 def test_a_model_with_auxiliary_norms_is_stored_for_training_and_evaluated_without(compared: Path) -> None:
-    (row,) = run.evaluate_again(compared / "advprop-seed0", cpu=True)
+    (row,) = evaluate_again(compared / "advprop-seed0", cpu=True)
     stored = [json.loads(line) for line in (compared / "results.jsonl").read_text().splitlines()]
     (same,) = [item for item in stored if (item["suite"], item["method"], item["source"]) == ("clean", "advprop", "ours")]
     assert row.value == same["value"]
@@ -187,46 +192,50 @@ class Always(nn.Module):
 
 
 @pytest.fixture
-def three_pictures(tmp_path: Path) -> measure.Subject:
+def three_pictures(tmp_path: Path) -> measured.Subject:
     for number, name in enumerate(("ant", "bee", "cow")):
         (tmp_path / name).mkdir()
         Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / name / "0.png")
     recipe = recipes.parse({**CLASSIFIED, "evaluation": {"suites": ["clean"]}})
     assert isinstance(recipe, recipes.ClassificationRecipe)
     dataset = ImageDataset(ImageFolder(tmp_path), CenterCrop(), seed=0)
-    return measure.Subject(recipe, "hash", dataset, (8, 8), Place(torch.device("cpu")))
+    return measured.Subject(recipe.evaluation.build(), "hash", dataset, (8, 8), Place(torch.device("cpu")))
 
 
-def test_every_model_has_its_own_numbers_in_the_order_of_the_models(three_pictures: measure.Subject) -> None:
+def test_every_model_has_its_own_numbers_in_the_order_of_the_models(three_pictures: measured.Subject) -> None:
     targets = three_pictures.test.source.targets
     targets[:] = [0, 2, 2]
-    rows = measure.accuracies(three_pictures, {("b", 1): Always(2), ("a", 0): Always(0), ("b", 0): Always(1)})
+    rows = measured.accuracies(three_pictures, {Job("b", 1): Always(2), Job("a", 0): Always(0), Job("b", 0): Always(1)})
     found = [(row.method, row.seed, row.suite, round(row.value, 1), row.n) for row in rows]
     assert found == [("b", 1, "clean", 66.7, 3), ("a", 0, "clean", 33.3, 3), ("b", 0, "clean", 0.0, 3)]
 
 
 def test_a_test_picture_that_cannot_be_read_gives_a_sentence_and_no_number(
-    three_pictures: measure.Subject, tmp_path: Path
+    three_pictures: measured.Subject, tmp_path: Path
 ) -> None:
     (tmp_path / "bee" / "0.png").write_bytes(b"no picture")
     with pytest.raises(DataError, match=r"bee/0\.png"):
-        measure.accuracies(three_pictures, {("a", 0): Always(0)})
+        measured.accuracies(three_pictures, {Job("a", 0): Always(0)})
 
 
 def test_equal_time_follows_the_speeds_of_the_logs(tmp_path: Path) -> None:
     """Three times as fast is three times as many epochs; the median over the log, then over the seeds."""
     recipe = recipes.parse({**CLASSIFIED, "seeds": [0, 1], "out": str(tmp_path)})
     assert isinstance(recipe, recipes.ClassificationRecipe)
+    trainings = {label: training_of(recipe, label) for label in recipe.methods}
     for label, speeds in {"standard": (290.0, 300.0, 9000.0), "advprop": (95.0, 100.0, 101.0)}.items():
         for seed in recipe.seeds:
             (tmp_path / f"{label}-seed{seed}").mkdir()
             lines = [json.dumps({"step": step, "images_per_s": speed}) for step, speed in enumerate(speeds)]
             (tmp_path / f"{label}-seed{seed}" / "log.jsonl").write_text("\n".join(lines))
-    assert measure.epochs_of_equal_time(recipe, tmp_path) == {"standard": 6, "advprop": 2}
+    assert measured.epochs_of_equal_time(trainings, recipe.seeds, tmp_path, reference="advprop") == {
+        "standard": 6,
+        "advprop": 2,
+    }
 
 
 def test_a_renamed_model_folder_is_refused(compared: Path, tmp_path: Path) -> None:
     shutil.copytree(compared, tmp_path / "run")
     (tmp_path / "run" / "advprop-seed0").rename(tmp_path / "run" / "best-seed0")
     with pytest.raises(CheckpointError, match=r"best-seed0 is none of the models of .*\(standard, advprop\)"):
-        run.evaluate_again(tmp_path / "run" / "best-seed0", cpu=True)
+        evaluate_again(tmp_path / "run" / "best-seed0", cpu=True)

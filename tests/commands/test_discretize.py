@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dat.discretize import (
+from dat.commands.discretize import (
     CAPTION,
     CELL,
     GAP,

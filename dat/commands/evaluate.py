@@ -1,0 +1,252 @@
+"""From a model and the names of suites to a filled evaluation folder. It can be stopped at any time, and goes on where it was.
+
+OUT/evaluation.json  results.jsonl  report.md  report.html
+OUT/predictions/<cell>.npz   what the model said of every picture     OUT/pictures/<hash>.txt   which pictures those are
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from torch import nn
+
+from dat.attacks.gradient import evaluating
+from dat.commands.evaluation_plan import Plan, Settings, parse_settings, without_places
+from dat.commands.subject import Tested, checkpoint_hash, load_run
+from dat.data.pipeline import CenterCrop
+from dat.engine import run_folder
+from dat.errors import UsageError
+from dat.evaluation import store
+from dat.evaluation.cells import Cell, Predictions
+from dat.evaluation.predict import Classifier, Shelf, predict, refuse_unreadable
+from dat.evaluation.robustness import Rows, robustness_rows
+from dat.evaluation.selftest import Alarm, selftest
+from dat.progress import Bar
+from dat.recipe.header import recipe_hash
+from dat.results import EVALUATION, RESULTS, Row, machine, read_rows, versions, write_rows, write_text
+from dat.studies import measured
+from dat.studies.study import Job
+from dat.types import Place
+
+PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+PROBE = 64
+"""Side of the image that asks a model for its number of outputs, where pictures are shown as they are."""
+
+
+def default_folder(target: str) -> Path:
+    """Where an evaluation goes if nobody says: into the folder of a trained model, else below `runs/`."""
+    if Path(target).exists():
+        return Path(target) / "evaluation"
+    return Path("runs") / f"evaluation-{re.sub('[^A-Za-z0-9._-]+', '-', target)}"
+
+
+def assess(
+    tested: Tested,
+    suites: Sequence[str],
+    *,
+    root: Path | None,
+    folder: Path | None,
+    settings: Settings,
+    allow_bad: int = 0,
+    self_test: bool = True,
+    cpu: bool = False,
+) -> Rows:
+    """Evaluate a model on suites; what `folder` holds already is not computed again, and rows of other suites stay there.
+
+    Without a folder nothing is kept. On several processes each shows its share of every set; the first writes.
+
+    Raises:
+        DatError: one of its kinds, each with a sentence for the user. What was evaluated before stays.
+    """
+    if not suites:
+        raise UsageError("No suite is named; write at least one, e.g. clean.")
+    state = PartialState(cpu=cpu)
+    place = Place(torch.device(state.device or "cpu"), state.process_index, state.num_processes)
+    with evaluating(tested.model.to(place.device)) as model, _held(folder, place):
+        classifier = Classifier(model, place.device, PRECISIONS[settings.precision])
+        plan = Plan(tested, root, settings, _outputs(classifier, tested, settings.size))
+        cells = [cell for suite in dict.fromkeys(suites) for cell in plan.cells(suite, suites)]
+        if self_test:
+            tried = next((cell for cell in cells if cell.name == "clean"), cells[0])
+            _refuse_alarms(selftest(model, tried.dataset, tried.views[0], device=place.device))
+        job = Evaluating(plan, checkpoint_hash(model), place, folder)
+        predictions = job.predictions(cells, classifier, allow_bad=allow_bad)
+        return job.rows(cells, predictions)
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluating:
+    """One evaluation at work: which weights, where, and into which folder."""
+
+    plan: Plan
+    checkpoint: str
+    place: Place
+    folder: Path | None
+
+    def predictions(self, cells: Sequence[Cell], classifier: Classifier, *, allow_bad: int) -> dict[str, Predictions]:
+        """What the model says of every cell, read where it is kept, computed and kept where it is not."""
+        known = {cell.name: store.identity(cell, self.checkpoint) for cell in cells}
+        missing = [cell for cell in cells if not (self.folder and store.is_stored(self.folder, cell.name, known[cell.name]))]
+        PartialState().wait_for_everyone()  # all have looked before one of them writes
+        found = self._computed(missing, known, classifier, allow_bad)
+        for cell in cells:
+            if cell.name not in found:
+                assert self.folder is not None
+                found[cell.name] = store.read_predictions(self.folder, cell.name)
+                refuse_unreadable(cell, found[cell.name], allowed=allow_bad)
+        return found
+
+    def _computed(
+        self, cells: Sequence[Cell], known: Mapping[str, str], classifier: Classifier, allow_bad: int
+    ) -> dict[str, Predictions]:
+        settings, place, model = self.plan.settings, self.place, self.plan.tested.name
+        shelf = Shelf(batch_size=settings.batch_size, place=place, workers=settings.workers)
+        total = sum(len(shelf.share(cell.dataset)) for cell in cells)
+        found: dict[str, Predictions] = {}
+        with Bar(model, total, shown=place.is_main and bool(cells)) as bar:
+            for cell in cells:
+                found[cell.name] = predict({model: classifier}, cell, shelf, advance=partial(bar.add, cell.name))[model]
+                if self.folder is not None and place.is_main:
+                    store.write_predictions(self.folder, cell, found[cell.name], known[cell.name])
+                    store.write_names(self.folder, cell)
+                refuse_unreadable(cell, found[cell.name], allowed=allow_bad)
+        return found
+
+    def rows(self, cells: Sequence[Cell], predictions: Mapping[str, Predictions]) -> Rows:
+        """Rows of results, written with the facts of the evaluation and its page."""
+        tested = self.plan.tested
+        rows = robustness_rows(
+            cells,
+            predictions,
+            model=tested.name,
+            checkpoint=self.checkpoint,
+            seed=tested.seed,
+            recipe_hash=tested.recipe_hash,
+            versions=versions(),
+            imagenet=self.plan.is_imagenet,
+        )
+        if self.folder is not None and self.place.is_main:
+            write_rows(self.folder / RESULTS, [*self._other_rows(self.folder / RESULTS, rows.rows), *rows.rows])
+            write_text(self.folder / EVALUATION, json.dumps(self._facts(cells, rows), indent=1))
+        return rows
+
+    def _other_rows(self, path: Path, rows: Sequence[Row]) -> list[Row]:
+        """What there is already of the same weights on other suites."""
+        if not path.is_file():
+            return []
+        new = {(row.suite, row.metric) for row in rows}
+        return [row for row in read_rows(path) if row.checkpoint == self.checkpoint and (row.suite, row.metric) not in new]
+
+    def _facts(self, cells: Sequence[Cell], rows: Rows) -> dict[str, object]:
+        tested, settings = self.plan.tested, self.plan.settings
+        return {
+            "kind": "evaluation",
+            "name": tested.name,
+            "checkpoint": self.checkpoint,
+            "settings": without_places(settings),
+            "cells": {cell.name: cell.protocol["data"] for cell in cells},
+            "notes": list(rows.notes),
+            "versions": versions(),
+            "machine": machine(),
+        }
+
+
+def _outputs(classifier: Classifier, tested: Tested, size: int | None) -> int:
+    """How many logits the model gives for images of its own size, or of the `size` that was asked for.
+
+    Raises:
+        UsageError: it does not take such images, gives something else, or not as many as it has classes.
+    """
+    size = size or tested.view.size
+    width, height = (size or PROBE,) * 2
+    if size is None and tested.test is not None:
+        width, height = tested.test.source.read(0).size
+    try:
+        with torch.inference_mode():
+            logits = classifier(torch.zeros(1, 3, height, width, device=classifier.device))
+    except Exception as error:  # whatever a network raises
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise UsageError(
+            f"{tested.name} gives no logits for an image of {width}x{height} pixels ({reason}); set a size that it takes."
+        ) from error
+    if logits.ndim != 2:
+        raise UsageError(f"The model gives {tuple(logits.shape)} for one image; one row of logits, (1, classes), is expected.")
+    if tested.classes is not None and len(tested.classes) != logits.shape[1]:
+        raise UsageError(f"The model gives {logits.shape[1]} logits, but {len(tested.classes)} classes are named; name each.")
+    return logits.shape[1]
+
+
+def _refuse_alarms(alarms: Sequence[Alarm]) -> None:
+    if alarms:
+        lines = "".join(f"\n  {alarm.name}: {alarm.sentence}" for alarm in alarms)
+        raise UsageError(
+            f"The self-test found what would make the numbers wrong (--no-self-test evaluates all the same):{lines}"
+        )
+
+
+def _held(folder: Path | None, place: Place) -> AbstractContextManager[None]:
+    """The lock of an evaluation folder, which the first process holds for all."""
+    if folder is None or not place.is_main:
+        return nullcontext()
+    return run_folder.locked(folder, elsewhere="--out ANOTHER_FOLDER")
+
+
+def evaluate(
+    model: nn.Module,
+    *,
+    suites: Sequence[str],
+    data: str | Path,
+    out: str | Path | None = None,
+    classes: Sequence[str] | None = None,
+    name: str = "model",
+    size: int | None = 224,
+    crop_pct: float = 0.875,
+    allow_bad: int = 0,
+    self_test: bool = True,
+    cpu: bool = False,
+    **settings: Any,
+) -> list[Row]:
+    """Rows of results of any classifier that takes images in [0, 1], normalised inside: accuracies, mCE, with intervals.
+
+    Args:
+        suites: names, as `dat eval --suites` takes them: `clean`, `fgsm`, `a`, `c-generated`, ...
+        data: the folder with the test sets, or one with a subfolder per class.
+        out: where predictions, rows and a page are kept; what is there is not computed again. Nothing is kept without it.
+        model: is moved to the device that evaluates, and put into evaluation mode meanwhile.
+        classes: names of the model's outputs, as class folders are called; not needed for ImageNet's 1000.
+        size, crop_pct: pictures are resized to size / crop_pct and cropped; `size` None shows them as they are.
+        settings: others of `dat.commands.evaluation_plan.Settings`, e.g. `fgsm_epsilon_255=4`.
+
+    Raises:
+        DatError: one of its kinds, each with a sentence.
+    """
+    tested = Tested(name, model, CenterCrop(size, crop_pct), classes=tuple(classes) if classes is not None else None)
+    folder = Path(out) if out is not None else None
+    checked = {"root": Path(data), "folder": folder, "settings": parse_settings(settings)}
+    return assess(tested, suites, **checked, allow_bad=allow_bad, self_test=self_test, cpu=cpu).rows
+
+
+def evaluate_again(path: Path, overrides: Sequence[str] = (), *, cpu: bool = False) -> list[Row]:
+    """Rows of one trained model, as the recipe of its run measures it: `path` as for `load_run`.
+
+    `overrides` change that recipe, e.g. `data.test=FOLDER` or `evaluation.suites=[clean]`. The training pictures need not be
+    there.
+
+    Raises:
+        CheckpointError: no whole checkpoint is there.
+        DataError: the test pictures have other classes than those the model was trained on.
+    """
+    found = load_run(path, overrides)
+    test, size = found.test_pictures()
+    place = Place(torch.device(PartialState(cpu=cpu).device or "cpu"))
+    subject = measured.Subject(found.recipe.evaluation.build(), recipe_hash(found.recipe), test, size, place)
+    return measured.accuracies(subject, {Job(found.label, found.seed): found.model})

@@ -1,0 +1,109 @@
+"""From a recipe to a filled run folder: train, measure, show. Everything here can be stopped and resumed.
+
+RUN/run.json  recipe.yaml  results.jsonl  report.html  report.md  pictures.npz
+RUN/discretizer/   log.jsonl  checkpoints/  discretizer.safetensors
+RUN/<method>-seed<k>/   log.jsonl  checkpoints/
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+
+from dat.engine import run_folder
+from dat.engine.run_folder import Run
+from dat.errors import UsageError
+from dat.recipe import file, read
+from dat.recipe.header import Header, Recipe
+from dat.recipe.parts import OnDisk, Parts
+from dat.results import RESULTS, RUN, machine, versions, write_rows, write_text
+from dat.studies.study import Study
+from dat.studies.table import STUDIES
+from dat.types import Place
+
+
+def train(
+    recipe: str | Path | Mapping[str, Any],
+    overrides: Sequence[str] = (),
+    *,
+    out: str | Path | None = None,
+    resume: bool = False,
+    cpu: bool = False,
+) -> Path:
+    """Carry out a recipe; gives the folder of the run. Nothing is written before all that it names was found good.
+
+    Args:
+        recipe: a YAML file, the name of a recipe that comes with the package, or its values as a mapping.
+        overrides: `key.sub=value`, as on the command line.
+        out: the folder of the run; by default what the recipe says, or `runs/NAME`.
+        resume: go on with the run that is in the folder.
+        cpu: use no GPU, even if there is one.
+
+    Raises:
+        DatError: one of its kinds, each with a sentence.
+    """
+    values = file.read(file.find(str(recipe)), ()) if isinstance(recipe, str | Path) else copy.deepcopy(dict(recipe))
+    for text in overrides:
+        file.override(values, text)
+    if out is not None:
+        values["out"] = str(out)
+    if not values.get("out"):
+        raise UsageError("The recipe names no folder for its run; give out=FOLDER.")
+    where = str(recipe) if isinstance(recipe, str | Path) else "the recipe"
+    return carry_out(read.parse(values, where=where), OnDisk(), resume=resume, cpu=cpu)
+
+
+def carry_out(recipe: Recipe, parts: Parts, *, resume: bool = False, cpu: bool = False) -> Path:
+    """Carry out a recipe that was read; gives the folder of the run.
+
+    Raises:
+        DatError: one of its kinds, each with a sentence for the user.
+    """
+    opened = recipe.open(parts)
+    header = opened.header
+    state = PartialState(cpu=cpu)
+    place = Place(torch.device(state.device or "cpu"), state.process_index, state.num_processes)
+    claim = run_folder.claimed(header.folder, recipe_hash=header.recipe_hash, resume=resume)
+    with claim if place.is_main else nullcontext():
+        run = Run(header.folder, place, cpu, _facts(header))
+        if place.is_main:
+            write_text(header.folder / "recipe.yaml", header.text)
+            run.write()
+        state.wait_for_everyone()
+        study = STUDIES[header.kind](opened, run)
+        _finish(study, run)
+        if (path := study.following()) is not None:
+            carry_out(read.load(str(path)), parts, resume=True, cpu=cpu)
+    return header.folder
+
+
+def _finish(study: Study, run: Run) -> None:
+    jobs = study.jobs()
+    models = {job: study.train(job, f"[{number}/{len(jobs)}] {job}") for number, job in enumerate(jobs, start=1)}
+    rows = study.rows(models)
+    if run.place.is_main:
+        if rows:
+            write_rows(run.folder / RESULTS, rows)
+        run.write()
+        study.page(models)
+
+
+def _facts(header: Header) -> dict[str, Any]:
+    """What the report says beside the rows, and what a later evaluation needs; the rest is added as it is found."""
+    known = (header.folder / RUN).is_file()
+    return {
+        "kind": header.kind,
+        "name": header.folder.name,
+        "title": header.title,
+        "recipe_hash": header.recipe_hash,
+        "versions": versions(),
+        "machine": machine(),
+        "seconds": run_folder.read_run(header.folder)["seconds"] if known else {},
+        **header.facts,
+    }

@@ -1,0 +1,243 @@
+"""Comparisons of methods on classification: settings, and the comparison that they become."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError, model_validator
+
+from dat.discretizers.frozen import FrozenDiscretizer
+from dat.engine.loop import Training
+from dat.evaluation.suites import FGSM, Clean, Suite, corruption_suites
+from dat.recipe.data import Data, DataSection
+from dat.recipe.discretizer import DiscretizerPlan, DiscretizerSection, check_spec, open_plan
+from dat.recipe.faults import sentence
+from dat.recipe.header import Header, header_of, resolved
+from dat.recipe.methods import MethodSection, alpha_of, build_method, needs_discretizer, wants_auxiliary_norms
+from dat.recipe.model import Blueprint, ModelSection, check_model, open_model
+from dat.recipe.parts import Parts
+from dat.recipe.rehearsal import SIDE, shorter, smaller
+from dat.recipe.strict import Strict
+from dat.recipe.training import TrainingSection
+from dat.types import Discretizer, Method
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What is measured on every model; the corrupted pictures may be fewer than the clean ones, `c_per_class` of each class."""
+
+    suites: tuple[Suite, ...]
+    corruptions: tuple[Suite, ...]
+    c_per_class: int | None
+    batch_size: int
+
+
+class EvaluationSection(Strict):
+    """Test sets: `clean`, `fgsm` (one step of `fgsm_epsilon_255` / 255), `c` (15 corruptions at 5 severities)."""
+
+    suites: list[Literal["clean", "fgsm", "c"]] = Field(default=["clean", "fgsm", "c"], min_length=1)
+    fgsm_epsilon_255: float = Field(default=1.0, ge=0)
+    c_per_class: int | None = Field(default=None, ge=1)
+    batch_size: int = Field(default=256, ge=1)
+
+    def build(self) -> Evaluation:
+        """The test sets, in the order of the recipe; corruption cells last."""
+        single: dict[str, Suite] = {"clean": Clean(), "fgsm": FGSM(self.fgsm_epsilon_255 / 255)}
+        suites = tuple(single[name] for name in self.suites if name in single)
+        corruptions = tuple(corruption_suites()) if "c" in self.suites else ()
+        return Evaluation(suites, corruptions, self.c_per_class, self.batch_size)
+
+
+PaperColumn = Literal["clean", "fgsm", "damagenet", "a", "mce", "v2", "r", "sketch", "stylized"]
+
+
+class ExpectSection(Strict):
+    """What a paper reports for the same training, in percent by method and test set, and where: to stand beside our numbers."""
+
+    source: str
+    percent: dict[str, dict[PaperColumn, float]]
+
+    def columns(self) -> dict[str, dict[str, float]]:
+        """The numbers, by method and test set."""
+        return {label: {str(column): value for column, value in numbers.items()} for label, numbers in self.percent.items()}
+
+
+@dataclass(frozen=True, eq=False)
+class Contestant:
+    """One method of a comparison: how it trains, what its model needs, its step if it has one."""
+
+    section: BaseModel
+    training: Training
+
+    def method(self, discretizer: Discretizer | None) -> Method:
+        """The method; `discretizer` is its `Q`, if it uses one."""
+        return build_method(self.section, discretizer)
+
+    @property
+    def alpha(self) -> float | None:
+        """The step of its adversary."""
+        return alpha_of(self.section)
+
+    @property
+    def auxiliary_norms(self) -> bool:
+        """Whether its model has auxiliary normalisation layers while it trains."""
+        return wants_auxiliary_norms(self.section)
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """A recipe of classification, opened: methods by label, and all that they share.
+
+    The discretizer was loaded, or `plan` trains one first, which `load_trained` then reads; neither, if no method uses one.
+    `expected`: where a paper reports numbers for the same training, and in percent by method and test set, which.
+    `in_equal_time`: the text of the recipe that follows, given the epochs of each method and a discretizer trained here.
+    """
+
+    header: Header
+    data: Data
+    model: Blueprint
+    contestants: Mapping[str, Contestant]
+    seeds: tuple[int, ...]
+    discretizer: FrozenDiscretizer | None
+    plan: DiscretizerPlan | None
+    load_trained: Callable[[Path], FrozenDiscretizer]
+    evaluation: Evaluation
+    expected: tuple[str, Mapping[str, Mapping[str, float]]] | None
+    equal_time_as: str | None
+    in_equal_time: Callable[[Mapping[str, int], Path | None], str]
+
+
+class ClassificationRecipe(Strict):
+    """Train one model per method and seed under one budget, evaluate all of them, write one report.
+
+    The budget is a number of epochs. `equal_time_as`: do it all a second time, in the folder `equal-time`, with the epochs of
+    each method chosen so that it takes the time that this method took.
+    """
+
+    kind: Literal["classification"]
+    title: str
+    data: DataSection
+    model: ModelSection
+    training: TrainingSection
+    methods: dict[str, MethodSection]
+    seeds: list[int] = Field(default=[0])
+    discretizer: DiscretizerSection | None = None
+    evaluation: EvaluationSection = EvaluationSection()
+    expect: ExpectSection | None = None
+    equal_time_as: str | None = None
+    out: str = ""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ClassificationRecipe:
+        needing = [label for label, section in self.methods.items() if needs_discretizer(section)]
+        if needing and self.discretizer is None:
+            raise ValueError(f"method {needing[0]} needs a discretizer; add a section `discretizer:` with load or train")
+        if not self.methods or not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise ValueError("give at least one method, and seeds that differ")
+        if min(self.seeds) < 0:
+            raise ValueError(f"seed {min(self.seeds)} is negative; write 0 or more")
+        if odd := [label for label in self.methods if not re.fullmatch(r"[\w.+-]+", label) or label.startswith(".")]:
+            raise ValueError(f"method label {odd[0]!r} becomes the name of a folder; use letters, digits and any of . + - _")
+        expected = list(self.expect.percent) if self.expect is not None else []
+        named = {"expect.percent": expected, "equal_time_as": [self.equal_time_as] if self.equal_time_as else []}
+        if unknown := [(key, label) for key, labels in named.items() for label in labels if label not in self.methods]:
+            raise ValueError(
+                f"{unknown[0][0]} names {unknown[0][1]!r}, which is none of the methods: {', '.join(self.methods)}"
+            )
+        for label in self.methods:
+            training_of(self, label)
+        return self
+
+    def check(self) -> None:
+        """Build the networks; methods and objective were built when the recipe was read.
+
+        Raises:
+            UsageError: a name or an option is not known where the schema cannot tell.
+        """
+        check_model(self.model)
+        if self.discretizer is not None and self.discretizer.train is not None:
+            check_spec(self.discretizer.train)
+
+    def open(self, parts: Parts) -> Comparison:
+        """Open pictures, discretizer and weights, and see whether they fit.
+
+        Raises:
+            DataError, CheckpointError: they cannot be read.
+            UsageError: they do not fit the settings.
+        """
+        self.check()
+        data, section = parts.data(self.data), self.discretizer
+        header = header_of(self, data, self.model.name, methods=list(self.methods), seeds=self.seeds)
+        plan = discretizer = None
+        if section is not None and section.train is not None:
+            plan = open_plan(section.train, parts, data, recipe_hash=header.recipe_hash)
+        elif section is not None:
+            discretizer = self._load_discretizer(parts, str(section.load))
+        return Comparison(
+            header=header,
+            data=data,
+            model=open_model(self.model, parts, num_classes=len(data.classes)),
+            contestants={label: Contestant(method, training_of(self, label)) for label, method in self.methods.items()},
+            seeds=tuple(self.seeds),
+            discretizer=discretizer,
+            plan=plan,
+            load_trained=lambda path: self._load_discretizer(parts, str(path)),
+            evaluation=self.evaluation.build(),
+            expected=None if self.expect is None else (self.expect.source, self.expect.columns()),
+            equal_time_as=self.equal_time_as,
+            in_equal_time=self._in_equal_time,
+        )
+
+    def rehearsal(self) -> ClassificationRecipe:
+        """The same with a small model and a small discretizer of the same stride, for two short steps of every method."""
+        model, side = smaller(self.model, side=self.data.size or SIDE)
+        methods = {
+            label: section.model_copy(update={"training": dataclasses.asdict(shorter(training_of(self, label)))})
+            for label, section in self.methods.items()
+        }
+        changes: dict[str, Any] = {
+            "data": self.data.model_copy(update={"size": side}),
+            "model": model,
+            "methods": methods,
+            "seeds": [0],
+            "discretizer": self.discretizer and self.discretizer.made_up(),
+            "equal_time_as": None,
+        }
+        return self.model_copy(update=changes)
+
+    def _load_discretizer(self, parts: Parts, source: str) -> FrozenDiscretizer:
+        assert self.discretizer is not None
+        return parts.discretizer(source, precision=self.discretizer.precision, compiled=self.discretizer.compile)
+
+    def _in_equal_time(self, epochs: Mapping[str, int], discretizer: Path | None) -> str:
+        values = self.model_dump(mode="json") | {"equal_time_as": None, "out": str(Path(self.out) / "equal-time")}
+        values["title"] += ", equal time"
+        for label, count in epochs.items():
+            values["methods"][label]["training"]["epochs"] = count
+        if discretizer is not None:
+            values["discretizer"] |= {"train": None, "load": str(discretizer)}
+        return resolved(ClassificationRecipe.model_validate_json(json.dumps(values)))
+
+
+_TRAINING = TypeAdapter(TrainingSection)
+
+
+def training_of(recipe: ClassificationRecipe, label: str) -> TrainingSection:
+    """The training of one method: that of the recipe, with what the method's own section changes.
+
+    Raises:
+        ValueError: naming every fault of that section.
+    """
+    changes: dict[str, Any] = dict(recipe.methods[label])["training"]
+    values = {**dataclasses.asdict(recipe.training), **changes}
+    try:
+        return _TRAINING.validate_json(json.dumps(values))
+    except ValidationError as error:
+        faults = [sentence(fault, values, _TRAINING.json_schema()) for fault in error.errors()]
+        raise ValueError("; ".join(f"methods.{label}.training.{fault.rstrip('.')}" for fault in faults)) from error

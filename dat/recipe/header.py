@@ -1,0 +1,108 @@
+"""What is said of a recipe, whatever its kind: what it is called, where it goes, and which settings those are."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import yaml
+
+from dat.recipe.data import Data, DataSection
+from dat.recipe.parts import Parts
+
+
+@runtime_checkable
+class Recipe(Protocol):
+    """What recipes of all kinds have, and can do."""
+
+    @property
+    def kind(self) -> str:
+        """`classification`, ..."""
+        ...
+
+    @property
+    def title(self) -> str:
+        """What the page is called."""
+        ...
+
+    @property
+    def data(self) -> DataSection:
+        """What is trained and tested on."""
+        ...
+
+    @property
+    def out(self) -> str:
+        """The folder of the run."""
+        ...
+
+    def check(self) -> None:
+        """Refuse what can be refused without a file."""
+        ...
+
+    def open(self, parts: Parts) -> Opened:
+        """Build all that it names, once, and refuse what does not fit."""
+        ...
+
+    def rehearsal(self) -> Recipe:
+        """The same for networks shrunk to nothing and two short steps."""
+        ...
+
+    def model_dump(self, *, mode: str = ..., exclude: set[str] | None = ...) -> dict[str, Any]:
+        """All settings."""
+        ...
+
+
+@dataclass(frozen=True)
+class Header:
+    """Of an opened recipe: its kind and title, the folder of the run, the hash and the text of all its settings.
+
+    `about` is the network and its images in a few words. `facts` are what `run.json` says of its data, and of whatever else
+    the kind adds.
+    """
+
+    kind: str
+    title: str
+    folder: Path
+    recipe_hash: str
+    text: str
+    about: str
+    facts: Mapping[str, Any]
+
+
+@runtime_checkable
+class Opened(Protocol):
+    """A recipe of which everything is built; what else it holds, the study of its kind knows."""
+
+    @property
+    def header(self) -> Header:
+        """What it is called, and where it goes."""
+        ...
+
+
+def header_of(recipe: Recipe, data: Data, network: str, **facts: object) -> Header:
+    """The header of a recipe whose data are open; `facts` of its kind come beside those of the data."""
+    height, width = data.size
+    return Header(
+        recipe.kind,
+        recipe.title,
+        Path(recipe.out),
+        recipe_hash(recipe),
+        resolved(recipe),
+        about=f"{network} on {width} x {height} pixels",
+        facts={"data": data.facts(recipe.data.source), "class_names": data.classes, **facts},
+    )
+
+
+def resolved(recipe: Recipe) -> str:
+    """The recipe as YAML with every default written out."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def recipe_hash(recipe: Recipe) -> str:
+    """Twelve hexadecimal digits over all settings but the output folder, the title, and the numbers of a paper."""
+    settings = recipe.model_dump(mode="json", exclude={"out", "title", "expect"})
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]

@@ -1,0 +1,91 @@
+"""Settings of the methods, taken from the dataclass of each, so that a new method needs no line here."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import reduce
+from operator import or_
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
+
+from pydantic import BaseModel, Field, create_model, model_validator
+
+from dat.methods import METHODS
+from dat.recipe.strict import Strict
+from dat.types import Codes, Discretizer, Images, Method
+
+
+class _AnyDiscretizer:
+    """Stands for the discretizer while settings are checked: the real one is loaded or trained later."""
+
+    codebook_size = 1
+    stride = 1
+
+    def encode(self, images: Images) -> Codes:
+        raise NotImplementedError
+
+    def decode(self, codes: Codes) -> Images:
+        raise NotImplementedError
+
+    def __call__(self, images: Images) -> Images:
+        raise NotImplementedError
+
+
+class _MethodSection(Strict):
+    """Settings of a method; what the method refuses is a fault of the recipe.
+
+    `training` changes keys of the recipe's training for this method alone, e.g. `{epochs: 88}`.
+    """
+
+    training: dict[str, Any] = Field(default={})
+
+    @model_validator(mode="after")
+    def _accepted(self) -> _MethodSection:
+        build_method(self, _AnyDiscretizer())
+        return self
+
+
+def _method_section(name: str, method: type) -> type[BaseModel]:
+    """The settings of a method, taken from its dataclass, so that a new method needs no line here."""
+    hints = get_type_hints(method)
+    fields: dict[str, Any] = {"method": (Literal[name], name)}
+    fields |= {
+        entry.name: (hints[entry.name], ... if entry.default is dataclasses.MISSING else entry.default)
+        for entry in dataclasses.fields(method)
+        if entry.name != "discretizer"
+    }
+    return create_model(method.__name__, __base__=_MethodSection, **fields)
+
+
+if TYPE_CHECKING:
+    MethodSection = BaseModel
+else:
+    MethodSection = Annotated[
+        reduce(or_, (_method_section(name, method) for name, method in METHODS.items())), Field(discriminator="method")
+    ]
+
+
+def alpha_of(section: BaseModel) -> float | None:
+    """The step of a method of a recipe, where it has one."""
+    return getattr(section, "alpha", None)
+
+
+def wants_auxiliary_norms(section: BaseModel) -> bool:
+    """Whether a method of a recipe trains the model with auxiliary normalisation layers."""
+    return bool(getattr(section, "auxiliary_norms", False))
+
+
+def needs_discretizer(section: BaseModel) -> bool:
+    """Whether a method of a recipe uses `Q`."""
+    method = METHODS[dict(section)["method"]]
+    return "discretizer" in {entry.name for entry in dataclasses.fields(method)}
+
+
+def build_method(section: BaseModel, discretizer: Discretizer | None) -> Method:
+    """The method with the settings of the recipe.
+
+    Raises:
+        UsageError: the method refuses its settings.
+    """
+    settings = section.model_dump(exclude={"training"})
+    method = METHODS[settings.pop("method")]
+    return method(discretizer, **settings) if needs_discretizer(section) else method(**settings)

@@ -1,0 +1,129 @@
+"""Methods are compared on classification: one model per method and seed, all measured alike, one page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+
+from accelerate import PartialState
+from torch import nn
+
+from dat.discretizers.frozen import FrozenDiscretizer
+from dat.engine.discretizer_health import reconstruction_quality
+from dat.engine.loop import train
+from dat.engine.run_folder import Run
+from dat.nn.norm import without_auxiliary_norms
+from dat.recipe.classification import Comparison
+from dat.report.page import write_report
+from dat.results import Row, write_text
+from dat.studies import discretizer, measured
+from dat.studies.study import Job
+from dat.tasks.classification import Classification
+
+
+class ClassificationStudy:
+    """Train, measure and show classifiers."""
+
+    def __init__(self, opened: Comparison, run: Run) -> None:
+        self.opened, self.run = opened, run
+        self._discretizer = opened.discretizer
+
+    def jobs(self) -> Sequence[Job]:
+        """Seed by seed all methods, once there is a discretizer for them."""
+        self._discretizer = self._ready_discretizer()
+        return [Job(label, seed) for seed in self.opened.seeds for label in self.opened.contestants]
+
+    def train(self, job: Job, title: str) -> nn.Module:
+        """The trained model of one method and seed, without auxiliary norms."""
+        contestant, data = self.opened.contestants[job.label], self.opened.data.seeded(job.seed)
+        training, classes = contestant.training, len(data.classes)
+        with self.run.timed("train"):
+            trained = train(
+                self.opened.model.untrained(job.seed, auxiliary_norms=contestant.auxiliary_norms),
+                contestant.method(self._discretizer),
+                Classification(training.smoothing, classes, training.sigmoid),
+                data.train,
+                training,
+                seed=job.seed,
+                folder=self.run.folder / f"{job.label}-seed{job.seed}",
+                title=title,
+                num_classes=classes,
+                cpu=self.run.cpu,
+            )
+        return without_auxiliary_norms(trained)
+
+    def rows(self, models: Mapping[Job, nn.Module]) -> list[Row]:
+        """Accuracies, modified codes, costs, and what a paper reports."""
+        with self.run.timed("evaluate"):
+            rows = measured.accuracies(self._subject, models)
+        if not self.run.place.is_main:
+            return rows
+        if self._discretizer is not None:
+            with self.run.timed("analyse"):
+                rows += measured.modified_codes(self._subject, models, self._discretizer, alpha=self._alpha)
+        trainings = {label: contestant.training for label, contestant in self.opened.contestants.items()}
+        rows += measured.costs(self._subject, trainings, self.opened.seeds, self.run.folder)
+        return rows + measured.expectations(self._subject, self.opened.expected)
+
+    def page(self, models: Mapping[Job, nn.Module]) -> None:
+        """Pictures of the adversary at work, then tables, figures and the page."""
+        if self._discretizer is not None:
+            with self.run.timed("analyse"):
+                attacked = self._attacked(models)
+                path = self.run.folder / "pictures.npz"
+                measured.pictures(self._subject, models[attacked], self._discretizer, path, alpha=self._alpha)
+                self.run.facts["pictures"] = {"model": str(attacked), "alpha": self._alpha}
+        self.run.write()
+        write_report(self.run.folder)
+
+    def following(self) -> Path | None:
+        """The same with the epochs of each method that fit into the time of one of them; written once, then kept.
+
+        The time of an epoch is the median of what the logs say, so it is right on a machine that did nothing else.
+        """
+        if self.opened.equal_time_as is None:
+            return None
+        path = self.run.folder / "equal-time.yaml"
+        if self.run.place.is_main and not path.is_file():
+            trainings = {label: contestant.training for label, contestant in self.opened.contestants.items()}
+            epochs = measured.epochs_of_equal_time(
+                trainings, self.opened.seeds, self.run.folder, reference=self.opened.equal_time_as
+            )
+            trained_here = self._weights if self.opened.plan is not None else None
+            write_text(path, self.opened.in_equal_time(epochs, trained_here))
+        PartialState().wait_for_everyone()
+        return path
+
+    @property
+    def _weights(self) -> Path:
+        return self.run.folder / "discretizer" / discretizer.WEIGHTS
+
+    @property
+    def _alpha(self) -> float:
+        """The step of the first method that has one; the paper's 0.1 otherwise."""
+        steps = (contestant.alpha for contestant in self.opened.contestants.values())
+        return next((alpha for alpha in steps if alpha is not None), 0.1)
+
+    def _attacked(self, models: Mapping[Job, nn.Module]) -> Job:
+        """Whose pictures are shown: the first model of a method with an adversary of words, or the first of all."""
+        return next((job for job in models if self.opened.contestants[job.label].alpha is not None), next(iter(models)))
+
+    @cached_property
+    def _subject(self) -> measured.Subject:
+        data = self.opened.data
+        return measured.Subject(self.opened.evaluation, self.opened.header.recipe_hash, data.test, data.size, self.run.place)
+
+    def _ready_discretizer(self) -> FrozenDiscretizer | None:
+        """Train the discretizer, if the recipe says so, and measure its reconstructions of the test pictures."""
+        opened, run = self.opened, self.run
+        found, kind = opened.discretizer, {}
+        if opened.plan is not None:
+            with run.timed("discretizer"):
+                found = opened.load_trained(discretizer.trained(opened.plan, opened.data, run, self._weights.parent))
+            kind = {"perceptual": opened.plan.spec.perceptual.kind}
+        if found is not None:
+            quality = reconstruction_quality(found.to(run.place.device), opened.data.test, run.place)
+            sizes = {"codebook_size": found.codebook_size, "stride": found.stride}
+            run.facts["discretizer"] = {**sizes, **quality, **kind}
+        return found

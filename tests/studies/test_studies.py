@@ -1,0 +1,203 @@
+"""What every study promises to `dat train`: it knows no kind, and what a recipe names is opened once."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Literal
+
+import pytest
+import safetensors.torch
+import torch
+
+import dat
+from dat.commands.check_recipes import rehearse
+from dat.discretizers.networks.vqgan import VQGAN, VQGANConfig
+from dat.discretizers.pretrained import save_discretizer
+from dat.errors import CheckpointError, DataError, UsageError
+from dat.nn import weights
+from dat.nn.imagenet_networks import tiny_darknet
+from dat.nn.zoo import create_network
+from dat.recipe import data, read
+from dat.recipe.data import DataSection
+from dat.recipe.header import header_of
+from dat.recipe.read import KINDS
+from dat.recipe.strict import Strict
+from dat.results import Row, write_text
+from dat.studies.study import Job
+from dat.studies.table import STUDIES
+
+DIGITS = {"source": "digits", "augment": {"kind": "none"}}
+NETWORK = {
+    "n_embed": 16,
+    "embed_dim": 4,
+    "z_channels": 4,
+    "ch": 32,
+    "ch_mult": [1, 1],
+    "num_res_blocks": 1,
+    "attn_resolutions": [],
+    "attn_type": "none",
+}
+
+
+def test_recipes_and_studies_are_of_the_same_kinds() -> None:
+    assert set(KINDS) == set(STUDIES) == {"classification", "discretizer", "distillation"}
+
+
+# ---- a study of a kind that nobody has heard of
+
+
+class CountingRecipe(Strict):
+    """How many test pictures are there?"""
+
+    kind: Literal["counting"]
+    title: str
+    data: DataSection
+    out: str = ""
+
+    def check(self) -> None: ...
+
+    def open(self, parts: Any) -> Any:
+        return SimpleNamespace(header=header_of(self, (found := parts.data(self.data)), "no network"), data=found)
+
+    def rehearsal(self) -> CountingRecipe:
+        return self
+
+
+class CountingStudy:
+    def __init__(self, opened: Any, run: Any) -> None:
+        self.data, self.run, self.hash = opened.data, run, opened.header.recipe_hash
+
+    def jobs(self) -> list[Job]:
+        return [Job("count", 0)]
+
+    def train(self, job: Job, title: str) -> int:
+        with self.run.timed("count"):
+            return len(self.data.test)
+
+    def rows(self, models: Mapping[Job, int]) -> list[Row]:
+        return [Row("all", "count", float(n), n, None, job.seed, job.label, self.hash) for job, n in models.items()]
+
+    def page(self, models: Mapping[Job, int]) -> None:
+        write_text(self.run.folder / "report.md", f"{sum(models.values())} pictures")
+
+    def following(self) -> None: ...
+
+
+def test_a_new_study_is_a_recipe_and_a_study_and_a_line_in_each_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(KINDS, "counting", CountingRecipe)
+    monkeypatch.setitem(STUDIES, "counting", CountingStudy)
+    values = {"kind": "counting", "title": "How many?", "data": DIGITS, "out": str(tmp_path / "run")}
+    folder = dat.train(values, cpu=True)
+    facts, (row,) = json.loads((folder / "run.json").read_text()), (folder / "results.jsonl").read_text().splitlines()
+    assert (folder / "report.md").read_text() == "450 pictures"
+    assert json.loads(row)["value"] == facts["data"]["test_images"] == 450
+    assert set(facts["seconds"]) == {"count"}
+    assert dat.train(values, cpu=True, resume=True) == folder
+    rehearse(read.parse(values))
+    with pytest.raises(UsageError, match="colour: unknown key"):
+        dat.train({**values, "colour": "red"}, cpu=True)
+
+
+# ---- everything is opened once
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """How often each file of weights was read, and each set of pictures was opened."""
+    counts: Counter[str] = Counter()
+
+    def counted(module: Any, name: str, label: Any) -> None:
+        original = getattr(module, name)
+
+        def count(*arguments: Any, **named: Any) -> Any:
+            counts[label(*arguments, **named)] += 1
+            return original(*arguments, **named)
+
+        monkeypatch.setattr(module, name, count)
+
+    counted(weights, "_read_safetensors", lambda path: path.name)
+    counted(weights, "_read_torch", lambda path: path.name)
+    counted(data, "digits", lambda part, **_: f"digits {part}")
+    return counts
+
+
+def classified(folder: Path, **changes: Any) -> dict[str, Any]:
+    values = {
+        "kind": "classification",
+        "title": "tiny",
+        "data": DIGITS,
+        "model": {"name": "small_resnet", "options": {"depth": 8, "width": 4}},
+        "training": {"epochs": 1, "batch_size": 449, "lr": 0.01},
+        "methods": {"standard": {}, "random-codes": {}},
+        "seeds": [0, 1],
+        "equal_time_as": "standard",
+        "evaluation": {"suites": ["clean"]},
+        "out": str(folder / "run"),
+    }
+    return values | changes
+
+
+def test_what_a_comparison_names_is_opened_once_even_if_it_is_done_twice(tmp_path: Path, opened: Counter[str]) -> None:
+    torch.manual_seed(0)
+    save_discretizer(tmp_path / "q.safetensors", VQGAN(VQGANConfig(**{**NETWORK, "ch_mult": (1, 1), "attn_resolutions": ()})))
+    begun = create_network("small_resnet", num_classes=3, options={"depth": 8, "width": 4}).state_dict()
+    safetensors.torch.save_file(begun, tmp_path / "begin.safetensors")
+    model = {"name": "small_resnet", "options": {"depth": 8, "width": 4}, "weights": str(tmp_path / "begin.safetensors")}
+    loaded = {"load": str(tmp_path / "q.safetensors"), "train": None}
+    folder = dat.train(classified(tmp_path, model=model, discretizer=loaded), cpu=True)
+    assert (folder / "equal-time" / "results.jsonl").is_file()
+    assert opened == {"digits train": 1, "digits test": 1, "q.safetensors": 1, "begin.safetensors": 1}
+    again = safetensors.torch.load_file(tmp_path / "begin.safetensors")
+    assert all(torch.equal(again[key], begun[key]) for key in begun)
+
+
+def test_a_discretizer_trained_for_a_comparison_and_its_distance_are_opened_once(tmp_path: Path, opened: Counter[str]) -> None:
+    torch.manual_seed(0)
+    safetensors.torch.save_file(tiny_darknet().state_dict(), tmp_path / "darknet.safetensors")
+    features = {"network": "tiny_darknet", "weights": str(tmp_path / "darknet.safetensors")}
+    spec = {
+        "network": NETWORK,
+        "objective": {"perceptual_weight": 0.1, "disc_factor": 0.0},
+        "training": {"epochs": 1, "batch_size": 449, "lr": 0.001, "disc_layers": 0},
+        "perceptual": {"kind": "features", **features},
+    }
+    dat.train(classified(tmp_path, discretizer={"train": spec}, seeds=[0]), cpu=True)
+    assert opened == {"digits train": 1, "digits test": 1, "darknet.safetensors": 1, "discretizer.safetensors": 1}
+
+
+def test_a_distillation_opens_its_teacher_once(tmp_path: Path, opened: Counter[str]) -> None:
+    torch.manual_seed(0)
+    network = VQGAN(VQGANConfig(**{**NETWORK, "ch_mult": (1, 1), "attn_resolutions": ()}))
+    save_discretizer(tmp_path / "teacher.safetensors", network)
+    values = {
+        "kind": "distillation",
+        "title": "fast",
+        "data": DIGITS,
+        "teacher": {"load": str(tmp_path / "teacher.safetensors"), "precision": "bf16"},
+        "student": {"encoder_blocks": 1, "decoder_blocks": 1},
+        "training": {"epochs": 1, "batch_size": 449},
+        "out": str(tmp_path / "student"),
+    }
+    dat.train(values, cpu=True)
+    assert (opened["teacher.safetensors"], opened["digits train"], opened["digits test"]) == (1, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "said"),
+    [
+        ({"data": {"source": "folder", "train": "nowhere", "test": "nowhere", "size": 8}}, DataError, "nowhere"),
+        ({"discretizer": {"load": "nowhere.safetensors"}}, CheckpointError, "nowhere"),
+        ({"model": {"name": "small_resnet", "weights": "nowhere.pth"}}, CheckpointError, "nowhere"),
+        ({"model": {"name": "small_resnet", "options": {"depth": 9}}}, UsageError, "depth 9"),
+    ],
+)
+def test_what_can_be_refused_is_refused_before_there_is_a_folder(
+    changes: dict[str, Any], error: type[Exception], said: str, tmp_path: Path
+) -> None:
+    with pytest.raises(error, match=said):
+        dat.train({**classified(tmp_path, methods={"standard": {}}), **changes}, cpu=True)
+    assert not list(tmp_path.iterdir())
