@@ -1,13 +1,13 @@
-"""The words of the whole package: tensors by shape, and the four protocols of the method.
+"""The words of the whole package: tensors by shape, and the the protocols of the method.
 
 Images are RGB in [0, 1] everywhere: classifiers normalise inside, discretizers map to their own range inside.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Generic, Protocol, TypeVar, cast, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -22,10 +22,42 @@ Latents = Float[Tensor, "batch depth rows columns"]
 Vectors = Float[Tensor, "count depth"]
 Indices = Int[Tensor, " count"]
 Logits = Float[Tensor, "batch classes"]
-Targets = Int[Tensor, " batch"] | Float[Tensor, "batch classes"]
+ClassTargets = Int[Tensor, " batch"] | Float[Tensor, "batch classes"]
+"""The right class of each image, or the shares of all classes."""
 
 LossFn = Callable[[Tensor], Tensor]
 """How bad are these images? `(batch, 3, height, width) -> (batch,)`. All that an attack may see."""
+
+
+@runtime_checkable
+class Targets(Protocol):
+    """The right answers for a batch, in a form of the task's own: what a loss compares with, and what it draws at random.
+
+    A tensor is one, with a row per image. Another value gives, indexed by a slice or a tensor of positions, the targets of
+    these images; it has a `concatenated` where its task's targets are put together.
+    """
+
+    def __len__(self) -> int:
+        """How many images."""
+        ...
+
+    def __getitem__(self, rows: Any, /) -> Any:
+        """The targets of some of the images."""
+        ...
+
+    def to(self, *args: Any, **kwargs: Any) -> Any:
+        """The same on another device, as `torch.Tensor.to`."""
+        ...
+
+
+AnyTargets = TypeVar("AnyTargets", bound=Targets)
+TargetsOfTask = TypeVar("TargetsOfTask", bound=Targets, contravariant=True)
+
+
+def concatenated(parts: Sequence[AnyTargets]) -> AnyTargets:
+    """The targets of one batch after those of another; a value that is no tensor says how (`concatenated(parts)`)."""
+    first: Any = parts[0]
+    return cast(Any, torch.cat)(list(parts)) if isinstance(first, Tensor) else first.concatenated(parts)
 
 
 RANGE_TOLERANCE = 1e-3
@@ -51,7 +83,7 @@ def check_images(images: Tensor) -> None:
 
 
 @dataclass(frozen=True)
-class Batch:
+class Batch(Generic[AnyTargets]):
     """Images of one step with their targets and their share of the step's randomness.
 
     `generator` is the same on every process; each draws for the `total` images of the step and keeps its rows from
@@ -60,7 +92,7 @@ class Batch:
     """
 
     images: Images
-    targets: Targets
+    targets: AnyTargets
     generator: torch.Generator | None = None
     first: int = 0
     total: int | None = None
@@ -115,23 +147,35 @@ class Discretizer(Protocol):
 
 
 @runtime_checkable
-class Task(Protocol):
+class Task(Protocol[TargetsOfTask]):
     """What the loss of a model is. Knows nothing of attacks."""
 
-    def losses(self, model: nn.Module, images: Images, targets: Targets) -> PerImage:
-        """One loss per image."""
+    def losses(self, model: nn.Module, images: Images, targets: TargetsOfTask) -> PerImage:
+        """One loss per image. Nothing is drawn here: what is random comes with the targets."""
         ...
 
 
 @runtime_checkable
-class ClassifyingTask(Task, Protocol):
+class DrawingTask(Task[TargetsOfTask], Protocol):
+    """A task whose loss has random numbers: masks, sampled anchors, a second view."""
+
+    def drawn(self, batch: Batch) -> Batch:
+        """The batch with these numbers in its targets, taken from `batch.draw`.
+
+        The loop asks once a step, so that attack and training see the same.
+        """
+        ...
+
+
+@runtime_checkable
+class ClassifyingTask(Task[ClassTargets], Protocol):
     """A task whose models give one logit per class: what methods need that aim at classes or compare predictions."""
 
-    def losses_of_logits(self, logits: Logits, targets: Targets) -> PerImage:
+    def losses_of_logits(self, logits: Logits, targets: ClassTargets) -> PerImage:
         """One loss per image, of what the model gave for it."""
         ...
 
-    def random_classes(self, targets: Targets, numbers: PerImage) -> Targets:
+    def random_classes(self, targets: ClassTargets, numbers: PerImage) -> ClassTargets:
         """For each image a class drawn by its number, which is uniform in [0, 1); in the form of `targets`."""
         ...
 

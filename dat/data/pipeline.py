@@ -33,8 +33,8 @@ from dat.data.folders import ImageSource
 from dat.errors import DataError, DatError, UsageError
 from dat.types import Images, Indices
 
-Examples = tuple[Images, Indices, Indices]
-"""Images, targets, and the positions of the pictures in their source."""
+Examples = tuple[Images, Any, Indices]
+"""Images, targets (of an `ImageDataset` class indices), and the positions of the pictures in their source."""
 
 Key = tuple[int, int]
 """(epoch, position): what a picture's random numbers depend on, besides the seed."""
@@ -349,7 +349,7 @@ class TrainingOrder:
 
 
 def training_batches(
-    dataset: ImageDataset, order: TrainingOrder, *, epoch: int, start_step: int = 0, workers: int = 0
+    dataset: Fetched, order: TrainingOrder, *, epoch: int, start_step: int = 0, workers: int = 0
 ) -> Iterator[Examples]:
     """Micro-batches of this process from `start_step` of an epoch to its end. Close the iterator to stop early.
 

@@ -26,13 +26,13 @@ from timm.scheduler.scheduler_factory import create_scheduler_v2
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 
-from dat.data.pipeline import ImageDataset, TrainingOrder
+from dat.data.pipeline import Fetched, TrainingOrder
 from dat.engine import optimizer_state
 from dat.engine.checkpoint import State
 from dat.engine.steps import Pace, run_steps, stream_seed
 from dat.errors import UsageError
 from dat.nn.norm import Normalized, has_auxiliary_norms
-from dat.types import Batch, Method, Place, Task
+from dat.types import Batch, DrawingTask, Method, Place, Task
 
 Precision = Literal["fp32", "bf16", "fp16"]
 
@@ -103,7 +103,7 @@ def train(
     model: Normalized,
     method: Method,
     task: Task,
-    dataset: ImageDataset,
+    dataset: Fetched,
     settings: Training,
     *,
     seed: int,
@@ -188,7 +188,7 @@ class SupervisedLearner:
         for number, batch in enumerate(batches):
             is_last = number == len(batches) - 1
             with nullcontext() if is_last else self.here.no_sync(self.model):
-                for loss in self.method(self.model, self._mixed(batch, step), self.task):
+                for loss in self.method(self.model, self._drawn(self._mixed(batch, step)), self.task):
                     self.here.backward(loss / len(batches))
                     losses.append(loss.detach())
         if self.settings.clip_grad is not None:
@@ -217,6 +217,9 @@ class SupervisedLearner:
         with numpy_seeded(stream_seed(self.seed, 3, step, batch.first)):
             images, targets = self.mixup(batch.images, batch.targets)
         return replace(batch, images=images, targets=targets)
+
+    def _drawn(self, batch: Batch) -> Batch:
+        return self.task.drawn(batch) if isinstance(self.task, DrawingTask) else batch
 
     def state(self) -> State:
         """Weights, statistics, optimizer, average, and the loss scale of fp16."""

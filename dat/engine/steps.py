@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dat.data.pipeline import ImageDataset, TrainingOrder, training_batches
+from dat.data.pipeline import Fetched, TrainingOrder, training_batches
 from dat.engine import checkpoint
 from dat.errors import DatError, DivergenceError
 from dat.progress import Bar
@@ -74,7 +74,7 @@ def stream_seed(*path: int) -> int:
 
 
 def run_steps(
-    learner: Learner, dataset: ImageDataset, order: TrainingOrder, *, pace: Pace, place: Place, folder: Path, title: str
+    learner: Learner, dataset: Fetched, order: TrainingOrder, *, pace: Pace, place: Place, folder: Path, title: str
 ) -> None:
     """Train to the end of the last epoch, from the newest whole checkpoint in `folder` if there is one.
 
@@ -108,14 +108,14 @@ def run_steps(
 
 
 def _steps_of_epoch(
-    dataset: ImageDataset, order: TrainingOrder, epoch: int, start: int, pace: Pace, place: Place
+    dataset: Fetched, order: TrainingOrder, epoch: int, start: int, pace: Pace, place: Place
 ) -> Iterator[list[Batch]]:
     """Micro-batches of each optimizer step from `start` on, with the step's own generator."""
     micro: list[Batch] = []
     loader = training_batches(dataset, order, epoch=epoch, start_step=start, workers=pace.workers)
     step = epoch * order.steps_per_epoch + start
     for fetched in loader:
-        images, targets, _ = (tensor.to(place.device, non_blocking=True) for tensor in fetched)
+        images, targets, _ = (part.to(place.device, non_blocking=True) for part in fetched)
         generator = torch.Generator(place.device).manual_seed(stream_seed(pace.seed, 2, step))
         first, progress = order.first_row(len(micro)), step / (pace.epochs * order.steps_per_epoch)
         micro.append(Batch(images, targets, generator, first, order.batch_size, step, progress))

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from dat.errors import UsageError
-from dat.types import Images, Logits, PerImage, Targets
+from dat.types import ClassTargets, Images, Logits, PerImage
 
 Shares = Float[Tensor, "batch classes"]
 
@@ -28,11 +28,11 @@ class Classification:
     num_classes: int | None = None
     sigmoid: bool = False
 
-    def losses(self, model: nn.Module, images: Images, targets: Targets) -> PerImage:
+    def losses(self, model: nn.Module, images: Images, targets: ClassTargets) -> PerImage:
         """One cross-entropy per image, in float32 whatever the precision of the model."""
         return self.losses_of_logits(model(images), targets)
 
-    def losses_of_logits(self, logits: Logits, targets: Targets) -> PerImage:
+    def losses_of_logits(self, logits: Logits, targets: ClassTargets) -> PerImage:
         """One cross-entropy per image, of what the model gave for it."""
         smoothing = self.smoothing if targets.ndim == 1 else 0.0
         if self.sigmoid:
@@ -40,7 +40,7 @@ class Classification:
             return F.binary_cross_entropy_with_logits(logits.float(), shares, reduction="none").sum(dim=1)
         return F.cross_entropy(logits.float(), targets, reduction="none", label_smoothing=smoothing)
 
-    def random_classes(self, targets: Targets, numbers: PerImage) -> Targets:
+    def random_classes(self, targets: ClassTargets, numbers: PerImage) -> ClassTargets:
         """The class `floor(number x classes)` steps after the target's, around: all classes equally likely, the own one, too.
 
         Of soft targets the likeliest class counts, and the result is one-hot.
@@ -56,7 +56,7 @@ class Classification:
         return F.one_hot(chosen, count).to(targets.dtype) if targets.ndim == 2 else chosen
 
 
-def _shares(targets: Targets, classes: int, smoothing: float) -> Shares:
+def _shares(targets: ClassTargets, classes: int, smoothing: float) -> Shares:
     """The share of each class in each target; of an integer one, with `smoothing` spread evenly over all classes."""
     if targets.ndim == 2:
         return targets
