@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import pytest
 import timm
 import tiny
@@ -292,8 +293,10 @@ def test_bfloat16_trains_and_gives_a_float32_model(tmp_path: Path, name: str) ->
     assert trained(torch.rand(2, 3, 8, 8)).dtype == torch.float32
     exact = tiny.trained(tmp_path / "exact", tiny.methods()[name], model=tiny.network(batch_norm=False))
     assert largest_difference(trained, exact) > 0
-    losses = [logged(tmp_path / folder, "loss") for folder in ("half", "exact")]
-    assert losses[0] == pytest.approx(losses[1], rel=0.1)
+    half, precise = (np.array(logged(tmp_path / folder, "loss")) for folder in ("half", "exact"))
+    assert half[0] == pytest.approx(precise[0], rel=0.02)
+    # Words change by rounding, on each processor others: single later steps may differ, the training as a whole does not.
+    assert half.mean() == pytest.approx(precise.mean(), rel=0.1)
 
 
 def test_fp16_without_a_gpu_is_refused(tmp_path: Path) -> None:
