@@ -78,8 +78,11 @@ def demo(overrides: Overrides = None, resume: Resume = False, cpu: Cpu = False) 
 def train(recipe: str, overrides: Overrides = None, resume: Resume = False, cpu: Cpu = False) -> None:
     """Carry out RECIPE: a YAML file, or the name of one that comes with the package (`dat recipes list`)."""
     from dat.commands import train
+    from dat.commands.report import outcome
 
-    _print_outcome(train.train(recipe, overrides or (), resume=resume, cpu=cpu))
+    folder = train.train(recipe, overrides or (), resume=resume, cpu=cpu)
+    if _is_main():
+        print(outcome(folder))
 
 
 @app.command("eval", epilog="Example:  dat eval timm:resnet50 --suites clean,fgsm,a,c,r --data /data")
@@ -386,18 +389,3 @@ def _fail(sentence: str, code: int) -> None:
 def _is_main() -> bool:
     """Whether this process prints."""
     return os.environ.get("RANK", "0") == "0"
-
-
-def _print_outcome(folder: Path) -> None:
-    """The table of a finished run, and where its page is."""
-    if not _is_main():
-        return
-    if (folder / "results.jsonl").is_file():
-        from dat.report.page import terminal_page
-
-        print(f"{terminal_page(folder)}\n\nReport: {folder / 'report.html'}")
-        if (folder / "equal-time" / "results.jsonl").is_file():
-            print("\nThe same in equal time:\n")
-            _print_outcome(folder / "equal-time")
-    else:
-        print(folder / "discretizer.safetensors")

@@ -20,6 +20,7 @@ from torch import nn
 import dat
 from dat import cli
 from dat.commands.evaluation_plan import settings_of
+from dat.data.embedded import digits
 from dat.discretizers.frozen import FrozenDiscretizer
 from dat.discretizers.networks.vqgan import VQGAN, VQGANConfig
 from dat.discretizers.pretrained import save_discretizer
@@ -72,6 +73,8 @@ def what_a_reader_has() -> dict[str, Any]:
     network = nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(48, 10))
     model = dat.Normalized(network, mean=[0.5] * 3, std=[0.5] * 3)
     return {
+        "dat": dat,
+        "torch": torch,
         "loader": [(torch.rand(4, 3, 16, 16), torch.randint(0, 10, (4,))) for _ in range(2)],
         "model": model,
         "class_names": CLASSES,
@@ -87,6 +90,14 @@ def write_photos(folder: Path) -> None:
         Image.new("RGB", (40, 40), (20 * label,) * 3).save(folder / name / "photo.png")
 
 
+def write_digits(folder: Path) -> None:
+    """The test pictures of the demo as files."""
+    source = digits("test", size=8)
+    for index in range(len(source)):
+        (folder / source.classes[source.targets[index]]).mkdir(parents=True, exist_ok=True)
+        source.read(index).save(folder / source.classes[source.targets[index]] / f"{index}.png")
+
+
 # ---- Python
 
 
@@ -95,6 +106,7 @@ def write_photos(folder: Path) -> None:
     [
         ("README.md", 2),
         ("docs/method.md", 3),
+        ("docs/recipes.md", 1),
         ("docs/reproducibility.md", 1),
         ("docs/discretizers.md", 2),
         ("docs/evaluation.md", 1),
@@ -108,6 +120,7 @@ def test_the_python_of_a_page_runs(
     write_photos(tmp_path / "photos" / "val")
     sources = blocks(page, "python")
     assert len(sources) == count
+    write_digits(tmp_path / "digits")
     namespace = what_a_reader_has()
     before = [parameter.clone() for parameter in namespace["model"].parameters()]
     for source in sources:
@@ -224,6 +237,14 @@ def test_the_map_names_what_is_there():
     assert all((ROOT / name).exists() for name in named)
     packages = {f"dat/{path.parent.name}/" for path in (ROOT / "dat").glob("*/__init__.py")}
     assert packages <= set(named)
+
+
+def test_the_house_names_what_is_there():
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    named = set(re.findall(r"`(dat/[\w/.]+)`", text)) - {"dat/methods/mine.py"}
+    assert len(named) > 35
+    assert [name for name in named if not (ROOT / name).exists()] == []
+    assert {f"dat/{path.parent.name}/" for path in (ROOT / "dat").glob("*/__init__.py")} <= named
 
 
 def test_every_method_is_on_the_page_of_the_method():

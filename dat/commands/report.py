@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from dat.errors import UsageError
-from dat.report.page import read_facts, write_report
-from dat.results import EVALUATION, RUN
+from dat.report.page import read_facts, terminal_page, write_report
+from dat.results import EVALUATION, RESULTS, RUN
 
 
 def write_all(folders: Sequence[Path], *, mixed: bool = False) -> tuple[str, Path]:
@@ -38,24 +39,51 @@ def write(run: Path, *, mixed: bool = False) -> Path:
         DataError: the folder lacks what the page is made of, or a file of it is damaged.
         UsageError: rows of one suite were measured in different ways.
     """
+    return _page_of(run).write(run, mixed)
+
+
+def outcome(run: Path) -> str:
+    """What is said at the end of a training: its table where there is one, and where its page or its weights are."""
+    return _page_of(run).outcome(run)
+
+
+@dataclass(frozen=True)
+class Page:
+    """What shows a run of one kind: the function that writes its page, and what is said when it is done."""
+
+    write: Callable[[Path, bool], Path]
+    outcome: Callable[[Path], str]
+
+
+def _page_of(run: Path) -> Page:
     facts = run / RUN
     kind = read_facts(facts).get("kind") if facts.is_file() else None
-    return PAGES.get(str(kind), _of_comparison)(run, mixed)
+    return PAGES.get(str(kind), PAGES["classification"])  # a folder that tells no kind may hold rows to compare
 
 
-def _of_comparison(run: Path, mixed: bool) -> Path:
+def _write_comparison(run: Path, mixed: bool) -> Path:
     return write_report(run, mixed=mixed)
 
 
-def _of_discretizer(run: Path, _: bool) -> Path:
+def _comparison_outcome(run: Path) -> str:
+    said = f"{terminal_page(run)}\n\nReport: {run / 'report.html'}"
+    again = run / "equal-time"
+    return f"{said}\n\nThe same in equal time:\n\n{_comparison_outcome(again)}" if (again / RESULTS).is_file() else said
+
+
+def _write_discretizer(run: Path, _: bool) -> Path:
     from dat.report.discretizer_page import write_discretizer_report  # reads weights, so it waits for torch
 
     return write_discretizer_report(run)
 
 
-PAGES: dict[str, Callable[[Path, bool], Path]] = {
-    "classification": _of_comparison,
-    "discretizer": _of_discretizer,
-    "distillation": _of_discretizer,
+def _discretizer_outcome(run: Path) -> str:
+    return str(run / "discretizer.safetensors")
+
+
+PAGES: dict[str, Page] = {
+    "classification": Page(_write_comparison, _comparison_outcome),
+    "discretizer": Page(_write_discretizer, _discretizer_outcome),
+    "distillation": Page(_write_discretizer, _discretizer_outcome),
 }
-"""What writes the page of a run, by its kind; a folder that tells no kind may hold rows to compare."""
+"""By the kind of a run."""

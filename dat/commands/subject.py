@@ -241,7 +241,8 @@ def load_run(path: str | Path, overrides: Sequence[str] = ()) -> TrainedModel:
             f"{path} is not the folder of a trained model; give RUN/<method>-seed<k>, e.g. runs/demo/dat-seed0, or timm:NAME."
         )
     recipe = read.load(str(stored), overrides)
-    assert isinstance(recipe, ClassificationRecipe)
+    if not isinstance(recipe, ClassificationRecipe):
+        raise CheckpointError(f"{folder.parent} is a run of kind {recipe.kind}, which trains no classifier; name another run.")
     if label not in recipe.methods:
         known = ", ".join(recipe.methods)
         raise CheckpointError(

@@ -1,8 +1,9 @@
 """From a recipe to a filled run folder: train, measure, show. Everything here can be stopped and resumed.
 
 RUN/run.json  recipe.yaml  results.jsonl  report.html  report.md  pictures.npz
-RUN/discretizer/   log.jsonl  checkpoints/  discretizer.safetensors
 RUN/<method>-seed<k>/   log.jsonl  checkpoints/
+RUN/discretizer/   log.jsonl  checkpoints/  discretizer.safetensors  reconstructions.npz   (of its own recipe: in RUN itself)
+RUN/equal-time.yaml  equal-time/   what follows a comparison in equal steps, if its recipe says so
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 import torch
 from accelerate import PartialState
 
+from dat.commands import report
 from dat.engine import run_folder
 from dat.engine.run_folder import Run
 from dat.errors import UsageError
@@ -88,10 +90,11 @@ def _finish(study: Study, run: Run) -> None:
     models = {job: study.train(job, f"[{number}/{len(jobs)}] {job}") for number, job in enumerate(jobs, start=1)}
     rows = study.rows(models)
     if run.place.is_main:
+        study.pictures(models)
         if rows:
             write_rows(run.folder / RESULTS, rows)
         run.write()
-        study.page(models)
+        report.write(run.folder)
 
 
 def _facts(header: Header) -> dict[str, Any]:

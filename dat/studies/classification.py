@@ -15,7 +15,6 @@ from dat.engine.loop import train
 from dat.engine.run_folder import Run
 from dat.nn.norm import without_auxiliary_norms
 from dat.recipe.classification import Comparison
-from dat.report.page import write_report
 from dat.results import Row, write_text
 from dat.studies import discretizer, measured
 from dat.studies.study import Job
@@ -66,16 +65,14 @@ class ClassificationStudy:
         rows += measured.costs(self._subject, trainings, self.opened.seeds, self.run.folder)
         return rows + measured.expectations(self._subject, self.opened.expected)
 
-    def page(self, models: Mapping[Job, nn.Module]) -> None:
-        """Pictures of the adversary at work, then tables, figures and the page."""
+    def pictures(self, models: Mapping[Job, nn.Module]) -> None:
+        """Some test pictures on their way through the adversary."""
         if self._discretizer is not None:
             with self.run.timed("analyse"):
                 attacked = self._attacked(models)
                 path = self.run.folder / "pictures.npz"
                 measured.pictures(self._subject, models[attacked], self._discretizer, path, alpha=self._alpha)
                 self.run.facts["pictures"] = {"model": str(attacked), "alpha": self._alpha}
-        self.run.write()
-        write_report(self.run.folder)
 
     def following(self) -> Path | None:
         """The same with the epochs of each method that fit into the time of one of them; written once, then kept.

@@ -11,7 +11,6 @@ from dat.engine.discretizer_loop import train_discretizer
 from dat.engine.run_folder import Run
 from dat.recipe.data import Data
 from dat.recipe.discretizer import DiscretizerPlan, OpenedDiscretizer
-from dat.report.discretizer_page import write_discretizer_report
 from dat.results import Row
 from dat.studies.study import Job
 
@@ -38,9 +37,8 @@ class DiscretizerStudy:
         """None: its quality is kept with its weights."""
         return []
 
-    def page(self, models: Mapping[Job, Path]) -> None:
-        """Curves, numbers and reconstructions."""
-        write_discretizer_report(self.run.folder)
+    def pictures(self, models: Mapping[Job, Path]) -> None:
+        """None: reconstructions are kept while it trains."""
 
     def following(self) -> None:
         """Nothing."""

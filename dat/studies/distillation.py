@@ -8,7 +8,6 @@ from pathlib import Path
 from dat.engine.distill import distill
 from dat.engine.run_folder import Run
 from dat.recipe.distillation import OpenedDistillation
-from dat.report.discretizer_page import write_discretizer_report
 from dat.results import Row
 from dat.studies.discretizer import WEIGHTS
 from dat.studies.study import Job
@@ -48,9 +47,8 @@ class DistillationStudy:
         """None: its agreement with the teacher is kept with its weights."""
         return []
 
-    def page(self, models: Mapping[Job, Path]) -> None:
-        """Curves, numbers and reconstructions."""
-        write_discretizer_report(self.run.folder)
+    def pictures(self, models: Mapping[Job, Path]) -> None:
+        """None: reconstructions are kept while it trains."""
 
     def following(self) -> None:
         """Nothing."""

@@ -36,8 +36,8 @@ class Study(Protocol):
         """Results; all processes work on them, the first one has all of them."""
         ...
 
-    def page(self, models: Mapping[Job, Any]) -> None:
-        """Pictures and the page, after the rows were stored; on the first process alone."""
+    def pictures(self, models: Mapping[Job, Any]) -> None:
+        """Write into the folder what its page shows beside the rows; on the first process alone."""
         ...
 
     def following(self) -> Path | None:

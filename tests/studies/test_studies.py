@@ -9,12 +9,17 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from PIL import Image
+from typer.testing import CliRunner
 
 import dat
+from dat.cli import app
 from dat.commands.check_recipes import rehearse
+from dat.commands.report import PAGES, Page
 from dat.discretizers.networks.vqgan import VQGAN, VQGANConfig
 from dat.discretizers.pretrained import save_discretizer
 from dat.errors import CheckpointError, DataError, UsageError
@@ -26,7 +31,7 @@ from dat.recipe.data import DataSection
 from dat.recipe.header import header_of
 from dat.recipe.read import KINDS
 from dat.recipe.strict import Strict
-from dat.results import Row, write_text
+from dat.results import Row, read_rows, write_text
 from dat.studies.study import Job
 from dat.studies.table import STUDIES
 
@@ -44,7 +49,7 @@ NETWORK = {
 
 
 def test_recipes_and_studies_are_of_the_same_kinds() -> None:
-    assert set(KINDS) == set(STUDIES) == {"classification", "discretizer", "distillation"}
+    assert set(KINDS) == set(STUDIES) == set(PAGES) == {"classification", "discretizer", "distillation"}
 
 
 # ---- a study of a kind that nobody has heard of
@@ -81,22 +86,30 @@ class CountingStudy:
     def rows(self, models: Mapping[Job, int]) -> list[Row]:
         return [Row("all", "count", float(n), n, None, job.seed, job.label, self.hash) for job, n in models.items()]
 
-    def page(self, models: Mapping[Job, int]) -> None:
-        write_text(self.run.folder / "report.md", f"{sum(models.values())} pictures")
+    def pictures(self, models: Mapping[Job, int]) -> None: ...
 
     def following(self) -> None: ...
+
+
+def write_count(folder: Path, _: bool) -> Path:
+    write_text(folder / "report.md", f"{read_rows(folder / 'results.jsonl')[0].value:.0f} pictures")
+    return folder / "report.md"
 
 
 def test_a_new_study_is_a_recipe_and_a_study_and_a_line_in_each_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(KINDS, "counting", CountingRecipe)
     monkeypatch.setitem(STUDIES, "counting", CountingStudy)
+    monkeypatch.setitem(PAGES, "counting", Page(write_count, lambda folder: (folder / "report.md").read_text()))
     values = {"kind": "counting", "title": "How many?", "data": DIGITS, "out": str(tmp_path / "run")}
     folder = dat.train(values, cpu=True)
     facts, (row,) = json.loads((folder / "run.json").read_text()), (folder / "results.jsonl").read_text().splitlines()
     assert (folder / "report.md").read_text() == "450 pictures"
     assert json.loads(row)["value"] == facts["data"]["test_images"] == 450
     assert set(facts["seconds"]) == {"count"}
-    assert dat.train(values, cpu=True, resume=True) == folder
+    (tmp_path / "mine.yaml").write_text(json.dumps(values))
+    done = CliRunner().invoke(app, ["train", str(tmp_path / "mine.yaml"), "--resume", "--cpu"])
+    assert (done.exit_code, done.stdout) == (0, "450 pictures\n")
+    assert CliRunner().invoke(app, ["report", str(folder)]).stdout == f"{folder / 'report.md'}\n"
     rehearse(read.parse(values))
     with pytest.raises(UsageError, match="colour: unknown key"):
         dat.train({**values, "colour": "red"}, cpu=True)
@@ -121,17 +134,32 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
     counted(weights, "_read_safetensors", lambda path: path.name)
     counted(weights, "_read_torch", lambda path: path.name)
-    counted(data, "digits", lambda part, **_: f"digits {part}")
+    counted(data, "ImageFolder", lambda folder, **_: Path(folder).name)
     return counts
 
 
-def classified(folder: Path, **changes: Any) -> dict[str, Any]:
+@pytest.fixture
+def photos(tmp_path: Path) -> dict[str, Any]:
+    """Twelve pictures to train on, four to test on."""
+    numbers = np.random.default_rng(0)
+    for part, count in (("train", 6), ("test", 2)):
+        for name in ("cat", "dog"):
+            (tmp_path / part / name).mkdir(parents=True)
+            for index in range(count):
+                Image.fromarray(numbers.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(
+                    tmp_path / part / name / f"{index}.png"
+                )
+    places = {"train": str(tmp_path / "train"), "test": str(tmp_path / "test")}
+    return {"source": "folder", **places, "size": 16, "crop_pct": 1.0, "augment": {"kind": "none"}}
+
+
+def classified(folder: Path, photos: dict[str, Any], **changes: Any) -> dict[str, Any]:
     values = {
         "kind": "classification",
         "title": "tiny",
-        "data": DIGITS,
+        "data": photos,
         "model": {"name": "small_resnet", "options": {"depth": 8, "width": 4}},
-        "training": {"epochs": 1, "batch_size": 449, "lr": 0.01},
+        "training": {"epochs": 1, "batch_size": 6, "lr": 0.01},
         "methods": {"standard": {}, "random-codes": {}},
         "seeds": [0, 1],
         "equal_time_as": "standard",
@@ -141,49 +169,53 @@ def classified(folder: Path, **changes: Any) -> dict[str, Any]:
     return values | changes
 
 
-def test_what_a_comparison_names_is_opened_once_even_if_it_is_done_twice(tmp_path: Path, opened: Counter[str]) -> None:
+def test_what_a_comparison_names_is_opened_once_even_if_it_is_done_twice(
+    tmp_path: Path, photos: dict[str, Any], opened: Counter[str]
+) -> None:
     torch.manual_seed(0)
     save_discretizer(tmp_path / "q.safetensors", VQGAN(VQGANConfig(**{**NETWORK, "ch_mult": (1, 1), "attn_resolutions": ()})))
     begun = create_network("small_resnet", num_classes=3, options={"depth": 8, "width": 4}).state_dict()
     safetensors.torch.save_file(begun, tmp_path / "begin.safetensors")
     model = {"name": "small_resnet", "options": {"depth": 8, "width": 4}, "weights": str(tmp_path / "begin.safetensors")}
     loaded = {"load": str(tmp_path / "q.safetensors"), "train": None}
-    folder = dat.train(classified(tmp_path, model=model, discretizer=loaded), cpu=True)
+    folder = dat.train(classified(tmp_path, photos, model=model, discretizer=loaded), cpu=True)
     assert (folder / "equal-time" / "results.jsonl").is_file()
-    assert opened == {"digits train": 1, "digits test": 1, "q.safetensors": 1, "begin.safetensors": 1}
+    assert opened == {"train": 1, "test": 1, "q.safetensors": 1, "begin.safetensors": 1}
     again = safetensors.torch.load_file(tmp_path / "begin.safetensors")
     assert all(torch.equal(again[key], begun[key]) for key in begun)
 
 
-def test_a_discretizer_trained_for_a_comparison_and_its_distance_are_opened_once(tmp_path: Path, opened: Counter[str]) -> None:
+def test_a_discretizer_trained_for_a_comparison_and_its_distance_are_opened_once(
+    tmp_path: Path, photos: dict[str, Any], opened: Counter[str]
+) -> None:
     torch.manual_seed(0)
     safetensors.torch.save_file(tiny_darknet().state_dict(), tmp_path / "darknet.safetensors")
     features = {"network": "tiny_darknet", "weights": str(tmp_path / "darknet.safetensors")}
     spec = {
         "network": NETWORK,
         "objective": {"perceptual_weight": 0.1, "disc_factor": 0.0},
-        "training": {"epochs": 1, "batch_size": 449, "lr": 0.001, "disc_layers": 0},
+        "training": {"epochs": 1, "batch_size": 6, "lr": 0.001, "disc_layers": 0},
         "perceptual": {"kind": "features", **features},
     }
-    dat.train(classified(tmp_path, discretizer={"train": spec}, seeds=[0]), cpu=True)
-    assert opened == {"digits train": 1, "digits test": 1, "darknet.safetensors": 1, "discretizer.safetensors": 1}
+    dat.train(classified(tmp_path, photos, discretizer={"train": spec}, seeds=[0]), cpu=True)
+    assert opened == {"train": 1, "test": 1, "darknet.safetensors": 1, "discretizer.safetensors": 1}
 
 
-def test_a_distillation_opens_its_teacher_once(tmp_path: Path, opened: Counter[str]) -> None:
+def test_a_distillation_opens_its_teacher_once(tmp_path: Path, photos: dict[str, Any], opened: Counter[str]) -> None:
     torch.manual_seed(0)
     network = VQGAN(VQGANConfig(**{**NETWORK, "ch_mult": (1, 1), "attn_resolutions": ()}))
     save_discretizer(tmp_path / "teacher.safetensors", network)
     values = {
         "kind": "distillation",
         "title": "fast",
-        "data": DIGITS,
+        "data": photos,
         "teacher": {"load": str(tmp_path / "teacher.safetensors"), "precision": "bf16"},
         "student": {"encoder_blocks": 1, "decoder_blocks": 1},
-        "training": {"epochs": 1, "batch_size": 449},
+        "training": {"epochs": 1, "batch_size": 6},
         "out": str(tmp_path / "student"),
     }
     dat.train(values, cpu=True)
-    assert (opened["teacher.safetensors"], opened["digits train"], opened["digits test"]) == (1, 1, 1)
+    assert (opened["teacher.safetensors"], opened["train"], opened["test"]) == (1, 1, 1)
 
 
 @pytest.mark.parametrize(
@@ -196,8 +228,8 @@ def test_a_distillation_opens_its_teacher_once(tmp_path: Path, opened: Counter[s
     ],
 )
 def test_what_can_be_refused_is_refused_before_there_is_a_folder(
-    changes: dict[str, Any], error: type[Exception], said: str, tmp_path: Path
+    changes: dict[str, Any], error: type[Exception], said: str, photos: dict[str, Any], tmp_path: Path
 ) -> None:
     with pytest.raises(error, match=said):
-        dat.train({**classified(tmp_path, methods={"standard": {}}), **changes}, cpu=True)
-    assert not list(tmp_path.iterdir())
+        dat.train({**classified(tmp_path, photos, methods={"standard": {}}), **changes}, cpu=True)
+    assert not (tmp_path / "run").exists()
