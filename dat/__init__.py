@@ -56,6 +56,8 @@ if TYPE_CHECKING:
     from dat.nn.norm import without_auxiliary_norms as without_auxiliary_norms
     from dat.results import Row as Row
     from dat.tasks.classification import Classification as Classification
+    from dat.tasks.losses import cross_entropy as cross_entropy
+    from dat.tasks.losses import margin as margin
     from dat.types import Batch as Batch
     from dat.types import Discretizer as Discretizer
     from dat.types import Method as Method
@@ -94,6 +96,7 @@ _HOME = {
     "augmix": "augment.augmix",
     "code_adversary": "attacks.codes",
     "corrupt": "data.corruptions.table",
+    "cross_entropy": "tasks.losses",
     "discrete_adversary": "attacks.discrete",
     "evaluate": "commands.evaluate",
     "evaluating": "attacks.gradient",
@@ -101,6 +104,7 @@ _HOME = {
     "input_gradient": "attacks.gradient",
     "load_discretizer": "discretizers.pretrained",
     "load_run": "commands.subject",
+    "margin": "tasks.losses",
     "modified_code_rate": "discretizers.codes",
     "pgd": "attacks.pixels",
     "pyramid": "attacks.pyramid",

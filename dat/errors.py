@@ -28,7 +28,7 @@ class RunFolderError(DatError):
 
 
 class DivergenceError(DatError):
-    """Training produced a loss or a gradient that is not a number."""
+    """A loss, a gradient or an output is not a number."""
 
 
 def did_you_mean(near: Sequence[str]) -> str:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from dat.errors import UsageError
+from dat.errors import DivergenceError, UsageError
 from dat.types import Images, LossFn
 
 GradientScale = Literal["l2", "linf", "raw"]
@@ -23,6 +23,9 @@ Norm = Literal["l2", "linf"]
 
 # In float16 the gradient of one pixel may underflow. A power of two, so that nothing changes in any other format.
 LOSS_FACTOR = 2.0**8
+
+NAMED = 5
+"""So many positions are named in a message."""
 
 Choice = TypeVar("Choice")
 
@@ -36,18 +39,30 @@ def input_gradient(images: Images, loss_fn: LossFn) -> Images:
 
 
 def gradient_and_losses(images: Images, loss_fn: LossFn) -> tuple[Tensor, Tensor]:
-    """`input_gradient` and the losses it came from, detached."""
+    """`input_gradient` and the losses it came from, detached.
+
+    Raises:
+        DivergenceError: a loss or a gradient is NaN or infinite, whose sign or direction would move nothing.
+    """
     with untouched_modules(), _forked_random_streams(images.device), torch.enable_grad():
         images = images.detach().requires_grad_()
         losses = _checked_losses(loss_fn(images), images)
         (gradient,) = torch.autograd.grad(losses.sum() * LOSS_FACTOR, images)
+    _refuse_no_numbers(gradient, "gradient")
     return gradient / LOSS_FACTOR, losses.detach()
 
 
 def unit_l2(tensor: Tensor) -> Tensor:
-    """Each image's tensor divided by its L2 norm; a zero stays zero (1e-10 as in the official code)."""
-    norms = torch.linalg.vector_norm(tensor, dim=(1, 2, 3), keepdim=True)
-    return tensor / (norms + 1e-10)
+    """Each image's tensor divided by its L2 norm, however small it is; a zero stays zero.
+
+    Computed in float32 or better. The official code adds 1e-10 to the norm, so that the gradient of a well-fitted image fades,
+    and in float16, where that is 0, a zero becomes NaN.
+    """
+    exact = tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+    largest = torch.linalg.vector_norm(exact, ord=torch.inf, dim=(1, 2, 3), keepdim=True)
+    scaled = exact / torch.where(largest > 0, largest, 1)  # squares of small numbers would be 0
+    norms = torch.linalg.vector_norm(scaled, dim=(1, 2, 3), keepdim=True)
+    return (scaled / torch.where(norms > 0, norms, 1)).to(tensor.dtype)
 
 
 @contextmanager
@@ -133,7 +148,19 @@ def _checked_losses(losses: Tensor, images: Tensor) -> Tensor:
             f"loss_fn gave shape {tuple(losses.shape)} for {len(images)} images; "
             'return one loss per image, e.g. F.cross_entropy(..., reduction="none").'
         )
+    _refuse_no_numbers(losses, "loss")
     return losses
+
+
+def _refuse_no_numbers(values: Tensor, name: str) -> None:
+    odd = ~values.detach().isfinite().reshape(len(values), -1).all(dim=1)
+    if odd.any():
+        positions = odd.nonzero()[:, 0].tolist()
+        listed = ", ".join(map(str, positions[:NAMED])) + (", ..." if len(positions) > NAMED else "")
+        raise DivergenceError(
+            f"The {name} of {len(positions)} of {len(odd)} images is NaN or infinite (positions {listed}), so no attack can "
+            "climb it; check the model for divisions by 0, roots and logarithms, and the precision it is run in."
+        )
 
 
 def losses_only(images: Tensor, loss_fn: LossFn) -> Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -75,12 +76,12 @@ def assess(
         classifier = Classifier(model, place.device, PRECISIONS[settings.precision])
         plan = Plan(tested, root, settings, _outputs(classifier, tested, settings.size))
         cells = [cell for suite in dict.fromkeys(suites) for cell in plan.cells(suite, suites)]
-        if self_test:
-            tried = next((cell for cell in cells if cell.name == "clean"), cells[0])
-            _refuse_alarms(selftest(model, tried.dataset, tried.views[0], device=place.device))
+        tried = next((cell for cell in cells if cell.name == "clean"), cells[0])
+        alarms = selftest(model, tried.dataset, tried.views[0], device=place.device) if self_test else []
+        notes = _said_alarms(alarms, place)
         job = Evaluating(plan, checkpoint_hash(model), place, folder)
         predictions = job.predictions(cells, classifier, allow_bad=allow_bad)
-        return job.rows(cells, predictions)
+        return job.rows(cells, predictions, notes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,8 +122,8 @@ class Evaluating:
                 refuse_unreadable(cell, found[cell.name], allowed=allow_bad)
         return found
 
-    def rows(self, cells: Sequence[Cell], predictions: Mapping[str, Predictions]) -> Rows:
-        """Rows of results, written with the facts of the evaluation and its page."""
+    def rows(self, cells: Sequence[Cell], predictions: Mapping[str, Predictions], notes: Sequence[str] = ()) -> Rows:
+        """Rows of results, written with the facts of the evaluation and its page; `notes` come before their own."""
         tested = self.plan.tested
         rows = robustness_rows(
             cells,
@@ -134,6 +135,7 @@ class Evaluating:
             versions=versions(),
             imagenet=self.plan.is_imagenet,
         )
+        rows.notes[:0] = notes
         if self.folder is not None and self.place.is_main:
             write_rows(self.folder / RESULTS, [*self._other_rows(self.folder / RESULTS, rows.rows), *rows.rows])
             write_text(self.folder / EVALUATION, json.dumps(self._facts(cells, rows), indent=1))
@@ -185,12 +187,21 @@ def _outputs(classifier: Classifier, tested: Tested, size: int | None) -> int:
     return logits.shape[1]
 
 
-def _refuse_alarms(alarms: Sequence[Alarm]) -> None:
-    if alarms:
-        lines = "".join(f"\n  {alarm.name}: {alarm.sentence}" for alarm in alarms)
+def _said_alarms(alarms: Sequence[Alarm], place: Place) -> list[str]:
+    """The sentences of those that do not stop an evaluation; they are kept beside its numbers.
+
+    Raises:
+        UsageError: with those that do.
+    """
+    if stopping := [alarm for alarm in alarms if alarm.stops]:
+        lines = "".join(f"\n  {alarm.name}: {alarm.sentence}" for alarm in stopping)
         raise UsageError(
             f"The self-test found what would make the numbers wrong (--no-self-test evaluates all the same):{lines}"
         )
+    notes = [alarm.sentence for alarm in alarms]
+    for note in notes if place.is_main else ():
+        print(f"self-test: {note}", file=sys.stderr)
+    return notes
 
 
 def _held(folder: Path | None, place: Place) -> AbstractContextManager[None]:

@@ -19,6 +19,7 @@ from dat.attacks.gradient import NORMS, Norm
 from dat.attacks.pixels import pgd, random_start
 from dat.data.corruptions.draws import Draws, streams_of
 from dat.errors import UsageError
+from dat.evaluation.suites import CLIMBED
 from dat.types import Images, Indices, LossFn, PerImage, check_images
 
 LogitsFn = Callable[[Tensor], Tensor]
@@ -106,7 +107,7 @@ class PGD:
         """All settings."""
         start = {"start": "random", "seed": self.seed} if self.random_start else {"start": "clean"}
         lengths = {**_length("epsilon", self.epsilon, self.norm), **_length("step", self.step_size, self.norm)}
-        return {"norm": self.norm, **lengths, "steps": self.steps, "restarts": self.restarts, **start}
+        return {"norm": self.norm, **lengths, "steps": self.steps, "restarts": self.restarts, "loss": CLIMBED, **start}
 
     def _attacked(self, images: Images, ids: Indices, loss_fn: LossFn, *, restart: int) -> Images:
         start = self._start(images, ids, restart=restart) if self.random_start else None

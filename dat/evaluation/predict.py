@@ -8,15 +8,15 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dat.data.pipeline import Examples, ImageDataset, evaluation_batches
 from dat.data.readable import Readable, why_unreadable
-from dat.errors import DataError, UsageError
+from dat.errors import DataError, DivergenceError
 from dat.evaluation.attacked import AttacksLogits
 from dat.evaluation.cells import UNREADABLE, Cell, Labels, Predictions
 from dat.evaluation.suites import Suite
+from dat.tasks.losses import margin
 from dat.types import Images, Indices, Logits, PerImage, Place
 
 Name = TypeVar("Name", bound=Hashable)
@@ -79,18 +79,11 @@ class Classifier:
     autocast: torch.dtype | None = None
 
     def __call__(self, images: Images) -> Logits:
-        """One row of logits per image.
-
-        Raises:
-            UsageError: the precision is not enough for the model.
-        """
+        """One row of logits per image."""
         if self.autocast is None:
             return self.model(images).float()
         with torch.autocast(self.device.type, self.autocast):
-            logits = self.model(images).float()
-        if logits.isnan().any():
-            raise UsageError(f"The model gives NaN in {str(self.autocast).removeprefix('torch.')}; write precision=fp32.")
-        return logits
+            return self.model(images).float()
 
 
 def predict(
@@ -102,6 +95,7 @@ def predict(
 
     Raises:
         DataError: pictures were left out that can be read, or shown twice: the set changed meanwhile; or as `Shelf.batches`.
+        DivergenceError: outputs, or what is climbed in an attack, are NaN or infinite.
     """
     count = len(cell.dataset)
     said = {
@@ -137,16 +131,27 @@ def _logits(
         shown = _against(classifier, cell.change, images, right, ids) if shared is None else shared
         with torch.inference_mode():
             logits[name] = classifier(shown)
+        _refuse_no_numbers(logits[name], cell, ids)
     return logits
 
 
+def _refuse_no_numbers(logits: Logits, cell: Cell, ids: Indices) -> None:
+    """NaN would count as class 0. An output of minus infinity is one that is never said."""
+    if (odd := ~logits.amax(dim=1).isfinite()).any():
+        first = cell.dataset.source.name(int(ids[odd.cpu()][0]))
+        raise DivergenceError(
+            f"The model gives NaN or infinite outputs for {int(odd.sum())} of {len(odd)} pictures of {cell.name} in one batch, "
+            f"{first} the first; check it for divisions by 0, roots and logarithms, or write precision=fp32."
+        )
+
+
 def _against(classifier: Classifier, change: Suite, images: Images, right: Indices, ids: Indices) -> Images:
-    """What this model is shown; the loss that is climbed is the cross-entropy, however the model was trained."""
+    """What this model is shown; what is climbed rises with the cross-entropy, however the model was trained."""
     if isinstance(change, AttacksLogits):
         return change.images_against(classifier, images, right, ids)
 
     def losses(candidates: Images) -> PerImage:
-        return F.cross_entropy(classifier(candidates), right, reduction="none")
+        return margin(classifier(candidates), right)
 
     return change.images(images, ids, losses)
 

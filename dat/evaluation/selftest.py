@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Float64, Int64
 from scipy.optimize import linear_sum_assignment
 from scipy.stats import binomtest
@@ -27,6 +26,7 @@ from dat.data.pipeline import ImageDataset
 from dat.data.testsets.class_maps import NOTHING
 from dat.errors import DataError, UsageError
 from dat.evaluation.cells import View, all_classes
+from dat.tasks.losses import margin
 from dat.types import RANGE_TOLERANCE, Discretizer, Images, Logits
 
 Again = Float[Tensor, "batch 3 _ _"]
@@ -46,6 +46,9 @@ SCREENED, LEAST_SCREENED = 4, 16
 SAME_BATCH, OTHER_BATCH = 1e-3, 0.05
 # Two brightnesses so close that only a step function does not tell them apart; beside 0 because 8-bit values lie on edges.
 TINY_STEPS = (3e-5, 4e-5)
+
+SATURATED = 0.25
+"""So large a share of pictures of which a model is sure beyond float32 makes a comparison elsewhere worthless."""
 
 CERTAIN, PROMISING = 1e-4, 0.2
 GAIN = 0.05
@@ -68,10 +71,14 @@ OTHER_STATISTICS = (
 
 @dataclass(frozen=True)
 class Alarm:
-    """One defect. `name` is its kind, `sentence` what was seen, with the value, and what to do."""
+    """One defect. `name` is its kind, `sentence` what was seen, with the value, and what to do.
+
+    `stops`: numbers would be wrong; otherwise they are right here, and misleading elsewhere.
+    """
 
     name: str
     sentence: str
+    stops: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +105,7 @@ def selftest(
 ) -> list[Alarm]:
     """What is wrong, the likeliest cause first; nothing for a healthy model, trained or not.
 
-    Puts the model into eval mode on the device, and changes nothing else of it. Costs about four forward passes of `count`
+    Puts the model into eval mode on the device, and changes nothing else of it. Costs about five forward passes of `count`
     pictures (more where another scale looks promising), and one backward pass of eight. `view` says which output stands for
     which class (output i for class i by default).
 
@@ -113,7 +120,8 @@ def selftest(
     model.eval().to(device)
     sample = replace(sample, images=sample.images.to(device), targets=sample.targets.cpu())
     with _buffers_kept(model):
-        return list(_alarms(_Probe(model, batch_size), sample, view))
+        probe = _Probe(model, batch_size)
+        return list(_alarms(probe, sample, view)) or list(_saturation_alarms(probe(sample.images)))
 
 
 def _alarms(probe: _Probe, sample: Sample, view: View | None) -> Iterator[Alarm]:
@@ -125,6 +133,7 @@ def _alarms(probe: _Probe, sample: Sample, view: View | None) -> Iterator[Alarm]
         yield Alarm("not-a-number", f"Outputs for {share:.0f} % of the pictures are NaN or infinite; {advice}.")
         return
     yield from _state_alarms(probe, sample, logits)
+    yield from _changed_alarms(probe, sample)
     yield from _probability_alarms(logits)
     yield from _gradient_alarms(probe, sample, logits)
     yield from _accuracy_alarms(probe, sample, view, logits)
@@ -272,6 +281,28 @@ def _probability_alarms(logits: Logits) -> Iterator[Alarm]:
         yield Alarm("probabilities", f"{fact}; {advice}.")
 
 
+def _changed_alarms(probe: _Probe, sample: Sample) -> Iterator[Alarm]:
+    """Pictures as corruptions and attacks leave them: without contrast, black, white, nothing but noise."""
+    few = sample.images[:PICTURES_ALONE]
+    noise = torch.rand(few.shape, generator=torch.Generator().manual_seed(0)).to(few)
+    grey = few.mean(dim=(1, 2, 3), keepdim=True).expand_as(few)
+    changed = {"without any contrast": grey, "black": few * 0, "white": few * 0 + 1, "of noise": noise}
+    odd = [said for said, images in changed.items() if not probe(images).isfinite().all()]
+    if odd:
+        advice = "check it for divisions by a deviation, roots and logarithms of 0"
+        yield Alarm("not-a-number", f"Outputs for pictures {' and '.join(odd)} are NaN or infinite; {advice}.")
+
+
+def _saturation_alarms(logits: Logits) -> Iterator[Alarm]:
+    """Where the likeliest class has a probability of exactly 1 in float32, the gradient of a usual cross-entropy is 0."""
+    share = float((logits.float().softmax(dim=1).amax(dim=1) == 1).float().mean())
+    if logits.shape[1] > 1 and share >= SATURATED:
+        fact = f"The model is so sure of {100 * share:.0f} % of the pictures that their softmax is exactly 1 in float32"
+        advice = "compare it elsewhere only if these take the margin, too, or its logits divided by a temperature"
+        said = f"{fact}: attacks on its cross-entropy see no gradient and find it robust. Here they climb the margin"
+        yield Alarm("saturated", f"{said}; {advice}.", stops=False)
+
+
 def _gradient_alarms(probe: _Probe, sample: Sample, logits: Logits) -> Iterator[Alarm]:
     images = sample.images[:: max(1, len(sample.images) // PICTURES_FOR_GRADIENTS)][:PICTURES_FOR_GRADIENTS]
     try:
@@ -304,7 +335,7 @@ def _input_gradient(probe: _Probe, images: Images) -> Images | None:
     images = images.detach().clone().requires_grad_()
     with torch.enable_grad():
         logits = probe.outputs(images).float()
-        loss = F.cross_entropy(logits, logits.detach().argmax(dim=1), reduction="sum")
+        loss = margin(logits, logits.detach().argmax(dim=1)).sum()
         return torch.autograd.grad(loss, images, allow_unused=True)[0] if loss.requires_grad else None
 
 

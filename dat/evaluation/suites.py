@@ -37,6 +37,10 @@ class Suite(Protocol):
         ...
 
 
+CLIMBED = "logsumexp(others) - true"
+"""What attacks of an evaluation climb, in the protocol: `dat.tasks.losses.margin`, in the words of its formula."""
+
+
 @dataclass(frozen=True)
 class Clean:
     """The images as they are."""
@@ -71,7 +75,7 @@ class FGSM:
 
     def protocol(self, height: int, width: int) -> dict[str, object]:
         """The radius, in units of 1/255."""
-        return {"epsilon_255": round(255 * self.epsilon, 4), "norm": "linf", "steps": 1}
+        return {"epsilon_255": round(255 * self.epsilon, 4), "norm": "linf", "steps": 1, "loss": CLIMBED}
 
 
 @dataclass(frozen=True)

@@ -5,23 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch.nn.functional as F
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
 from dat.errors import UsageError
+from dat.tasks.losses import binary_cross_entropy, cross_entropy
 from dat.types import ClassTargets, Images, Logits, PerImage
-
-Shares = Float[Tensor, "batch classes"]
 
 
 @dataclass(frozen=True)
 class Classification:
     """Cross-entropy per image; `smoothing` moves that share of an integer target to all classes evenly.
 
+    It is that of `dat.tasks.losses`, whose gradient does not fade where the model is sure.
     Soft targets `(batch, classes)` (mixup, cutmix) are taken as they are: `timm.data.Mixup` smooths them itself.
     `num_classes` is needed by methods that aim at random classes, where targets are integers.
-    `sigmoid` asks of each class alone whether it is there, and sums their binary cross-entropies; smoothing and soft targets
-    are the same. Source: google-research/big_vision:big_vision/utils.py (`sigmoid_xent`), which AugReg's recipe uses.
+    `sigmoid` asks of each class alone whether it is there, and sums their binary cross-entropies, as AugReg's recipe does;
+    smoothing and soft targets are the same.
     """
 
     smoothing: float = 0.0
@@ -29,16 +28,13 @@ class Classification:
     sigmoid: bool = False
 
     def losses(self, model: nn.Module, images: Images, targets: ClassTargets) -> PerImage:
-        """One cross-entropy per image, in float32 whatever the precision of the model."""
+        """One cross-entropy per image, in float32 or better whatever the precision of the model."""
         return self.losses_of_logits(model(images), targets)
 
     def losses_of_logits(self, logits: Logits, targets: ClassTargets) -> PerImage:
         """One cross-entropy per image, of what the model gave for it."""
-        smoothing = self.smoothing if targets.ndim == 1 else 0.0
-        if self.sigmoid:
-            shares = _shares(targets, logits.shape[1], smoothing).float()
-            return F.binary_cross_entropy_with_logits(logits.float(), shares, reduction="none").sum(dim=1)
-        return F.cross_entropy(logits.float(), targets, reduction="none", label_smoothing=smoothing)
+        loss = binary_cross_entropy if self.sigmoid else cross_entropy
+        return loss(logits, targets, smoothing=self.smoothing)
 
     def random_classes(self, targets: ClassTargets, numbers: PerImage) -> ClassTargets:
         """The class `floor(number x classes)` steps after the target's, around: all classes equally likely, the own one, too.
@@ -54,10 +50,3 @@ class Classification:
         labels = targets.argmax(dim=1) if targets.ndim == 2 else targets
         chosen = (labels + (numbers.double() * count).long()) % count
         return F.one_hot(chosen, count).to(targets.dtype) if targets.ndim == 2 else chosen
-
-
-def _shares(targets: ClassTargets, classes: int, smoothing: float) -> Shares:
-    """The share of each class in each target; of an integer one, with `smoothing` spread evenly over all classes."""
-    if targets.ndim == 2:
-        return targets
-    return F.one_hot(targets, classes) * (1 - smoothing) + smoothing / classes

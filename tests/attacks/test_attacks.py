@@ -11,10 +11,12 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from dat.attacks.gradient import Norm, evaluating, input_gradient
+from dat.attacks.discrete import discrete_adversary
+from dat.attacks.gradient import Norm, evaluating, input_gradient, unit_l2
 from dat.attacks.pixels import fgsm, pgd, random_start
 from dat.attacks.pyramid import pyramid
-from dat.errors import UsageError
+from dat.errors import DivergenceError, UsageError
+from dat.tasks.classification import Classification
 
 Golden = Callable[[str], Path]
 LossFn = Callable[[Tensor], Tensor]
@@ -264,3 +266,70 @@ def test_negative_settings_are_refused(name: str, value: float) -> None:
     settings: dict[str, Any] = {"epsilon": 0.1, "step_size": 0.1, "steps": 1, name: value}
     with pytest.raises(UsageError, match="-1"):
         pgd(torch.rand(1, 3, 4, 4), lambda x: x.sum((1, 2, 3)), **settings)
+
+
+# ---- what is no number, and what is nearly nothing
+
+
+class Unchanged:
+    """A discretizer in which nothing is lost."""
+
+    codebook_size, stride = 1, 1
+
+    def encode(self, images: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def decode(self, codes: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def __call__(self, images: Tensor) -> Tensor:
+        return images
+
+
+@pytest.mark.parametrize("attack", ["fgsm", "pgd", "l2", "dat"])
+@pytest.mark.parametrize("broken", ["loss", "gradient"])
+def test_an_attack_on_what_is_no_number_names_the_images(attack: str, broken: str) -> None:
+    """Its sign is 0, so the image would stay clean and count as robust."""
+    images = torch.rand(4, 3, 8, 8)
+
+    def loss_fn(shown: Tensor) -> Tensor:
+        losses = shown.sum(dim=(1, 2, 3))
+        if broken == "loss":
+            return losses * torch.tensor([1.0, torch.nan, 1.0, torch.inf])
+        return (losses - losses.detach()).sqrt()
+
+    run: dict[str, Callable[[], Tensor]] = {
+        "fgsm": lambda: fgsm(images, loss_fn, epsilon=0.1),
+        "pgd": lambda: pgd(images, loss_fn, epsilon=0.1, step_size=0.1, steps=1, keep_best=True),
+        "l2": lambda: pgd(images, loss_fn, epsilon=0.1, step_size=0.1, steps=1, norm="l2"),
+        "dat": lambda: discrete_adversary(images, loss_fn, Unchanged(), alpha=0.1),
+    }
+    said = "loss of 2 of 4 .* positions 1, 3" if broken == "loss" else "gradient of 4 of 4 .* positions 0, 1, 2, 3"
+    with pytest.raises(DivergenceError, match=said.replace(" .* ", r" images is NaN or infinite \(")):
+        run[attack]()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_the_direction_of_a_gradient_has_length_one_however_small_it_is(dtype: torch.dtype) -> None:
+    """1e-10 beside the norm would shorten it, and is 0 in float16, where nothing over nothing is no number."""
+    direction = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    sizes = torch.tensor([1.0, 1e-4, 1e-30 if dtype.itemsize > 2 or dtype == torch.bfloat16 else 1e-3, 0.0]).view(4, 1, 1, 1)
+    found = unit_l2((direction * sizes).to(dtype))
+    lengths = torch.linalg.vector_norm(found.double(), dim=(1, 2, 3))
+    torch.testing.assert_close(lengths, torch.tensor([1.0, 1.0, 1.0, 0.0], dtype=torch.float64), atol=5e-3, rtol=0)
+
+
+def test_the_adversary_of_a_well_fitted_image_keeps_its_length() -> None:
+    """In training the same loss is climbed, whose gradient is 1e-13 here: a step of 4 came out as nearly nothing."""
+    torch.manual_seed(0)
+    weights = torch.randn(2, 48)
+    images = 0.5 + 0.02 * torch.randn(3, 3, 4, 4)
+    labels = torch.zeros(3, dtype=torch.long)
+
+    def loss_fn(shown: Tensor) -> Tensor:
+        logits = (shown - 0.5).flatten(1) @ weights.T + torch.tensor([30.0, 0.0])
+        return Classification().losses_of_logits(logits, labels)
+
+    adversarial = discrete_adversary(images, loss_fn, Unchanged(), alpha=0.4, clamp=False)
+    lengths = torch.linalg.vector_norm(adversarial - images, dim=(1, 2, 3))
+    torch.testing.assert_close(lengths, torch.full((3,), 0.4), atol=1e-5, rtol=0)

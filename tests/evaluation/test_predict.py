@@ -5,6 +5,8 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -20,11 +22,13 @@ from dat.data.folders import ImageFolder
 from dat.data.pipeline import CenterCrop, ImageDataset
 from dat.data.readable import why_unreadable
 from dat.data.testsets.class_maps import NOTHING
-from dat.errors import DataError, UsageError
+from dat.errors import DataError, DivergenceError
 from dat.evaluation import predict as predicting
+from dat.evaluation.attacked import PGD
 from dat.evaluation.cells import UNREADABLE, Cell, Predictions, View, all_classes
 from dat.evaluation.predict import Classifier, Shelf, predict, refuse_unreadable
 from dat.evaluation.suites import FGSM, Clean, Corruption, Suite
+from dat.tasks.losses import margin
 from dat.types import Images, Indices, LossFn, Place
 
 HERE = Path(__file__).resolve().parent
@@ -38,6 +42,17 @@ class Reader(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         written = (images[:, 0, 0, 0] * 255 / 25).round().long()
         return torch.nn.functional.one_hot(written, 10).float()
+
+
+class Whole(nn.Module):
+    """A function as a model."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.function(images)
 
 
 def written(count: int, *, wrong: int = 0) -> ImageDataset:
@@ -189,14 +204,71 @@ def test_a_strict_shelf_refuses_what_cannot_be_read(folder: Path) -> None:
         predicted(cell(ImageDataset(ImageFolder(folder), CenterCrop(), seed=0)), strict=True)
 
 
-def test_a_precision_that_is_not_enough_is_refused() -> None:
-    first, second = nn.Linear(3, 2, bias=False), nn.Linear(2, 10, bias=False)
-    nn.init.constant_(first.weight, 60_000.0)  # three of them are beyond float16
-    second.weight.data = torch.tensor([[1.0, -1.0]]).expand(10, 2).clone()
-    linear, images = nn.Sequential(nn.Flatten(), first, second), torch.ones(2, 3, 1, 1)
-    assert Classifier(linear, CPU, torch.bfloat16)(images).tolist() == [[0.0] * 10] * 2
-    with pytest.raises(UsageError, match="NaN in float16; write precision=fp32"):
-        Classifier(linear, CPU, torch.float16)(images)
+class Odd(nn.Module):
+    """Right, but for what it says of a picture of exactly half brightness."""
+
+    def __init__(self, said: float) -> None:
+        super().__init__()
+        self.said = said
+
+    def forward(self, images: Tensor) -> Tensor:
+        is_half = (images[:, 0, 0, :1] - 0.5).abs() < 1e-4
+        return torch.where(is_half, self.said * torch.ones(len(images), 10), Reader()(images))
+
+
+@pytest.mark.parametrize("said", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("autocast", [None, torch.bfloat16])
+def test_outputs_that_are_no_numbers_are_an_error_and_no_class(said: float, autocast: torch.dtype | None) -> None:
+    """Whatever the precision, clean or changed; NaN as the largest of all outputs would be class 0."""
+
+    class Flattened(Clean):
+        def images(self, images: Images, ids: Indices, loss_fn: LossFn | None) -> Images:
+            return torch.where((ids == 7)[:, None, None, None], 0.5, images)
+
+    shelf = Shelf(batch_size=5, place=Place(CPU))
+    for change, message in ((Clean(), None), (Flattened(), r"1 of 5 pictures of changed in one batch, .*7")):
+        subject = replace(cell(written(10), change=change), name="changed")
+        model = Classifier(Odd(said), CPU, autocast)
+        with nullcontext() if message is None else pytest.raises(DivergenceError, match=message):
+            predict({0: model}, subject, shelf, advance=lambda count: None)
+
+
+def test_masked_outputs_may_be_minus_infinity() -> None:
+    torch.manual_seed(0)
+    linear = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 10))
+
+    class Masked(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return linear(images).masked_fill(torch.arange(10) > 4, -torch.inf)
+
+    for change in (Clean(), FGSM(0.1)):
+        found = said_by(Masked(), cell(written(5), change=change), Shelf(batch_size=5, place=Place(CPU)))
+        assert (found.outputs["accuracy"] < 5).all()
+
+
+@pytest.mark.parametrize("classes", [2, 10])
+@pytest.mark.parametrize("change", [FGSM(0.02), PGD(0.02, 0.01, 4), PGD(0.15, 0.1, 3, norm="l2")])
+def test_a_sure_model_is_as_robust_as_an_unsure_one(classes: int, change: Suite) -> None:
+    """Its decisions are the same, whatever its logits are multiplied by. A float32 cross-entropy sees no gradient from 5 on."""
+    numbers = np.random.default_rng(0)
+    pixels = numbers.integers(60, 190, (200, 3, 4, 4), dtype=np.uint8)
+    weights = torch.from_numpy(numbers.normal(size=(classes, 48))).float()
+
+    def linear(images: Tensor) -> Tensor:
+        return 4 * (images - 0.5).flatten(1) @ weights.T
+
+    targets = linear(torch.from_numpy(pixels) / 255).argmax(dim=1).numpy()
+    source = ArraySource(pixels, targets, tuple("abcdefghij"[:classes]))
+    subject = cell(ImageDataset(source, CenterCrop(), seed=0), change=change, views=(all_classes(classes),))
+    robust = []
+    for scale in (0.1, 1.0, 10.0, 100.0):
+        model = Whole(lambda images, scale=scale: scale * linear(images))
+        said = said_by(model, subject, Shelf(batch_size=200, place=Place(CPU)))
+        robust.append((said.outputs["accuracy"] == targets).mean())
+    assert 0.05 < robust[1] < 0.95
+    # Of several wrong classes, which one is aimed at follows the scale a little, as it does for the cross-entropy itself.
+    assert np.ptp(robust) <= (0.0 if classes == 2 else 0.08), robust
+    assert np.ptp(robust[1:]) <= (0.0 if classes == 2 else 0.03), robust
 
 
 def test_all_models_see_the_same_images_where_these_do_not_depend_on_the_model() -> None:
@@ -285,7 +357,7 @@ def test_an_attack_aims_at_what_counts_as_right() -> None:
 
     right = torch.from_numpy(order)
     shown_counts: list[int] = []
-    with patch("torch.nn.functional.cross_entropy", side_effect=torch.nn.functional.cross_entropy) as loss:
+    with patch("dat.evaluation.predict.margin", side_effect=margin) as loss:
         subject = cell(written(10), change=Kept(0.1), views=(View("accuracy", np.arange(10), order),))
         predict({0: Classifier(linear, CPU)}, subject, Shelf(batch_size=10, place=Place(CPU)), advance=shown_counts.append)
     assert (shown[0] > 0).all()

@@ -1,4 +1,4 @@
-"""Ten planted defects are found by their names; healthy models, trained or not, raise no alarm."""
+"""Planted defects are found by their names; healthy models, trained or not, raise no alarm."""
 
 from __future__ import annotations
 
@@ -169,6 +169,12 @@ def without_graph(images: Tensor) -> Tensor:
         return images * 1.0
 
 
+def without_contrast(images: Tensor) -> Tensor:
+    """The pictures themselves, but 0 / 0 where one has no contrast, as a strong corruption leaves it."""
+    deviation = images.std(dim=(1, 2, 3), keepdim=True)
+    return images * (deviation / deviation)
+
+
 # Of any network that eats images in [0, 1], its statistics and its number of classes.
 PLANTED: dict[str, tuple[str, Callable[[nn.Module], nn.Module]]] = {
     "two normalisations in a row": ("normalised-twice", lambda m: Normalized(m, mean=IMAGENET[0], std=IMAGENET[1])),
@@ -185,6 +191,8 @@ PLANTED: dict[str, tuple[str, Callable[[nn.Module], nn.Module]]] = {
     "floored pictures": ("discretizer-blocks-gradient", lambda m: Whole(m, before=lambda x: (x * 255).floor() / 255)),
     "discretizer": ("discretizer-blocks-gradient", lambda m: nn.Sequential(BlindDiscretizer(), m)),
     "random size": ("random-model", lambda m: Whole(m, before=resized)),
+    "NaN without contrast": ("not-a-number", lambda m: Whole(m, before=without_contrast)),
+    "saturated": ("saturated", lambda m: Whole(m, after=lambda logits: 1000 * logits)),
     "random noise": ("random-model", lambda m: Whole(m, before=lambda x: x + 0.1 * torch.rand_like(x))),
 }
 
@@ -258,6 +266,13 @@ def test_sentences_say_the_value_and_what_to_do() -> None:
     assert "64 pictures are right if output k + 1 stands for class k" in alarm.sentence
     (alarm,) = selftest(trains(healthy(), nn.Dropout), data())
     assert "Dropout" in alarm.sentence
+
+
+def test_a_saturated_model_is_said_and_does_not_stop_an_evaluation() -> None:
+    (alarm,) = selftest(Whole(healthy(), after=lambda logits: 1000 * logits), data())
+    assert not alarm.stops
+    assert "exactly 1 in float32" in alarm.sentence
+    assert all(found.stops for found in selftest(Whole(healthy(), before=without_contrast), data()))
 
 
 def test_several_defects_are_all_reported() -> None:
