@@ -465,7 +465,7 @@ def _name_orders(names: Sequence[str], count: int) -> Iterator[tuple[str, Order]
 
 def _learned(given: _Reading, groups: Order, view: View, sample: Sample, logits: Logits) -> Iterator[_Reading]:
     """The order that explains one half of the pictures best, tried on the other half, and the reverse; for few classes."""
-    truth = view.labels[sample.targets]
+    truth = view.labels[sample.targets.numpy()]  # a tensor of one element is one number to NumPy
     said = groups[logits.cpu().masked_fill(~given.shown, -torch.inf).argmax(dim=1)]
     kinds = np.unique(groups[groups != NOTHING])
     if len(truth) < 4 * len(kinds) or not np.isin(truth, kinds).all():

@@ -336,6 +336,15 @@ def test_pictures_are_spread_evenly_and_unreadable_ones_left_out(tmp_path: Path)
         spread(folder)
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_one_picture_is_enough(count: int) -> None:
+    """NumPy takes a tensor of one element for a number: an order of classes cannot be learned from it, and nothing falls."""
+    whole = Sample(torch.rand(count, 3, 8, 8), torch.full((count,), 3), tuple("0123456789"))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        assert selftest(nn.Sequential(nn.Flatten(), nn.Linear(192, 10)), whole) == []
+
+
 def test_misuse_is_refused() -> None:
     with pytest.raises(UsageError, match=r"one row of logits"):
         selftest(nn.Identity(), data())
