@@ -53,16 +53,10 @@ def gradient_and_losses(images: Images, loss_fn: LossFn) -> tuple[Tensor, Tensor
 
 
 def unit_l2(tensor: Tensor) -> Tensor:
-    """Each image's tensor divided by its L2 norm, however small it is; a zero stays zero.
-
-    Computed in float32 or better. The official code adds 1e-10 to the norm, so that the gradient of a well-fitted image fades,
-    and in float16, where that is 0, a zero becomes NaN.
-    """
+    """Each image's tensor divided by its L2 norm; a zero stays zero (1e-10 as in the official code, which float16 lacks)."""
     exact = tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
-    largest = torch.linalg.vector_norm(exact, ord=torch.inf, dim=(1, 2, 3), keepdim=True)
-    scaled = exact / torch.where(largest > 0, largest, 1)  # squares of small numbers would be 0
-    norms = torch.linalg.vector_norm(scaled, dim=(1, 2, 3), keepdim=True)
-    return (scaled / torch.where(norms > 0, norms, 1)).to(tensor.dtype)
+    norms = torch.linalg.vector_norm(exact, dim=(1, 2, 3), keepdim=True)
+    return (exact / (norms + 1e-10)).to(tensor.dtype)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from dat.errors import UsageError
-from dat.tasks.losses import binary_cross_entropy, cross_entropy
+from dat.tasks.losses import shares_of
 from dat.types import ClassTargets, Images, Logits, PerImage
 
 
@@ -16,11 +16,10 @@ from dat.types import ClassTargets, Images, Logits, PerImage
 class Classification:
     """Cross-entropy per image; `smoothing` moves that share of an integer target to all classes evenly.
 
-    It is that of `dat.tasks.losses`, whose gradient does not fade where the model is sure.
     Soft targets `(batch, classes)` (mixup, cutmix) are taken as they are: `timm.data.Mixup` smooths them itself.
     `num_classes` is needed by methods that aim at random classes, where targets are integers.
-    `sigmoid` asks of each class alone whether it is there, and sums their binary cross-entropies, as AugReg's recipe does;
-    smoothing and soft targets are the same.
+    `sigmoid` asks of each class alone whether it is there, and sums their binary cross-entropies; smoothing and soft targets
+    are the same. Source: google-research/big_vision:big_vision/utils.py (`sigmoid_xent`), which AugReg's recipe uses.
     """
 
     smoothing: float = 0.0
@@ -28,13 +27,16 @@ class Classification:
     sigmoid: bool = False
 
     def losses(self, model: nn.Module, images: Images, targets: ClassTargets) -> PerImage:
-        """One cross-entropy per image, in float32 or better whatever the precision of the model."""
+        """One cross-entropy per image, in float32 whatever the precision of the model."""
         return self.losses_of_logits(model(images), targets)
 
     def losses_of_logits(self, logits: Logits, targets: ClassTargets) -> PerImage:
         """One cross-entropy per image, of what the model gave for it."""
-        loss = binary_cross_entropy if self.sigmoid else cross_entropy
-        return loss(logits, targets, smoothing=self.smoothing)
+        smoothing = self.smoothing if targets.ndim == 1 else 0.0
+        if self.sigmoid:
+            shares = shares_of(targets, logits.float(), smoothing)
+            return F.binary_cross_entropy_with_logits(logits.float(), shares, reduction="none").sum(dim=1)
+        return F.cross_entropy(logits.float(), targets, reduction="none", label_smoothing=smoothing)
 
     def random_classes(self, targets: ClassTargets, numbers: PerImage) -> ClassTargets:
         """The class `floor(number x classes)` steps after the target's, around: all classes equally likely, the own one, too.

@@ -40,7 +40,7 @@ def cross_entropy(logits: Logits, targets: ClassTargets, *, smoothing: float = 0
     if targets.ndim == 1 and not smoothing:
         return F.softplus(margin(logits, targets))
     logits = _at_least_float32(logits)
-    shares = _shares_of(targets, logits, smoothing)
+    shares = shares_of(targets, logits, smoothing)
     largest = shares.argmax(dim=1)
     above = logits.gather(1, largest[:, None]) - logits
     of_others = shares.scatter(1, largest[:, None], 0.0)  # its own difference is 0, and would cancel small gradients
@@ -53,11 +53,11 @@ def binary_cross_entropy(logits: Logits, targets: ClassTargets, *, smoothing: fl
     Source: google-research/big_vision:big_vision/utils.py (`sigmoid_xent`).
     """
     logits = _at_least_float32(logits)
-    shares = _shares_of(targets, logits, smoothing)
+    shares = shares_of(targets, logits, smoothing)
     return (shares * F.softplus(-logits) + (1 - shares) * F.softplus(logits)).sum(dim=1)
 
 
-def _shares_of(targets: ClassTargets, logits: Logits, smoothing: float) -> Shares:
+def shares_of(targets: ClassTargets, logits: Logits, smoothing: float) -> Shares:
     """The share of each class in each target; of an integer one, with `smoothing` spread evenly over all classes."""
     if targets.ndim == 2:
         return targets.to(logits.dtype)

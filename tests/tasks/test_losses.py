@@ -5,7 +5,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dat.tasks.classification import Classification
 from dat.tasks.losses import binary_cross_entropy, cross_entropy, margin
 
 torch.set_num_threads(1)
@@ -56,9 +55,9 @@ def test_a_sure_model_has_a_gradient_in_float32(sure: float, kind: str, sigmoid:
     """To five digits that of float64; torch's is 0, or wrong by far, from a margin of about 17 on; here it is twice as sure."""
     labels, right = targets("integer"), targets(kind)
     exact = logits(0.1) + sure * (2 * F.one_hot(labels, CLASSES) - 1)
-    task = Classification(sigmoid=sigmoid)
+    loss = binary_cross_entropy if sigmoid else cross_entropy
     found, known = (
-        gradient(task.losses_of_logits(given, right), given)
+        gradient(loss(given, right), given)
         for given in (exact.float().requires_grad_(), exact.float().double().requires_grad_())
     )
     assert (known.abs().amax(dim=1) > 0).all()
@@ -78,7 +77,7 @@ def test_lower_precision_is_computed_in_float32_and_higher_kept() -> None:
     labels = targets("integer")
     for dtype, expected in ((torch.bfloat16, torch.float32), (torch.float16, torch.float32), (torch.float64, torch.float64)):
         assert margin(logits(1.0).to(dtype), labels).dtype == expected
-        assert Classification().losses_of_logits(logits(1.0).to(dtype), labels).dtype == expected
+        assert cross_entropy(logits(1.0).to(dtype), labels, smoothing=0.1).dtype == expected
 
 
 def test_outputs_that_are_never_said_do_not_count() -> None:
