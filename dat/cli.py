@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 
 from dat.engine.allocator import keep_freed_memory
-from dat.errors import DatError
+from dat.errors import DatError, UsageError
 
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY.SUB=VALUE]...", help="Recipe keys to change.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue the run that is in the output folder.")]
@@ -104,11 +104,12 @@ def evaluate(
     With --suites, KEY=VALUE are settings of the evaluation (fgsm_epsilon_255=4, precision=bf16); without, recipe keys.
     """
     if suites is None:
-        from dat.commands.evaluate import evaluate_again
+        from dat.commands.evaluate import default_folder, evaluate_again
         from dat.report.tables import terminal_table
 
-        rows = evaluate_again(Path(model), overrides or (), cpu=cpu)
-        table = None if json else terminal_table(rows)
+        _refuse_without_suites({"--data": data, "--weights": weights, "--name": name, "--allow-bad": allow_bad})
+        rows = evaluate_again(Path(model), overrides or (), folder=out or default_folder(model), cpu=cpu)
+        table = None if json or not _is_main() else terminal_table(rows)
     else:
         from dat.commands import evaluate as evaluation
         from dat.commands.evaluation_plan import settings_of
@@ -127,6 +128,13 @@ def evaluate(
         print(jsonlib.dumps(asdict(row)))
     if table is not None and not json:
         print(table)
+
+
+def _refuse_without_suites(options: dict[str, object]) -> None:
+    if given := [name for name, value in options.items() if value]:
+        raise UsageError(
+            f"{given[0]} goes with --suites; add e.g. --suites clean, or write keys of the run's recipe, e.g. data.test=FOLDER."
+        )
 
 
 @app.command(epilog="Example:  dat report runs/demo")

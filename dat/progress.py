@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from types import TracebackType
@@ -10,6 +11,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 SECONDS_BETWEEN_LINES = 10.0
+
+
+def warn(sentence: str) -> None:
+    """Say on stderr, from the first process, what a reader of the numbers should know."""
+    if os.environ.get("RANK", "0") == "0":
+        print(f"Note: {sentence}", file=sys.stderr, flush=True)
 
 
 class Bar:

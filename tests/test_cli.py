@@ -209,6 +209,28 @@ def test_eval_repeats_the_result_of_the_run_and_takes_other_pictures(ran: Path, 
     assert "7 images" in dat("eval", "run/standard-seed0").out
 
 
+def test_eval_of_other_pictures_stays_beside_the_first(ran: Path, dat: Dat):
+    (ran / "photos/test").rename(ran / "photos/sketches")
+    assert dat("eval", "run/standard-seed0", "data.test=photos/sketches").code == GOOD
+    (ran / "photos/sketches").rename(ran / "photos/test")
+    (ran / "photos/test/cat/0.png").unlink()
+    assert dat("eval", "run/standard-seed0").code == GOOD
+    folder = ran / "run/standard-seed0/evaluation"
+    rows = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
+    assert [(row["suite"], row["protocol"]["set"], row["n"]) for row in rows] == [
+        ("clean", "sketches", 8),
+        ("clean", "photos-test", 7),
+    ]
+    assert dat("report", "run/standard-seed0/evaluation").code == GOOD
+    assert "Clean (photos-test)" in (folder / "report.md").read_text()
+
+
+def test_eval_of_data_without_suites_is_refused(ran: Path, dat: Dat):
+    outcome = dat("eval", "run/standard-seed0", "--data", "photos/test")
+    assert outcome.code == MISUSE
+    assert "--data goes with --suites" in only_sentence(outcome)
+
+
 def test_report_names_the_page_it_wrote(ran: Path, dat: Dat):
     (ran / "run/report.html").unlink()
     outcome = dat("report", "run")

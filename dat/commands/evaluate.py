@@ -11,7 +11,7 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,9 +31,9 @@ from dat.evaluation.cells import Cell, Predictions
 from dat.evaluation.predict import Classifier, Shelf, predict, refuse_unreadable
 from dat.evaluation.robustness import Rows, robustness_rows
 from dat.evaluation.selftest import Alarm, selftest
-from dat.progress import Bar
+from dat.progress import Bar, warn
 from dat.recipe.header import recipe_hash
-from dat.results import EVALUATION, RESULTS, Row, machine, read_rows, versions, write_rows, write_text
+from dat.results import EVALUATION, RESULTS, SET, Row, machine, read_rows, versions, write_rows, write_text
 from dat.studies import measured
 from dat.studies.study import Job
 from dat.types import Place
@@ -70,8 +70,7 @@ def assess(
     """
     if not suites:
         raise UsageError("No suite is named; write at least one, e.g. clean.")
-    state = PartialState(cpu=cpu)
-    place = Place(torch.device(state.device or "cpu"), state.process_index, state.num_processes)
+    place = _place(cpu)
     with evaluating(tested.model.to(place.device)) as model, _held(folder, place):
         classifier = Classifier(model, place.device, PRECISIONS[settings.precision])
         plan = Plan(tested, root, settings, _outputs(classifier, tested, settings.size))
@@ -96,13 +95,13 @@ class Evaluating:
     def predictions(self, cells: Sequence[Cell], classifier: Classifier, *, allow_bad: int) -> dict[str, Predictions]:
         """What the model says of every cell, read where it is kept, computed and kept where it is not."""
         known = {cell.name: store.identity(cell, self.checkpoint) for cell in cells}
-        missing = [cell for cell in cells if not (self.folder and store.is_stored(self.folder, cell.name, known[cell.name]))]
+        missing = [cell for cell in cells if not (self.folder and store.is_stored(self.folder, cell, known[cell.name]))]
         PartialState().wait_for_everyone()  # all have looked before one of them writes
         found = self._computed(missing, known, classifier, allow_bad)
         for cell in cells:
             if cell.name not in found:
                 assert self.folder is not None
-                found[cell.name] = store.read_predictions(self.folder, cell.name)
+                found[cell.name] = store.read_predictions(self.folder, cell.name, store.set_of(cell))
                 refuse_unreadable(cell, found[cell.name], allowed=allow_bad)
         return found
 
@@ -137,16 +136,9 @@ class Evaluating:
         )
         rows.notes[:0] = notes
         if self.folder is not None and self.place.is_main:
-            write_rows(self.folder / RESULTS, [*self._other_rows(self.folder / RESULTS, rows.rows), *rows.rows])
+            write_rows(self.folder / RESULTS, [*_other_rows(self.folder / RESULTS, rows.rows), *rows.rows])
             write_text(self.folder / EVALUATION, json.dumps(self._facts(cells, rows), indent=1))
         return rows
-
-    def _other_rows(self, path: Path, rows: Sequence[Row]) -> list[Row]:
-        """What there is already of the same weights on other suites."""
-        if not path.is_file():
-            return []
-        new = {(row.suite, row.metric) for row in rows}
-        return [row for row in read_rows(path) if row.checkpoint == self.checkpoint and (row.suite, row.metric) not in new]
 
     def _facts(self, cells: Sequence[Cell], rows: Rows) -> dict[str, object]:
         tested, settings = self.plan.tested, self.plan.settings
@@ -160,6 +152,25 @@ class Evaluating:
             "versions": versions(),
             "machine": machine(),
         }
+
+
+def _other_rows(path: Path, rows: Sequence[Row]) -> list[Row]:
+    """What there is already of the same weights on other suites and sets; new pictures under the old name are spoken of."""
+    if not path.is_file():
+        return []
+    new = {(row.suite, row.metric): row for row in rows}
+    stored = [row for row in read_rows(path) if row.checkpoint == rows[0].checkpoint]
+    replaced = [row for row in stored if _is_replaced(row, new.get((row.suite, row.metric)))]
+    entries = [(row, row.protocol.get("data"), new[row.suite, row.metric].protocol.get("data")) for row in replaced]
+    if changed := [row for row, before, now in entries if before and now and before != now]:
+        where = changed[0].protocol.get(SET, "the folder")
+        warn(f"The pictures of {changed[0].suite} in {where} are others than those of the stored rows, which are replaced.")
+    return [row for row in stored if row not in replaced]
+
+
+def _is_replaced(row: Row, new: Row | None) -> bool:
+    """Rows that do not name their set are from before sets were named."""
+    return new is not None and row.protocol.get(SET) in (None, new.protocol.get(SET))
 
 
 def _outputs(classifier: Classifier, tested: Tested, size: int | None) -> int:
@@ -246,18 +257,45 @@ def evaluate(
     return assess(tested, suites, **checked, allow_bad=allow_bad, self_test=self_test, cpu=cpu).rows
 
 
-def evaluate_again(path: Path, overrides: Sequence[str] = (), *, cpu: bool = False) -> list[Row]:
+def evaluate_again(path: Path, overrides: Sequence[str] = (), *, folder: Path | None = None, cpu: bool = False) -> list[Row]:
     """Rows of one trained model, as the recipe of its run measures it: `path` as for `load_run`.
 
     `overrides` change that recipe, e.g. `data.test=FOLDER` or `evaluation.suites=[clean]`. The training pictures need not be
-    there.
+    there. Rows and predictions stay in `folder`, beside those of `assess` of the same weights; nothing is kept without it.
 
     Raises:
         CheckpointError: no whole checkpoint is there.
         DataError: the test pictures have other classes than those the model was trained on.
+        RunFolderError: the folder is in use, or cannot be written.
     """
     found = load_run(path, overrides)
     test, size = found.test_pictures()
-    place = Place(torch.device(PartialState(cpu=cpu).device or "cpu"))
+    place = _place(cpu)
     subject = measured.Subject(found.recipe.evaluation.build(), recipe_hash(found.recipe), test, size, place)
-    return measured.accuracies(subject, {Job(found.label, found.seed): found.model})
+    checkpoint = checkpoint_hash(found.model)
+
+    def keep(shown: Cell, predictions: Predictions) -> None:
+        if folder is not None and place.is_main:
+            cell = replace(shown, protocol={SET: found.test_name, **shown.protocol})
+            store.write_predictions(folder, cell, predictions, store.identity(cell, checkpoint))
+            store.write_names(folder, cell)
+
+    with _held(folder, place):
+        rows = measured.accuracies(subject, {Job(found.label, found.seed): found.model}, keep=keep)
+        rows = [replace(row, checkpoint=checkpoint, protocol={SET: found.test_name, **row.protocol}) for row in rows]
+        if folder is not None and place.is_main:
+            _write_again(folder, found.label, rows)
+    return rows
+
+
+def _write_again(folder: Path, name: str, rows: Sequence[Row]) -> None:
+    """The rows beside those that are there; and what makes the folder an evaluation, where it is none yet."""
+    write_rows(folder / RESULTS, [*_other_rows(folder / RESULTS, rows), *rows])
+    if not (folder / EVALUATION).is_file():
+        facts = {"kind": "evaluation", "name": name, "checkpoint": rows[0].checkpoint, "versions": versions()}
+        write_text(folder / EVALUATION, json.dumps({**facts, "machine": machine()}, indent=1))
+
+
+def _place(cpu: bool) -> Place:
+    state = PartialState(cpu=cpu)
+    return Place(torch.device(state.device or "cpu"), state.process_index, state.num_processes)

@@ -19,7 +19,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from dat.commands.subject import Tested
 from dat.data.corruptions.frost import frost_textures
 from dat.data.corruptions.table import CORRUPTIONS, EXTRA_CORRUPTIONS
-from dat.data.folders import ImageSource
+from dat.data.folders import ImageSource, set_name
 from dat.data.pipeline import CenterCrop, CropMode, ImageDataset, Interpolation
 from dat.data.subset import spread
 from dat.data.testsets import layouts
@@ -32,6 +32,7 @@ from dat.evaluation.suites import FGSM, SEVERITIES, Clean, Corruption, Suite
 from dat.recipe import file
 from dat.recipe.faults import sentence
 from dat.recipe.strict import Strict
+from dat.results import SET
 
 FROM_CLEAN = ("clean", "fgsm", "pgd", "autoattack", "c-generated", "stylized-generated")
 """Suites made from the clean pictures; all others are sets of their own."""
@@ -235,6 +236,7 @@ class Plan:
         assert isinstance(view, CenterCrop)
         width, height = (view.size, view.size) if view.size is not None else dataset.source.read(0).size
         shown: dict[str, object] = {
+            SET: set_name(self.root) if self.root is not None else self.tested.test_name,
             "data": self._fingerprint(dataset),
             "height": height,
             "width": width,

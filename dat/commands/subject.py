@@ -15,6 +15,7 @@ import torch
 from timm.data import resolve_data_config  # pyright: ignore[reportPrivateImportUsage]  # timm's documented import
 from torch import nn
 
+from dat.data.folders import set_name
 from dat.data.pipeline import CenterCrop, CropMode, ImageDataset, Interpolation
 from dat.engine import checkpoint, run_folder
 from dat.errors import CheckpointError, UsageError
@@ -23,7 +24,7 @@ from dat.nn.norm import Normalized, without_auxiliary_norms
 from dat.nn.weights import load_strictly, read_tensors
 from dat.recipe import read
 from dat.recipe.classification import ClassificationRecipe
-from dat.recipe.data import build_test, view_of
+from dat.recipe.data import FolderData, build_test, view_of
 from dat.recipe.header import recipe_hash
 from dat.recipe.methods import wants_auxiliary_norms
 from dat.recipe.model import open_model
@@ -39,7 +40,7 @@ class Tested:
     """A model that takes images in [0, 1], and what is known of it.
 
     `view` is how pictures are brought to it. `classes` are the names of its outputs, None where they are not known: ImageNet's,
-    if it has 1000. `test` are the pictures its own recipe tests it on.
+    if it has 1000. `test` are the pictures its own recipe tests it on, `test_name` what these are called.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Tested:
     view: CenterCrop
     classes: tuple[str, ...] | None = None
     test: ImageDataset | None = None
+    test_name: str = ""
     seed: int | None = None
     recipe_hash: str = ""
 
@@ -192,6 +194,7 @@ def of_run(path: Path) -> Tested:
         found.view,
         classes=found.classes,
         test=test,
+        test_name=found.test_name,
         seed=found.seed,
         recipe_hash=recipe_hash(found.recipe),
     )
@@ -219,6 +222,12 @@ class TrainedModel:
             DataError: they are missing, or have other classes than those the model was trained on.
         """
         return build_test(self.recipe.data, classes=self.classes)
+
+    @property
+    def test_name(self) -> str:
+        """What these pictures are called in results."""
+        data = self.recipe.data
+        return set_name(data.test) if isinstance(data, FolderData) else data.source
 
 
 def load_run(path: str | Path, overrides: Sequence[str] = ()) -> TrainedModel:

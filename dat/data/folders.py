@@ -24,6 +24,16 @@ Labels = Int64[np.ndarray, " pictures"]
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif")
 """torchvision's list and `.gif`. timm's three would leave out the others without a word."""
 
+SPLITS = ("train", "val", "valid", "validation", "test", "images")
+"""Names of folders that say which part of a set they hold, and not of which set."""
+
+
+def set_name(place: str | Path) -> str:
+    """What the pictures of a folder are called in results: as the folder is, with the one above where it is a mere `val`."""
+    folder = Path(os.path.abspath(place))  # links keep their own names
+    is_split = folder.name.lower() in SPLITS and folder.parent.name
+    return f"{folder.parent.name}-{folder.name}" if is_split else folder.name
+
 
 @runtime_checkable
 class ImageSource(Protocol):

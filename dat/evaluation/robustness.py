@@ -116,10 +116,23 @@ def corruption_cell(name: str) -> CellName | None:
     return None
 
 
+def of_set(suite: str, pictures: str) -> str:
+    """A suite under the name of its pictures, to tell it from the same suite on others: `c@photos/fog/3`."""
+    first, *rest = suite.split("/")
+    return "/".join([f"{first}@{pictures}", *rest]) if pictures else suite
+
+
+def without_set(suite: str) -> tuple[str, str]:
+    """The suite, and the name of its pictures where it says one."""
+    first, *rest = suite.split("/")
+    plain, _, pictures = first.partition("@")
+    return "/".join([plain, *rest]), pictures
+
+
 def members_of(name: str, cells: Iterable[str]) -> dict[tuple[str, int], str]:
     """Of the named cells those that count for the mean of a set, by corruption and severity."""
     found = {key[1:]: cell for cell in cells if (key := corruption_cell(cell)) and key[0] == name}
-    left_out = EXTRA_CORRUPTIONS if name in IMAGENET_C else ()
+    left_out = EXTRA_CORRUPTIONS if without_set(name)[0] in IMAGENET_C else ()
     return {key: cell for key, cell in found.items() if key[0] not in left_out}
 
 

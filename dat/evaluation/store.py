@@ -13,7 +13,7 @@ import numpy as np
 
 from dat.errors import DataError
 from dat.evaluation.cells import Cell, Predictions, View
-from dat.results import write_bytes, write_text
+from dat.results import SET, write_bytes, write_text
 
 PREDICTIONS, PICTURES = "predictions", "pictures"
 OUTPUTS, GROUPS, LABELS = "outputs.", "groups.", "labels."
@@ -21,21 +21,32 @@ OUTPUTS, GROUPS, LABELS = "outputs.", "groups.", "labels."
 
 def identity(cell: Cell, checkpoint: str) -> str:
     """SHA-256 over all that a cell's predictions depend on: the weights, the pictures, what is done to them, what counts."""
-    known = {"checkpoint": checkpoint, "protocol": dict(cell.protocol)}
+    depended_on = {key: value for key, value in cell.protocol.items() if key != SET}  # a folder may be called anything
+    known = {"checkpoint": checkpoint, "protocol": depended_on}
     digest = hashlib.sha256(json.dumps(known, sort_keys=True).encode())
     for view in cell.views:
         digest.update(view.metric.encode() + view.groups.astype(np.int64).tobytes() + view.labels.astype(np.int64).tobytes())
     return digest.hexdigest()
 
 
-def path_of(folder: Path, name: str) -> Path:
-    """Where the predictions of a cell lie: `c/fog/3` in `predictions/c__fog__3.npz`."""
-    return folder / PREDICTIONS / f"{name.replace('/', '__')}.npz"
+def path_of(folder: Path, name: str, pictures: str = "") -> Path:
+    """Where the predictions of a cell lie: `c/fog/3` in `predictions/c__fog__3.npz`.
+
+    Where the pictures of another set lie there: with the name of the set behind, `predictions/c__fog__3@photos.npz`.
+    """
+    flat = name.replace("/", "__")
+    first, own = (folder / PREDICTIONS / f"{called}.npz" for called in (flat, f"{flat}@{pictures}"))
+    return own if pictures and (own.is_file() or _set_of(first) not in ("", pictures)) else first
 
 
-def is_stored(folder: Path, name: str, known: str) -> bool:
+def set_of(cell: Cell) -> str:
+    """The name of the pictures of a cell, as its rows have it."""
+    return str(cell.protocol.get(SET, ""))
+
+
+def is_stored(folder: Path, cell: Cell, known: str) -> bool:
     """Whether the predictions of a cell are there, whole, and those of this identity."""
-    path = path_of(folder, name)
+    path = path_of(folder, cell.name, set_of(cell))
     if not path.is_file():
         return False
     try:
@@ -53,27 +64,27 @@ def write_predictions(folder: Path, cell: Cell, predictions: Predictions, known:
     views |= {LABELS + view.metric: view.labels.astype(np.int32) for view in cell.views}
     targets = predictions.targets.astype(np.int32)
     np.savez_compressed(content, allow_pickle=False, targets=targets, **outputs, **views, **texts)
-    write_bytes(path_of(folder, cell.name), content.getvalue())
+    write_bytes(path_of(folder, cell.name, set_of(cell)), content.getvalue())
 
 
-def read_predictions(folder: Path, name: str) -> Predictions:
-    """The predictions of a cell.
+def read_predictions(folder: Path, name: str, pictures: str = "") -> Predictions:
+    """The predictions of a cell on the set called `pictures`.
 
     Raises:
         DataError: they are missing or damaged.
     """
-    arrays = _read(path_of(folder, name))
+    arrays = _read(path_of(folder, name, pictures))
     outputs = {key.removeprefix(OUTPUTS): value.astype(np.int64) for key, value in arrays.items() if key.startswith(OUTPUTS)}
     return Predictions(arrays["targets"].astype(np.int64), outputs)
 
 
-def read_views(folder: Path, name: str) -> dict[str, View]:
+def read_views(folder: Path, name: str, pictures: str = "") -> dict[str, View]:
     """How the predictions of a cell are counted, by metric.
 
     Raises:
         DataError: as `read_predictions`.
     """
-    arrays = _read(path_of(folder, name))
+    arrays = _read(path_of(folder, name, pictures))
     metrics = [key.removeprefix(GROUPS) for key in arrays if key.startswith(GROUPS)]
     return {
         metric: View(metric, arrays[GROUPS + metric].astype(np.int64), arrays[LABELS + metric].astype(np.int64))
@@ -89,6 +100,14 @@ def write_names(folder: Path, cell: Cell) -> None:
     source = cell.dataset.source
     lines = (f"{source.classes[target]}\t{source.name(index)}\n" for index, target in enumerate(source.targets.tolist()))
     write_text(path, "".join(lines))
+
+
+def _set_of(path: Path) -> str:
+    """Of which set the predictions of a file are; empty where it does not say, is damaged or missing, and may be replaced."""
+    try:
+        return str(json.loads(_read(path)["protocol"].item()).get(SET, "")) if path.is_file() else ""
+    except (DataError, ValueError, AttributeError):
+        return ""
 
 
 def _read(path: Path) -> Mapping[str, np.ndarray]:

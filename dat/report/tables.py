@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from dat.errors import DataError, UsageError
-from dat.results import Row, differing, mean_interval
+from dat.results import SET, Row, differing, mean_interval
 
 Mark = Literal["", "best", "tie"]
 Seed = int | None
@@ -179,8 +179,9 @@ def refuse_mixed_protocols(rows: Iterable[Row]) -> None:
 
 
 def conditions(row: Row) -> dict[str, object]:
-    """How a row was measured; for what is no cost, that includes on how many images."""
-    return row.protocol | ({} if row.suite in METRICS else {"images": row.n})
+    """How a row was measured; for what is no cost, that includes on how many images. What a folder is called says nothing."""
+    protocol = {name: value for name, value in row.protocol.items() if name != SET}
+    return protocol | ({} if row.suite in METRICS else {"images": row.n})
 
 
 def collect(rows: Iterable[Row]) -> Scores:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
@@ -18,7 +18,7 @@ from dat.data.pipeline import CenterCrop, ImageDataset, evaluation_batches
 from dat.data.subset import Subset, first_per_class
 from dat.discretizers.frozen import FrozenDiscretizer
 from dat.engine.loop import Training
-from dat.evaluation.cells import Cell, Correct, all_classes
+from dat.evaluation.cells import Cell, Correct, Predictions, all_classes
 from dat.evaluation.metrics import accuracy_rows
 from dat.evaluation.predict import Classifier, Shelf, predict
 from dat.evaluation.suites import Suite
@@ -37,6 +37,7 @@ Models = Mapping[Job, nn.Module]
 """Trained models."""
 Trainings = Mapping[str, Training]
 """Of each method."""
+Keep = Callable[[Cell, Predictions], None]
 Answers = dict[Job, dict[str, Correct]]
 """Of each model, by suite: whether it was right, for every picture."""
 
@@ -66,20 +67,25 @@ class Subject:
         return Row(suite, metric, value, n, None, job.seed, job.label, self.recipe_hash, protocol, versions())
 
 
-def accuracies(subject: Subject, models: Models) -> list[Row]:
-    """Rows of all models on all suites of the recipe; the corrupted pictures may be fewer than the clean ones."""
+def accuracies(subject: Subject, models: Models, *, keep: Keep | None = None) -> list[Row]:
+    """Rows of all models on all suites of the recipe; the corrupted pictures may be fewer than the clean ones.
+
+    `keep` is given each cell with what each model said of it.
+    """
     answers: Answers = {key: {} for key in models}
     for title, dataset, suites in (
         ("evaluate", subject.test, subject.evaluation.suites),
         ("evaluate corruptions", _fewer_pictures(subject), subject.evaluation.corruptions),
     ):
         if suites:
-            for key, correct in _answers(subject, models, dataset, suites, title=title).items():
+            for key, correct in _answers(subject, models, dataset, suites, title=title, keep=keep).items():
                 answers[key] |= correct
     return [row for key in models for row in _rows_of(subject, answers[key], key)]
 
 
-def _answers(subject: Subject, models: Models, dataset: ImageDataset, suites: Sequence[Suite], *, title: str) -> Answers:
+def _answers(
+    subject: Subject, models: Models, dataset: ImageDataset, suites: Sequence[Suite], *, title: str, keep: Keep | None
+) -> Answers:
     """What every model got right. Models are put into evaluation mode on the device of the subject.
 
     Raises:
@@ -89,10 +95,13 @@ def _answers(subject: Subject, models: Models, dataset: ImageDataset, suites: Se
     classifiers = {key: Classifier(model.eval().to(place.device), place.device) for key, model in models.items()}
     shelf = Shelf(batch_size=subject.evaluation.batch_size, place=place, strict=True, limit_bytes=KEPT_BYTES)
     answers: Answers = {key: {} for key in models}
+    pictures = dataset.source.fingerprint()[:12]
     with Bar(title, len(suites) * len(shelf.share(dataset)), shown=place.is_main) as bar:
         for suite in suites:
-            cell = Cell(suite.name, dataset, suite, (view,))
+            cell = Cell(suite.name, dataset, suite, (view,), {"data": pictures})
             for key, said in predict(classifiers, cell, shelf, advance=partial(bar.add, cell.name)).items():
+                if keep is not None:
+                    keep(cell, said)
                 answers[key][cell.name] = view.correct(said.targets, said.outputs[view.metric])
     return answers
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -20,11 +22,12 @@ from dat.cli import app
 from dat.commands import evaluate as assess
 from dat.commands.evaluate import evaluate
 from dat.commands.evaluation_plan import parse_settings, settings_of
+from dat.commands.report import write_all
 from dat.engine import run_folder
 from dat.errors import DataError, DatError, RunFolderError, UsageError
 from dat.evaluation import store
 from dat.evaluation.predict import predict
-from dat.results import Row, read_rows
+from dat.results import Row, read_rows, write_rows
 
 CLASSES = ("ant", "bee", "cow", "dog")
 PER_CLASS = 6
@@ -179,6 +182,55 @@ def test_a_second_call_for_other_suites_keeps_the_rows_of_the_first(photos: Path
     rows = rows_by_suite(read_rows(tmp_path / "out" / "results.jsonl"))
     assert {*rows} == {("clean", "accuracy"), ("fgsm", "accuracy"), ("pgd", "accuracy")}
     assert rows["fgsm", "accuracy"].protocol["epsilon_255"] == 2
+
+
+def test_rows_of_two_sets_stay_and_say_which(photos: Path, tmp_path: Path) -> None:
+    sets = {name: tmp_path / name / "val" for name in ("art", "sketch")}
+    for name, place in sets.items():
+        shutil.copytree(photos, place)
+        for path in place.glob(f"{CLASSES[len(name) % 4]}/[3-5].png"):
+            path.unlink()
+    arguments = {**ARGUMENTS, "out": tmp_path / "out"}
+    for place in sets.values():
+        evaluate(Reader(), **arguments, data=place)
+    rows = [row for row in read_rows(tmp_path / "out" / "results.jsonl") if row.suite == "clean"]
+    assert [row.protocol["set"] for row in rows] == ["art-val", "sketch-val"]
+    assert len({row.protocol["data"] for row in rows}) == 2
+    text, page = write_all([tmp_path / "out"])
+    assert "Clean (art-val)" in text
+    assert "C accuracy (sketch-val)" in text
+    assert "severity-c-generated@art-val" in page.read_text()
+    with patch.object(assess, "predict", side_effect=AssertionError):  # what was said of each is still there
+        evaluate(Reader(), **arguments, data=sets["art"])
+    assert len(read_rows(tmp_path / "out" / "results.jsonl")) == 2 * (CELLS + 1)
+
+
+def test_what_is_kept_from_before_sets_were_named_is_used_and_replaced(photos: Path, tmp_path: Path) -> None:
+    arguments = {**ARGUMENTS, "suites": ["clean"], "data": photos, "out": tmp_path / "out"}
+    (row,) = evaluate(Reader(), **arguments)
+    path = store.path_of(tmp_path / "out", "clean")
+    with np.load(path) as kept:
+        arrays = dict(kept)
+    arrays["protocol"] = np.array(json.dumps({key: value for key, value in row.protocol.items() if key != "set"}))
+    np.savez_compressed(path, allow_pickle=False, **arrays)
+    old = replace(row, protocol={key: value for key, value in row.protocol.items() if key != "set"})
+    write_rows(tmp_path / "out" / "results.jsonl", [old])
+    assert write_all([tmp_path / "out"])
+    with patch.object(assess, "predict", side_effect=AssertionError):
+        evaluate(Reader(), **arguments)
+    assert read_rows(tmp_path / "out" / "results.jsonl") == [row]
+
+
+def test_other_pictures_under_the_name_of_a_set_are_spoken_of(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = {**ARGUMENTS, "suites": ["clean"], "data": photos, "out": tmp_path / "out"}
+    evaluate(Reader(), **arguments)
+    (photos / "ant" / "5.png").unlink()
+    capsys.readouterr()
+    evaluate(Reader(), **arguments)
+    assert "The pictures of clean in photos are others than those of the stored rows" in capsys.readouterr().err
+    assert [row.n for row in read_rows(tmp_path / "out" / "results.jsonl")] == [23]
 
 
 def test_a_model_with_other_outputs_than_classes_is_refused(photos: Path) -> None:

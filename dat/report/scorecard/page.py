@@ -6,7 +6,7 @@ Reads files only. What a folder does not hold is left out, and the page says so.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from dat.errors import DataError, UsageError
 from dat.evaluation import store
 from dat.evaluation.intervals import PictureScores, Positions, Scores
-from dat.evaluation.robustness import Answers, answers_of, members_of, picture_scores
+from dat.evaluation.robustness import Answers, answers_of, members_of, of_set, picture_scores, without_set
 from dat.report import figures
 from dat.report.page import Facts, Plot, attempt, definition_list, draw, markdown_table, read_facts, render, section, spelled
 from dat.report.scorecard.rows import (
@@ -40,7 +40,7 @@ from dat.report.scorecard.rows import (
     verdicts,
 )
 from dat.report.tables import Estimate, Table, method_title, plain_table
-from dat.results import EVALUATION, RESULTS, Row, read_rows, write_text
+from dat.results import EVALUATION, RESULTS, SET, Row, read_rows, write_text
 from dat.version import __version__
 
 PANELS = 5
@@ -89,7 +89,9 @@ def gather(folders: Sequence[Path], *, mixed: bool = False) -> ScorePage:
         DataError, UsageError: as `write_scorecard`.
     """
     facts = [read_facts(folder / EVALUATION) for folder in folders]
-    cards = cards_of([read_card(folder, known) for folder, known in zip(folders, facts, strict=True)], mixed=mixed)
+    named = any(has_several_sets(folder) for folder in folders)
+    cards = [read_card(folder, known, named=named) for folder, known in zip(folders, facts, strict=True)]
+    cards = cards_of(cards, mixed=mixed)
     keys, left_out = paper_keys(cards), list[str]()
     plots = [
         attempt("The figure of all numbers", partial(numbers_plot, cards), left_out),
@@ -124,14 +126,31 @@ def all_tables(cards: Sequence[Card]) -> list[Table]:
 # Folders.
 
 
-def read_card(folder: Path, facts: Facts) -> Card:
-    """What a folder holds of its model; predictions are read when they are asked for.
+def has_several_sets(folder: Path) -> bool:
+    """Whether a number is there on several sets, so that each must name its own.
+
+    Raises:
+        DataError: as `read_card`.
+    """
+    sets: dict[Key, set[object]] = {}
+    for row in read_rows(folder / RESULTS):
+        sets.setdefault((row.suite, row.metric), set()).add(row.protocol.get(SET))
+    return any(len(found) > 1 for found in sets.values())
+
+
+def by_set(rows: Sequence[Row]) -> list[Row]:
+    """Rows whose suites say the set that was measured on."""
+    return [replace(row, suite=of_set(row.suite, str(row.protocol.get(SET, "")))) for row in rows]
+
+
+def read_card(folder: Path, facts: Facts, *, named: bool = False) -> Card:
+    """What a folder holds of its model; predictions are read when they are asked for. `named`: suites say their set.
 
     Raises:
         DataError: there are no results, a line of them is damaged, or a number is there twice.
     """
     rows: dict[Key, Row] = {}
-    for row in read_rows(folder / RESULTS):
+    for row in by_set(read_rows(folder / RESULTS)) if named else read_rows(folder / RESULTS):
         if rows.setdefault((row.suite, row.metric), row) is not row:
             raise DataError(f"{folder / RESULTS} holds {row.metric} of {row.suite!r} twice; evaluate again into a new folder.")
     if not rows:
@@ -159,13 +178,13 @@ class Predicted:
             raise UsageError("the cells hold different pictures, so there is no score per picture.")
         values, positions = self._of_set(row, members) if members else self._of_cell(row)
         self._check(row, values)
-        parts = [*members.values(), *["clean"] * (row.metric == "relative_mce")] or [row.suite]
+        parts = [*members.values(), *[_clean_beside(row)] * (row.metric == "relative_mce")] or [row.suite]
         pictures = dict.fromkeys(str(self.rows[part, "accuracy"].protocol.get("data", "")) for part in parts)
         return Scores(values, positions, "/".join(pictures), row.protocol)
 
     def _of_set(self, row: Row, members: Mapping[tuple[str, int], str]) -> tuple[PictureScores, Positions]:
         answers = {key: self._of(name, "accuracy") for key, name in members.items()}
-        clean = self._of("clean", "accuracy").correct.astype(float) if row.metric == "relative_mce" else None
+        clean = self._of(_clean_beside(row), "accuracy").correct.astype(float) if row.metric == "relative_mce" else None
         shares = {key: answer.correct.astype(float) for key, answer in answers.items()}
         return picture_scores(row.metric, shares, clean), next(iter(answers.values())).positions
 
@@ -175,7 +194,8 @@ class Predicted:
 
     def _of(self, suite: str, metric: str) -> Answers:
         if (suite, metric) not in self._answers:
-            views, predictions = store.read_views(self.folder, suite), store.read_predictions(self.folder, suite)
+            place = (without_set(suite)[0], str(self.rows[suite, metric].protocol.get(SET, "")))
+            views, predictions = store.read_views(self.folder, *place), store.read_predictions(self.folder, *place)
             if metric not in views:
                 raise DataError(f"The predictions of {suite} in {self.folder} do not say how {metric} counts; evaluate again.")
             self._answers[suite, metric] = answers_of(suite, {}, views[metric], predictions)
@@ -187,6 +207,11 @@ class Predicted:
                 f"The predictions in {self.folder} give {values.mean():.4f} on {len(values)} pictures for {row.metric} of "
                 f"{row.suite}, its row {row.value:.4f} on {row.n}; evaluate again into a new folder."
             )
+
+
+def _clean_beside(row: Row) -> str:
+    """The clean pictures that a set of corruptions was made of."""
+    return of_set("clean", without_set(row.suite)[1])
 
 
 def notes_of(cards: Sequence[Card], facts: Sequence[Facts]) -> list[str]:

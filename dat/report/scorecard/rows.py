@@ -12,7 +12,7 @@ import numpy as np
 
 from dat.errors import UsageError
 from dat.evaluation.intervals import Difference, Scores, paired_difference
-from dat.evaluation.robustness import corruption_cell, members_of
+from dat.evaluation.robustness import corruption_cell, members_of, of_set, without_set
 from dat.evaluation.suites import SEVERITIES
 from dat.report.tables import (
     ABSENT,
@@ -113,9 +113,10 @@ def keys_of(cards: Iterable[Card]) -> list[Key]:
 def paper_keys(cards: Sequence[Card]) -> list[Key]:
     """The columns of the paper that are there; the mean accuracy on C where there is no mCE."""
     found = keys_of(cards)
-    wanted = [C_ACCURACY if key == ("c", "mce") and key not in found else key for key in PAPER]
+    plain = [(without_set(suite)[0], metric) for suite, metric in found]
+    wanted = [C_ACCURACY if key == ("c", "mce") and key not in plain else key for key in PAPER]
     ordered = [variant for suite, metric in wanted for variant in ((suite, metric), (suite + GENERATED, metric))]
-    return [key for key in ordered if key in found]
+    return [key for variant in ordered for key, bare in zip(found, plain, strict=True) if bare == variant]
 
 
 def other_keys(cards: Sequence[Card]) -> list[Key]:
@@ -123,21 +124,23 @@ def other_keys(cards: Sequence[Card]) -> list[Key]:
     shown = paper_keys(cards)
     order = [suite for suite, _ in PAPER]
     rest = [key for key in keys_of(cards) if key not in shown]
-    return sorted(rest, key=lambda key: order.index(key[0]) if key[0] in order else len(order))
+    plain = {key: without_set(key[0])[0] for key in rest}
+    return sorted(rest, key=lambda key: order.index(plain[key]) if plain[key] in order else len(order))
 
 
 def key_title(key: Key) -> str:
-    """Heading of a number: `C mCE ↓`."""
-    suite, metric = key
-    base = suite.removesuffix(GENERATED)
+    """Heading of a number: `C mCE ↓`, with the name of the pictures where there are several."""
+    (suite, pictures), metric = without_set(key[0]), key[1]
+    base, named = suite.removesuffix(GENERATED), f" ({pictures})" * bool(pictures)
     if metric == "accuracy" and base in SETS:
-        return f"{TITLES[base]} accuracy"
-    return f"{TITLES.get(base, suite_title(base))} {METRIC_TITLES.get(metric, metric.replace('_', ' '))}".strip()
+        return f"{TITLES[base]} accuracy{named}"
+    return f"{TITLES.get(base, suite_title(base))} {METRIC_TITLES.get(metric, metric.replace('_', ' '))}".strip() + named
 
 
 def set_title(suite: str) -> str:
     """The name of a set of corruptions."""
-    return TITLES.get(suite.removesuffix(GENERATED), suite)
+    plain, pictures = without_set(suite)
+    return TITLES.get(plain.removesuffix(GENERATED), plain) + f" ({pictures})" * bool(pictures)
 
 
 def rows_of(cards: Iterable[Card], key: Key) -> dict[str, Row]:
@@ -155,7 +158,9 @@ def key_column(cards: Sequence[Card], key: Key) -> Column:
     """Heading of a column, with n, and whether its pictures were made here, or differ between the models."""
     rows = rows_of(cards, key).values()
     counts = sorted({row.n for row in rows})
-    generated = ["generated"] * any(bool(row.protocol.get("generated")) or row.suite.endswith(GENERATED) for row in rows)
+    generated = ["generated"] * any(
+        bool(row.protocol.get("generated")) or without_set(row.suite)[0].endswith(GENERATED) for row in rows
+    )
     words = [*generated, *["not alike"] * is_mixed(cards, key), *[f"n {count:,}" for count in counts]]
     return Column(key_title(key), ", ".join(words))
 
@@ -255,7 +260,8 @@ def severity_comparison(cards: Sequence[Card], suite: str) -> Comparison:
     Raises:
         DataError: there is no accuracy to draw.
     """
-    renamed = {**{cell: cell.replace(suite, "c", 1) for cell in cells_of(cards, suite)}, suite: "c", "clean": "clean"}
+    clean = of_set("clean", without_set(suite)[1])
+    renamed = {**{cell: cell.replace(suite, "c", 1) for cell in cells_of(cards, suite)}, suite: "c", clean: "clean"}
     rows = [
         replace(row, suite=renamed[name], method=card.title, seed=None)
         for card in cards
