@@ -456,6 +456,17 @@ def test_a_damaged_newest_checkpoint_is_replaced_by_the_one_before(ran: Path, da
     assert (ran / "run/results.jsonl").read_text().splitlines()[0] == results[0]
 
 
+@pytest.mark.parametrize("suites", [[], ["--suites", "clean"]])
+def test_an_older_checkpoint_is_evaluated_only_by_its_own_name(ran: Path, dat: Dat, suites: list[str]):
+    before, newest = checkpoints(ran)
+    cut_off(newest)
+    outcome = dat("eval", "run/standard-seed0", *suites)
+    assert outcome.code == CANNOT
+    assert f"{newest.name}/model.safetensors has" in only_sentence(outcome)
+    assert f"newest whole one is run/standard-seed0/checkpoints/{before.name}; name that" in only_sentence(outcome)
+    assert dat("eval", str(before), *suites, "--no-self-test").code == GOOD
+
+
 def test_a_run_without_a_whole_checkpoint_cannot_be_resumed(ran: Path, dat: Dat):
     for checkpoint in checkpoints(ran):
         cut_off(checkpoint)

@@ -238,7 +238,7 @@ def load_run(path: str | Path, overrides: Sequence[str] = ()) -> TrainedModel:
         overrides: `key.sub=value` that change the recipe of the run, e.g. `data.test=FOLDER`.
 
     Raises:
-        CheckpointError: it is no such folder, or no whole checkpoint is there.
+        CheckpointError: it is no such folder, or its newest checkpoint is damaged (an older one may be named instead).
         UsageError: an override is wrong.
     """
     path = Path(path)
@@ -275,4 +275,7 @@ def _newest_state(folder: Path) -> checkpoint.State:
     found = checkpoint.newest_valid(folder / "checkpoints")
     if found is None:
         raise CheckpointError(f"{folder} holds no checkpoint; train it first.")
-    return found[1]
+    older, state, damaged = found
+    if damaged:  # an older state has other numbers, and must be asked for
+        raise CheckpointError(f"{damaged[0]} The newest whole one is {older}; name that, or train on with --resume.")
+    return state
