@@ -21,7 +21,7 @@ from dat.engine import checkpoint, run_folder
 from dat.errors import CheckpointError, UsageError
 from dat.nn.imagenet_networks import NETWORKS, load_imagenet_network
 from dat.nn.norm import Normalized, without_auxiliary_norms
-from dat.nn.weights import load_strictly, read_tensors
+from dat.nn.weights import fitted, load_strictly, read_weights, split_key
 from dat.recipe import read
 from dat.recipe.classification import ClassificationRecipe
 from dat.recipe.data import FolderData, build_test, view_of
@@ -90,10 +90,13 @@ def _of_timm(name: str, weights: Path | None) -> Tested:
     config = _config_of_timm(name)
     view = _view_of_timm(name, config)
     network = _from_timm(name, pretrained=weights is None)
+    called = f"{TIMM}{name}"
     if weights is not None:
-        load_strictly(network, read_tensors(weights)[0], name=str(weights))
+        tensors, which = read_weights(weights)
+        load_strictly(network, fitted(network, tensors), name=str(weights))
+        called += f"@{split_key(weights)[0].name}{f'#{which}' * bool(which)}"
     return Tested(
-        f"{TIMM}{name}" if weights is None else f"{TIMM}{name}@{weights.name}",
+        called,
         Normalized(network, mean=config["mean"], std=config["std"]),
         view,
     )

@@ -21,7 +21,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision import models
 
 from dat.errors import CheckpointError, UsageError
-from dat.nn.weights import load_strictly, read_tensors
+from dat.nn.weights import fitted, load_strictly, read_weights
 from dat.types import Images
 
 Maps = Float[Tensor, "batch _ _ _"]
@@ -189,7 +189,7 @@ def load_imagenet_network(name: str, path: Path) -> ImageNetNetwork:
     convention = architecture.compressed if is_compressed else architecture.plain
     if create is None or convention is None:
         raise CheckpointError(f"{path} is a compressed file, and of {name} there is none; give its .safetensors.")
-    network = _with_weights(create, _read_compressed(path) if is_compressed else read_tensors(path)[0], str(path))
+    network = _with_weights(create, _read_compressed(path) if is_compressed else read_weights(path)[0], str(path))
     trunk, head = _split(network)
     if convention.is_bgr:
         first = next(trunk.parameters())
@@ -218,9 +218,7 @@ class _PadAtTheEnd(nn.Module):
 def _with_weights(create: Callable[[], nn.Module], tensors: Mapping[str, Tensor], name: str) -> nn.Module:
     with torch.device("meta"):  # The weights come from the file, so none are drawn.
         network = create()
-    # Counts of batches, which old files lack; only training needs them.
-    counts = {key: torch.tensor(0) for key in network.state_dict() if key.endswith(".num_batches_tracked")}
-    load_strictly(network, {**counts, **{key: value.float() for key, value in tensors.items()}}, name=name)
+    load_strictly(network, fitted(network, tensors), name=name)
     network.requires_grad_(False).eval()
     _fold_normalisations(network)
     return network

@@ -11,7 +11,7 @@ import mmap
 import os
 import sys
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -25,6 +25,10 @@ from dat.nn.pickles import Global, Made, Pickle, Reference, read_pickle
 
 WRAPPERS = ("state_dict", "model", "ema", "state_dict_ema", "module", "generator")
 """Where the weights may lie below the top of a file; of several, the first that holds tensors is taken."""
+AVERAGES = ("state_dict_ema", "model_ema", "ema")
+"""Where files of timm and others keep the running average of the weights, which is what they test."""
+TOP = ""
+"""For the top of a file."""
 
 ZIP = b"PK\x03\x04"
 MAGIC = 0x1950A86A20F9469CFC6C
@@ -77,8 +81,8 @@ Contents = Callable[[Storage], Tensor]
 """The values of a storage, as a tensor of one dimension."""
 
 
-def read_torch_file(path: Path) -> dict[str, Tensor]:
-    """The first dictionary of tensors at `WRAPPERS` or at the top; also the state dictionary of a module that lies there.
+def read_torch_file(path: Path, places: Sequence[str] = (*WRAPPERS, TOP)) -> tuple[str, dict[str, Tensor]]:
+    """The first of the places that holds a dictionary of tensors, or a module, whose state dictionary counts; and these.
 
     What is no tensor is left out. Values stored outside that dictionary (an optimizer's, mostly) are not even read.
 
@@ -90,9 +94,9 @@ def read_torch_file(path: Path) -> dict[str, Tensor]:
         is_zip = file.read(len(ZIP)) == ZIP
     if is_zip:
         with zipfile.ZipFile(path) as archive:
-            return _find_tensors(*_open_zip(archive, path.stat().st_size), path)
+            return _find_tensors(*_open_zip(archive, path.stat().st_size), path, places)
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-        return _find_tensors(*_open_old(mapped), path)
+        return _find_tensors(*_open_old(mapped), path, places)
 
 
 def _open_zip(archive: zipfile.ZipFile, size: int) -> tuple[object, Contents]:
@@ -151,13 +155,17 @@ def _storage(reference: object) -> Storage | None:
     return None
 
 
-def _find_tensors(content: object, contents: Contents, path: Path) -> dict[str, Tensor]:
+def _find_tensors(content: object, contents: Contents, path: Path, places: Sequence[str]) -> tuple[str, dict[str, Tensor]]:
     top = _entries(content)
     contents = functools.cache(contents)  # tensors may share a storage
-    for candidate in (*(top.get(key) for key in WRAPPERS), content):
+    for place in places:
+        candidate = content if place == TOP else top.get(place)
         found = dict(_named_tensors(candidate)) if _is_module(candidate) else _entries(candidate)
         if tensors := {str(key): value for key, entry in found.items() if (value := _tensor(entry, contents)) is not None}:
-            return tensors
+            return place, tensors
+    if TOP not in places:
+        known = ", ".join(key for key in top if isinstance(key, str))[:200]
+        raise CheckpointError(f"{path} holds no tensors under {', '.join(places)!r}; write one of {known or 'nothing'}.")
     raise CheckpointError(
         f"{path} holds no dictionary of tensors, neither at its top nor under {', '.join(map(repr, WRAPPERS))}; "
         "save the network's state_dict, best as .safetensors."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from dat.errors import CheckpointError
-from dat.nn.torch_files import read_torch_file
+from dat.nn.torch_files import AVERAGES, TOP, WRAPPERS, read_torch_file
+from dat.progress import warn
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -28,9 +29,60 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         CheckpointError: the file is missing, damaged, of another kind, or holds no dictionary of tensors.
     """
     _check_there(path)
-    with path.open("rb") as file:
-        is_safetensors = file.read(9)[8:] == b"{"
-    return _read_safetensors(path) if is_safetensors else (_read_torch(path), {})
+    return _read_safetensors(path) if _is_safetensors(path) else (_read_torch(path, (*WRAPPERS, TOP))[1], {})
+
+
+def read_weights(source: str | Path) -> tuple[dict[str, Tensor], str]:
+    """The weights of a classifier, of `FILE` or `FILE#KEY`, and which of the file they are: KEY, or the name of an average.
+
+    Of a torch file with raw weights and their running average the average is taken, as by timm, and that is said. The
+    second value is empty where there is nothing to tell.
+
+    Raises:
+        CheckpointError: as `read_tensors`; or there are no tensors under KEY.
+    """
+    path, key = split_key(source)
+    _check_there(path)
+    if _is_safetensors(path):
+        if key:
+            raise CheckpointError(f"{path} is a safetensors file, whose tensors lie at its top; leave out #{key}.")
+        return _read_safetensors(path)[0], ""
+    place, tensors = _read_torch(path, (key,) if key else (*AVERAGES, *WRAPPERS, TOP))
+    if place in AVERAGES and not key:
+        warn(f"{path} keeps an average of the weights, {place}, which is taken; write FILE#KEY for others, e.g. #state_dict.")
+    return tensors, place if place in AVERAGES or key else ""
+
+
+def split_key(source: str | Path) -> tuple[Path, str]:
+    """File and key of `FILE#KEY`; the key is empty where none is named."""
+    file, _, key = str(source).rpartition("#")
+    return (Path(file), key) if file and key and not Path(source).exists() else (Path(source), "")
+
+
+def fitted(network: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors under the names and in the precision of a network, for `load_strictly`; what does not fit is left as it is.
+
+    A prefix that all names share, as `module.` of parallel training, `_orig_mod.` of compiled networks and `network.` of our
+    own checkpoints, is taken off, and so are auxiliary normalisation layers. Counts of batches, which old files lack and only
+    training reads, begin at 0.
+    """
+    own = network.state_dict()
+    main = {key.replace(".main.", "."): value for key, value in tensors.items() if ".auxiliary." not in key}
+    is_ours = len(main) < len(tensors) and not any(".auxiliary." in key for key in own)
+    named = {key: value for key, value in (main if is_ours else tensors).items() if key != "n_averaged"}
+    given = _without_common_prefix(named, own)
+    both = {key: value for key, value in given.items() if key in own and value.is_floating_point()}
+    counts = {key: torch.tensor(0) for key in own if key.endswith("num_batches_tracked")}
+    return {**counts, **given, **{key: value.to(own[key].dtype) for key, value in both.items()}}
+
+
+def _without_common_prefix(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Also of several prefixes, one behind the other; a name that the network has itself stays."""
+    while len(first := {key.split(".")[0] for key in tensors if "." in key}) == 1 and all("." in key for key in tensors):
+        if any(key.split(".")[0] in first for key in own):
+            break
+        tensors = {key.split(".", 1)[1]: value for key, value in tensors.items()}
+    return tensors
 
 
 def file_sha256(path: Path) -> str:
@@ -95,9 +147,14 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise CheckpointError(_damaged(path, error)) from error
 
 
-def _read_torch(path: Path) -> dict[str, Tensor]:
+def _is_safetensors(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(9)[8:] == b"{"
+
+
+def _read_torch(path: Path, places: Sequence[str]) -> tuple[str, dict[str, Tensor]]:
     try:
-        return read_torch_file(path)
+        return read_torch_file(path, places)
     except CheckpointError:
         raise
     except Exception as error:  # Damage shows in any way: EOFError, BadZipFile, KeyError, MemoryError, ...

@@ -14,7 +14,7 @@ from dat.errors import UsageError
 from dat.nn import drvit
 from dat.nn.drvit import VisualWords
 from dat.nn.mae import take_mae
-from dat.nn.weights import load_strictly
+from dat.nn.weights import fitted, load_strictly
 from dat.types import Images
 
 Features = Tensor
@@ -105,10 +105,10 @@ def begin_with(network: nn.Module, tensors: Mapping[str, Tensor], *, name: str) 
     Raises:
         CheckpointError: they are those of another network; `name` is the file's.
     """
+    given = fitted(network, tensors)
     if "fc_norm.weight" in (own := network.state_dict()):
-        take_mae(network, tensors, name=name)
+        take_mae(network, given, name=name)
         return
-    given = {key: tensor.float() if tensor.is_floating_point() else tensor for key, tensor in tensors.items()}
     heads = [name for name in ("fc", "head", "classifier", "linear") if f"{name}.weight" in own]
     kept = {f"{name}.{part}": own[f"{name}.{part}"] for name in heads for part in ("weight", "bias")}
     kept = {key: tensor for key, tensor in kept.items() if key not in given or given[key].shape != tensor.shape}

@@ -21,7 +21,8 @@ from dat.recipe.strict import Strict
 class ModelSection(Strict):
     """A classifier by its timm name, `small_resnet` or `drvit_*`; normalised inside by `mean` and `std`.
 
-    `weights`: a file to begin with: of the same network (the head may be for other classes), or of a masked autoencoder.
+    `weights`: a file to begin with: of the same network (the head may be for other classes), or of a masked autoencoder;
+    `FILE#KEY` of a file with several; or the folder `RUN/<method>-seed<k>` of a run.
     `discretizer`: whose codes a DrViT reads, as `load` of a discretizer; those of the methods may be another's.
     """
 

@@ -12,8 +12,10 @@ from torch import Tensor
 from dat.discretizers.frozen import FrozenDiscretizer
 from dat.discretizers.objective import Perceptual
 from dat.discretizers.pretrained import load_discretizer, weight_file
+from dat.engine import checkpoint
+from dat.errors import CheckpointError
 from dat.nn.imagenet_networks import ImageNetNetwork
-from dat.nn.weights import file_sha256, read_tensors
+from dat.nn.weights import file_sha256, read_weights
 from dat.recipe.data import Data, DataSection, build_data
 from dat.recipe.perceptual import FrechetSection, PerceptualSection, build_frechet, build_perceptual
 
@@ -81,13 +83,28 @@ class OnDisk:
         return None if section is None else self._once(("features", section.model_dump_json()), lambda: build_frechet(section))
 
     def weights(self, path: str) -> Mapping[str, Tensor]:
-        """As `read_tensors`."""
-        return self._once(("weights", path), lambda: read_tensors(Path(path))[0])
+        """As `read_weights`; of a folder of a run, those of its newest checkpoint, averaged where there is an average."""
+        return self._once(("weights", path), lambda: _of_run(Path(path)) if Path(path).is_dir() else read_weights(path)[0])
 
     def _once(self, key: tuple[object, ...], opened: Callable[[], Part]) -> Part:
         if key not in self._opened:
             self._opened[key] = opened()
         return self._opened[key]
+
+
+def _of_run(folder: Path) -> Mapping[str, Tensor]:
+    """Tensors of a run's `<method>-seed<k>`, or of a checkpoint there.
+
+    Raises:
+        CheckpointError: it is no such folder, or its newest checkpoint is damaged.
+    """
+    found = [folder] if (folder / checkpoint.MANIFEST).is_file() else checkpoint.list_checkpoints(folder / "checkpoints")[-1:]
+    if not found:
+        raise CheckpointError(
+            f"{folder} holds no checkpoint; name a file of weights, or RUN/<method>-seed<k> of a finished run."
+        )
+    tensors = checkpoint.load(found[0]).tensors
+    return tensors.get("ema", tensors.get("model", {}))
 
 
 def _loaded(source: str, *, precision: Precision, compiled: bool) -> FrozenDiscretizer:

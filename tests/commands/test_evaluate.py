@@ -215,7 +215,7 @@ def test_what_is_kept_from_before_sets_were_named_is_used_and_replaced(photos: P
     np.savez_compressed(path, allow_pickle=False, **arrays)
     old = replace(row, protocol={key: value for key, value in row.protocol.items() if key != "set"})
     write_rows(tmp_path / "out" / "results.jsonl", [old])
-    assert write_all([tmp_path / "out"])
+    assert "Clean" in write_all([tmp_path / "out"])[0]
     with patch.object(assess, "predict", side_effect=AssertionError):
         evaluate(Reader(), **arguments)
     assert read_rows(tmp_path / "out" / "results.jsonl") == [row]

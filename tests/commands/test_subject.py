@@ -189,6 +189,20 @@ def test_a_network_of_timm_with_a_file_is_normalised_as_published(tmp_path: Path
     assert found.view.size == 160
 
 
+def test_which_weights_of_a_file_were_taken_is_in_the_name(tmp_path: Path) -> None:
+    raw, average = (timm.create_model("test_resnet").half().state_dict() for _ in range(2))
+    wrapped = {f"module.{key}": value for key, value in average.items()}
+    torch.save({"state_dict": raw, "state_dict_ema": wrapped}, tmp_path / "w.pth")
+    found = open_tested("timm:test_resnet", weights=tmp_path / "w.pth")
+    assert found.name == "timm:test_resnet@w.pth#state_dict_ema"
+    weight = found.model.state_dict()["network.conv1.0.weight"]
+    assert weight.dtype == torch.float32
+    assert torch.equal(weight, average["conv1.0.weight"].float())
+    found = open_tested("timm:test_resnet", weights=tmp_path / "w.pth#state_dict")
+    assert found.name == "timm:test_resnet@w.pth#state_dict"
+    assert torch.equal(found.model.state_dict()["network.conv1.0.weight"], raw["conv1.0.weight"].float())
+
+
 @pytest.mark.shared
 @pytest.mark.parametrize("name", SHOWN)
 def test_real_pictures_are_shown_as_timm_shows_them(name: str) -> None:

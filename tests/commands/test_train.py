@@ -23,7 +23,7 @@ from dat.nn.imagenet_networks import tiny_darknet
 from dat.nn.weights import file_sha256
 from dat.recipe import data as recipe_data
 from dat.recipe import read as recipes
-from dat.recipe.classification import training_of
+from dat.recipe.classification import Comparison, training_of
 from dat.recipe.parts import OnDisk
 from dat.studies import measured
 from dat.studies.study import Job
@@ -165,6 +165,17 @@ def test_a_model_with_auxiliary_norms_is_stored_for_training_and_evaluated_witho
     stored = [json.loads(line) for line in (compared / "results.jsonl").read_text().splitlines()]
     (same,) = [item for item in stored if (item["suite"], item["method"], item["source"]) == ("clean", "advprop", "ours")]
     assert row.value == same["value"]
+
+
+@pytest.mark.parametrize("where", ["", "checkpoints/*", "checkpoints/*/model.safetensors"])
+def test_a_run_begins_where_another_ended(compared: Path, where: str) -> None:
+    *_, source = sorted((compared / "advprop-seed0").glob(where)) if where else [compared / "advprop-seed0"]
+    begun = recipes.parse({**CLASSIFIED, "model": {**CLASSIFIED["model"], "weights": str(source)}})
+    opened = begun.open(OnDisk())
+    assert isinstance(opened, Comparison)
+    ours = opened.model.untrained(5).state_dict()
+    ended = dat.load_run(compared / "advprop-seed0").model.state_dict()
+    assert all(torch.equal(ours[key], value) for key, value in ended.items() if not key.endswith("num_batches_tracked"))
 
 
 def test_extra_training_folders_are_trained_on_as_well(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from dat.errors import CheckpointError
 from dat.nn.pickles import OPERATIONS, read_pickle
 from dat.nn.torch_files import WRAPPERS
-from dat.nn.weights import file_sha256, read_tensors
+from dat.nn.weights import file_sha256, fitted, load_strictly, read_tensors, read_weights
 
 Golden = Callable[[str], Path]
 HONEST = {"encoder.weight": torch.arange(6.0).view(2, 3), "encoder.bias": torch.ones(2)}
@@ -369,6 +369,47 @@ def test_of_several_places_the_first_is_taken(tmp_path: Path) -> None:
     others = {key: torch.zeros(1) for key in HONEST}
     content = {"lr": torch.ones(1), "ema": others, "model": HONEST, "generator": others, "state_dict": {"none": 1}}
     assert same(read_tensors(save(content, tmp_path / "w.pt"))[0], HONEST)
+
+
+@pytest.mark.parametrize(("raw", "average"), [("state_dict", "state_dict_ema"), ("model", "model_ema"), ("model", "ema")])
+def test_of_raw_and_averaged_weights_the_average_is_taken_and_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], raw: str, average: str
+) -> None:
+    others = {key: torch.zeros(1) for key in HONEST}
+    path = save({raw: others, average: HONEST}, tmp_path / "w.pt")
+    tensors, which = read_weights(path)
+    assert same(tensors, HONEST)
+    assert which == average
+    assert f"keeps an average of the weights, {average}, which is taken" in capsys.readouterr().err
+    tensors, which = read_weights(f"{path}#{raw}")
+    assert same(tensors, others)
+    assert which == raw
+    assert capsys.readouterr().err == ""
+    with pytest.raises(CheckpointError, match=rf"no tensors under 'nothing'; write one of {raw}, {average}"):
+        read_weights(f"{path}#nothing")
+
+
+def test_without_an_average_nothing_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (path := tmp_path / "w#1.pt").write_bytes(save({"model": HONEST, "ema": 0.99}, tmp_path / "w.pt").read_bytes())
+    assert same(read_weights(path)[0], HONEST)
+    assert read_weights(path)[1] == ""
+    assert capsys.readouterr().err == ""
+    safetensors.torch.save_file(HONEST, tmp_path / "w.safetensors")
+    assert same(read_weights(tmp_path / "w.safetensors")[0], HONEST)
+    with pytest.raises(CheckpointError, match="leave out #ema"):
+        read_weights(f"{tmp_path / 'w.safetensors'}#ema")
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "network.", "module._orig_mod.", "model."])
+def test_tensors_of_other_names_and_precisions_are_fitted(prefix: str) -> None:
+    network = nn.Sequential(OrderedDict(conv=nn.Conv2d(3, 4, 1), norm=nn.BatchNorm2d(4)))
+    network(torch.rand(2, 3, 2, 2))
+    own = {key: value.clone() for key, value in network.state_dict().items()}
+    given = {prefix + key: value.bfloat16() for key, value in own.items() if not key.endswith("num_batches_tracked")}
+    load_strictly(network, fitted(network, {**given, "n_averaged": torch.tensor(3)}), name="w")
+    assert {key: value.dtype for key, value in network.state_dict().items()} == {key: v.dtype for key, v in own.items()}
+    assert torch.equal(network.state_dict()["conv.weight"], own["conv.weight"].bfloat16().float())
+    assert network.state_dict()["norm.num_batches_tracked"] == 0
 
 
 def test_where_there_are_no_tensors_a_sentence_says_so(tmp_path: Path) -> None:

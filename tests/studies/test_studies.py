@@ -133,7 +133,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
         monkeypatch.setattr(module, name, count)
 
     counted(weights, "_read_safetensors", lambda path: path.name)
-    counted(weights, "_read_torch", lambda path: path.name)
+    counted(weights, "_read_torch", lambda path, _: path.name)
     counted(data, "ImageFolder", lambda folder, **_: Path(folder).name)
     return counts
 
