@@ -5,6 +5,7 @@ Images are RGB in [0, 1] everywhere: classifiers normalise inside, discretizers 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar, cast, runtime_checkable
@@ -62,6 +63,21 @@ def concatenated(parts: Sequence[AnyTargets]) -> AnyTargets:
 
 RANGE_TOLERANCE = 1e-3
 """Forgives the rounding of bicubic resizing and of bfloat16, not a normalised image."""
+
+
+def check_radius(norm: str, **sizes: float) -> None:
+    """Refuse radii and steps in pixel units that are none: of "linf" from 0 to 1, of "l2" from 0 on.
+
+    Raises:
+        UsageError: with the name and the value.
+    """
+    for name, size in sizes.items():
+        if not size >= 0:
+            why = "it cannot be negative" if size < 0 else "that is no number"
+            raise UsageError(f"{name} is {size}, but {why}; write 0 or more.")
+        if norm == "linf" and size > 1:
+            advice = f"; write {size:g}/255 as {size / 255:.4f}" * math.isfinite(size)
+            raise UsageError(f"{name} is {size:g}, but pixels go from 0 to 1{advice}.")
 
 
 def check_images(images: Tensor) -> None:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from dat.attacks.gradient import NORMS, Norm, choose, gradient_and_losses, losses_only, unit_l2
 from dat.errors import UsageError
-from dat.types import Images, LossFn, check_images
+from dat.types import Images, LossFn, check_images, check_radius
 
 
 def pgd(
@@ -38,9 +38,10 @@ def pgd(
     Source: Madry et al., ICLR 2018; `MadryLab/robustness:robustness/attack_steps.py`.
     """
     check_images(images)
-    if min(epsilon, step_size) < 0 or steps < 0:
-        raise UsageError(f"PGD needs epsilon, step_size and steps >= 0, not {epsilon}, {step_size} and {steps}.")
     direction, project = choose(NORMS, "norm", norm)
+    check_radius(norm, epsilon=epsilon, step_size=step_size)
+    if steps < 0:
+        raise UsageError(f"PGD needs steps >= 0, not {steps}.")
     point = images if start is None else start
     best = _Best(images) if keep_best else None
     for _ in range(steps):
@@ -65,6 +66,8 @@ def random_start(images: Images, noise: Tensor, *, epsilon: float, norm: Norm) -
     "linf" takes uniform noise in [0, 1) to [-epsilon, epsilon]; "l2" takes Gaussian noise to the sphere of radius
     epsilon (not to its inside), as the official DAT code does.
     """
+    choose(NORMS, "norm", norm)
+    check_radius(norm, epsilon=epsilon)
     offset = epsilon * (2 * noise - 1) if norm == "linf" else epsilon * unit_l2(noise)
     return (images + offset).clamp(0, 1)
 

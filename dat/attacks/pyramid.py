@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dat.attacks.gradient import input_gradient
 from dat.errors import UsageError
-from dat.types import Images, LossFn, check_images
+from dat.types import Images, LossFn, check_images, check_radius
 
 Level = Float[Tensor, "batch 3 _ _"]
 
@@ -64,8 +64,9 @@ def check_pyramid(*, epsilon: float, step_size: float, steps: int, cells: Sequen
     Raises:
         UsageError: with the value.
     """
-    if not (epsilon >= 0 and step_size >= 0 and steps >= 0):
-        raise UsageError(f"A pyramid needs epsilon, step_size and steps >= 0, not {epsilon}, {step_size} and {steps}.")
+    check_radius("linf", epsilon=epsilon, step_size=step_size)
+    if not steps >= 0:
+        raise UsageError(f"A pyramid needs steps >= 0, not {steps}.")
     if not cells or min(cells) < 1 or len(cells) != len(scales):
         raise UsageError(
             f"cells are {tuple(cells)} and scales {tuple(scales)}; write a cell of at least 1 pixel and a scale for each level."

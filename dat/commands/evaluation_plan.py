@@ -24,7 +24,7 @@ from dat.data.pipeline import CenterCrop, CropMode, ImageDataset, Interpolation
 from dat.data.subset import spread
 from dat.data.testsets import layouts
 from dat.data.testsets.class_maps import NOTHING
-from dat.errors import UsageError, did_you_mean
+from dat.errors import DataError, UsageError, did_you_mean
 from dat.evaluation.attacked import PGD, AutoAttack
 from dat.evaluation.cells import Cell, View, all_classes
 from dat.evaluation.stylized import Paintings, Stylized
@@ -58,12 +58,12 @@ class Settings(Strict):
     interpolation: Interpolation | None = None
     crop_mode: CropMode | None = None
     c_protocol: Literal["hendrycks", "easyrobust"] = "hendrycks"
-    fgsm_epsilon_255: float = Field(default=1.0, ge=0)
-    pgd_epsilon_255: float = Field(default=1.0, gt=0)
-    pgd_step_255: float = Field(default=0.5, gt=0)
+    fgsm_epsilon_255: float = Field(default=1.0, ge=0, le=255)
+    pgd_epsilon_255: float = Field(default=1.0, gt=0, le=255)
+    pgd_step_255: float = Field(default=0.5, gt=0, le=255)
     pgd_steps: int = Field(default=5, ge=1)
     pgd_restarts: int = Field(default=1, ge=1)
-    autoattack_epsilon_255: float = Field(default=1.0, gt=0)
+    autoattack_epsilon_255: float = Field(default=1.0, gt=0, le=255)
     corruptions: tuple[str, ...] = CORRUPTIONS
     extra_corruptions: bool = False
     severities: tuple[int, ...] = SEVERITIES
@@ -143,7 +143,21 @@ class Plan:
             source = self.tested.test.source
             return ImageDataset(source, self.view, seed=0), all_classes(self.outputs)
         (part,) = layouts.parts("clean", self._root, self._classes)
-        return ImageDataset(part.source, self.view, seed=0), View("accuracy", part.groups, part.labels)
+        source = part.source
+        self._refuse_missing_classes(part.labels[source.targets])
+        return ImageDataset(source, self.view, seed=0), View("accuracy", part.groups, part.labels)
+
+    def _refuse_missing_classes(self, labels: np.ndarray) -> None:
+        """Fewer classes are an easier test; only of ImageNet's, subsets are known by their name."""
+        known = self.tested.classes
+        if known is None or len(known) == IMAGENET_CLASSES:
+            return
+        if missing := [name for output, name in enumerate(known) if output not in set(labels.tolist())]:
+            named = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
+            raise DataError(
+                f"{self.root} has pictures of {len(known) - len(missing)} of the model's {len(known)} classes, none of "
+                f"{named}; name a folder with pictures of each."
+            )
 
     @property
     def _classes(self) -> layouts.Classes:

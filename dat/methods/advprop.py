@@ -14,7 +14,7 @@ from dat.attacks.gradient import evaluating
 from dat.attacks.pixels import pgd, random_start
 from dat.errors import UsageError
 from dat.nn.norm import through_auxiliary_norms
-from dat.types import Batch, ClassifyingTask, ClassTargets, Images, Task
+from dat.types import Batch, ClassifyingTask, ClassTargets, Images, Task, check_radius
 
 
 @dataclass(frozen=True)
@@ -82,15 +82,15 @@ def start_of(batch: Batch, *, epsilon: float, noise_threshold: float) -> Images:
     return random_start(batch.images, noise, epsilon=epsilon, norm="linf")
 
 
-def check_attack(noise_threshold: float, **sizes: float | int) -> None:
+def check_attack(noise_threshold: float, *, epsilon: float, step_size: float, steps: int = 1) -> None:
     """Refuse settings of an attack that cannot be.
 
     Raises:
-        UsageError: a size is negative, or the threshold not finite.
+        UsageError: a size is negative or above 1, or the threshold not finite.
     """
-    for name, size in sizes.items():
-        if not size >= 0:
-            raise UsageError(f"{name} is {size}, but it cannot be negative; write 0 or more.")
+    check_radius("linf", epsilon=epsilon, step_size=step_size)
+    if not steps >= 0:
+        raise UsageError(f"steps is {steps}, but it cannot be negative; write 0 or more.")
     if not math.isfinite(noise_threshold):
         raise UsageError(f"noise_threshold is {noise_threshold}; write a number (0.2 in the official code).")
 

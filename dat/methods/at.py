@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from dat.attacks.gradient import Norm, evaluating, unwrapped
 from dat.attacks.pixels import pgd, random_start
 from dat.errors import UsageError
-from dat.types import Batch, Images, Task
+from dat.types import Batch, Images, Task, check_radius
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,9 @@ class AT:
     eval_mode: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("epsilon", "step_size", "steps"):
-            if not getattr(self, name) >= 0:
-                raise UsageError(f"{name} is {getattr(self, name)}, but it cannot be negative; write 0 or more.")
+        check_radius(self.norm, epsilon=self.epsilon, step_size=self.step_size)
+        if not self.steps >= 0:
+            raise UsageError(f"steps is {self.steps}, but it cannot be negative; write 0 or more.")
         if not 0 <= self.clean_weight < 1:
             raise UsageError(f"clean_weight is {self.clean_weight}; write 0 or more and less than 1, the rest is adversarial.")
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from dat.attacks.gradient import unwrapped
 from dat.attacks.pixels import pgd, random_start
 from dat.errors import UsageError
-from dat.types import Batch, Discretizer, Images, Task
+from dat.types import Batch, Discretizer, Images, Task, check_radius
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,9 @@ class DATOfficial:
     random_start_probability: float = 0.8
 
     def __post_init__(self) -> None:
-        for name in ("epsilon", "step_size", "steps"):
-            if not getattr(self, name) >= 0:
-                raise UsageError(f"{name} is {getattr(self, name)}, but it cannot be negative; write 0 or more.")
+        check_radius("l2", epsilon=self.epsilon, step_size=self.step_size)
+        if not self.steps >= 0:
+            raise UsageError(f"steps is {self.steps}, but it cannot be negative; write 0 or more.")
         if not 0 <= self.random_start_probability <= 1:
             raise UsageError(f"random_start_probability is {self.random_start_probability}; write a number from 0 to 1.")
 

@@ -42,7 +42,7 @@ class EvaluationSection(Strict):
     """Test sets: `clean`, `fgsm` (one step of `fgsm_epsilon_255` / 255), `c` (15 corruptions at 5 severities)."""
 
     suites: list[Literal["clean", "fgsm", "c"]] = Field(default=["clean", "fgsm", "c"], min_length=1)
-    fgsm_epsilon_255: float = Field(default=1.0, ge=0)
+    fgsm_epsilon_255: float = Field(default=1.0, ge=0, le=255)
     c_per_class: int | None = Field(default=None, ge=1)
     batch_size: int = Field(default=256, ge=1)
 

@@ -17,6 +17,26 @@ class _Loader(yaml.SafeLoader):
     """YAML that reads 1e-3 as a number, as everybody expects; YAML 1.1 takes it for text."""
 
 
+_UNFIT = (ValueError, TypeError, AttributeError, LookupError, OverflowError, RecursionError)
+"""What PyYAML raises of a tag that does not fit its value (`!!int ten`), and of a nest without end."""
+
+
+class _Twice(yaml.YAMLError):
+    """A key stands twice in one mapping."""
+
+
+def _mapping_of(loader: _Loader, node: yaml.MappingNode) -> Any:
+    """As `SafeLoader`, which would let the last of several equal keys win."""
+    lines: dict[str, int] = {}
+    for key, _ in node.value:
+        if isinstance(key.value, str) and key.value in lines:
+            raise _Twice(f"the key {key.value!r} in line {lines[key.value]} and in line {key.start_mark.line + 1}; keep one")
+        lines[str(key.value)] = key.start_mark.line + 1
+    yield (found := {})
+    found.update(loader.construct_mapping(node))
+
+
+_Loader.add_constructor("tag:yaml.org,2002:map", _mapping_of)
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
 )
@@ -86,7 +106,9 @@ def _with_base(path: Path, children: tuple[Path, ...]) -> dict[str, Any]:
 def _mapping(path: Path) -> dict[str, Any]:
     try:
         values = yaml.load(path.read_text(), Loader=_Loader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except _Twice as error:
+        raise UsageError(f"{path} has {error}.") from error
+    except (yaml.YAMLError, *_UNFIT) as error:
         raise UsageError(f"{path} is not YAML: {' '.join(str(error).split())}.") from error
     if not isinstance(values, dict):
         raise UsageError(f"{path} holds {type(values).__name__}, not the keys of a recipe; begin with `kind:`.")
@@ -125,5 +147,5 @@ def override(values: dict[str, Any], text: str) -> None:
             raise UsageError(f"{key} cannot be set: {parent} is a single value, not a section.")
     try:
         section[last] = yaml.load(value, Loader=_Loader)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, *_UNFIT) as error:
         raise UsageError(f"The value of {key} is not YAML: {value!r}.") from error

@@ -260,6 +260,28 @@ def test_a_pyramid_of_nonsense_is_refused(settings: dict[str, Any], says: str) -
         pyramid(torch.rand(1, 3, 4, 4), lambda x: x.sum((1, 2, 3)), **{**good, **settings})
 
 
+@pytest.mark.parametrize("attack", ["fgsm", "pgd", "pyramid", "random_start"])
+def test_a_radius_of_8_means_8_of_255(attack: str) -> None:
+    settings: dict[str, Any] = {"epsilon": 8.0}
+    if attack in ("pgd", "pyramid"):
+        settings |= {"step_size": 0.1, "steps": 1}
+    images = torch.rand(1, 3, 4, 4)
+    call: Any = {"fgsm": fgsm, "pgd": pgd, "pyramid": pyramid, "random_start": random_start}[attack]
+    second: Any = torch.rand(1, 3, 4, 4) if attack == "random_start" else lambda x: x.sum((1, 2, 3))
+    settings |= {"norm": "linf"} if attack == "random_start" else {}
+    with pytest.raises(UsageError, match=r"epsilon is 8, but pixels go from 0 to 1; write 8/255 as 0\.0314"):
+        call(images, second, **settings)
+    with pytest.raises(UsageError, match="epsilon is nan, but that is no number"):
+        call(images, second, **{**settings, "epsilon": float("nan")})
+
+
+def test_a_start_in_no_norm_is_refused() -> None:
+    unchecked: Any = getattr(random_start, "__wrapped__", random_start)  # types are checked while tests run
+    with pytest.raises(UsageError, match="norm is 'linff'; write one of 'l2', 'linf'"):
+        unchecked(torch.rand(1, 3, 4, 4), torch.rand(1, 3, 4, 4), epsilon=0.1, norm="linff")
+    random_start(torch.rand(1, 3, 4, 4), torch.rand(1, 3, 4, 4), epsilon=3.0, norm="l2")  # a length, not a value
+
+
 @pytest.mark.parametrize(("name", "value"), [("epsilon", -1.0), ("step_size", -1.0), ("steps", -1)])
 def test_negative_settings_are_refused(name: str, value: float) -> None:
     settings: dict[str, Any] = {"epsilon": 0.1, "step_size": 0.1, "steps": 1, name: value}

@@ -233,6 +233,17 @@ def test_other_pictures_under_the_name_of_a_set_are_spoken_of(
     assert [row.n for row in read_rows(tmp_path / "out" / "results.jsonl")] == [23]
 
 
+@pytest.mark.parametrize("listed", [False, True])
+def test_pictures_of_fewer_classes_than_the_models_are_refused(photos: Path, listed: bool) -> None:
+    for name in ("bee", "dog"):
+        shutil.rmtree(photos / name)
+    if listed:
+        lines = [f"{path.relative_to(photos)},{path.parent.name}\n" for path in sorted(photos.glob("*/*.png"))]
+        (photos / "labels.csv").write_text("path,class\n" + "".join(lines))
+    with pytest.raises(DataError, match=r"photos has pictures of 2 of the model's 4 classes, none of bee, dog; name a folder"):
+        evaluate(Reader(), data=photos, **ARGUMENTS)
+
+
 def test_a_model_with_other_outputs_than_classes_is_refused(photos: Path) -> None:
     with pytest.raises(UsageError, match="gives 4 logits, but 5 classes are named"):
         evaluate(Reader(), data=photos, **{**ARGUMENTS, "classes": (*CLASSES, "emu")})

@@ -47,3 +47,32 @@ def test_a_base_that_is_missing_or_the_file_itself_is_refused(tmp_path: Path):
 
 def test_files_that_are_only_a_base_are_no_recipes():
     assert not [name for name in recipe_file.shipped_recipes() if "/_" in name or name.startswith("_")]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("kind: x\nseeds: [1]\nout: y\nseeds: [2]\n", "the key 'seeds' in line 2 and in line 4; keep one"),
+        ("data:\n  size: 8\n  size: 9\n", "the key 'size' in line 2 and in line 3; keep one"),
+        ("data: {size: 8, size: 9}\n", "the key 'size' in line 1 and in line 1; keep one"),
+        ("seeds: !!int ten\n", "is not YAML: invalid literal for int"),
+        ("seeds: !!timestamp ten\n", "is not YAML"),
+        ("seeds: !!float [1]\n", "is not YAML"),
+        ("seeds: " + "[" * 3000, "is not YAML"),
+    ],
+)
+def test_a_file_that_says_two_things_or_none_is_refused(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "r.yaml").write_text(text)
+    with pytest.raises(UsageError, match=said):
+        recipe_file.read(tmp_path / "r.yaml")
+
+
+def test_merged_keys_of_yaml_may_be_changed(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text("a: &a {x: 1, y: 2}\nb:\n  <<: *a\n  x: 3\nout: here\n")
+    assert recipe_file.read(tmp_path / "r.yaml")["b"] == {"x": 3, "y": 2}
+
+
+@pytest.mark.parametrize("text", ["seeds=!!int ten", "seeds={a: 1, a: 2}", "seeds=!!timestamp x"])
+def test_a_value_that_says_two_things_or_none_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="The value of seeds is not YAML"):
+        recipe_file.override({}, text)
