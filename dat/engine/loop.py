@@ -32,9 +32,12 @@ from dat.engine.checkpoint import State
 from dat.engine.steps import Pace, run_steps, stream_seed
 from dat.errors import UsageError
 from dat.nn.norm import Normalized, has_auxiliary_norms
+from dat.progress import warn
 from dat.types import Batch, DrawingTask, Method, Place, Task
 
 Precision = Literal["fp32", "bf16", "fp16"]
+MOST_OF_START = 0.05
+"""What an average of weights may hold of its start at the end of a training."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ class Training:
 
     `batch_size` is per optimizer step, over all processes and micro-batches: the result does not depend on how it is split,
     unless images see each other (batch statistics, mixup) or the model draws at random (dropout).
-    `ema_decay` 0 keeps no average; otherwise the average is what is evaluated.
+    `ema_decay` 0 keeps no average; otherwise the average, which begins with the first weights, is what is evaluated.
     `lr` is that of the whole batch, not per 256 images. `layer_decay` multiplies it once more for each layer below the head.
     `betas` and `eps` are the optimizer's own where they are None. SGD without Nesterov momentum is timm's "momentum".
     `milestones` are the epochs after which a multistep schedule multiplies the rate by `decay_rate`; timm does so one step
@@ -134,8 +137,22 @@ def train(
             )
         learner = SupervisedLearner(model, method, task, settings, here, order.steps_per_epoch, seed, num_classes)
         pace = Pace(settings.epochs, seed, settings.workers, settings.log_every, settings.save_minutes)
+        if said := unripe_average(settings.ema_decay, settings.epochs * order.steps_per_epoch):
+            warn(said)
         run_steps(learner, dataset, order, pace=pace, place=place, folder=folder, title=title)
         return learner.result()
+
+
+def unripe_average(decay: float, steps: int) -> str:
+    """A sentence where the average of the weights, which is evaluated, ends with much of its start; empty elsewhere."""
+    start = decay**steps
+    if start <= MOST_OF_START:
+        return ""
+    largest = MOST_OF_START ** (1 / steps)
+    return (
+        f"ema_decay {decay} leaves {100 * start:.1f} % of the first weights in the average after {steps} steps, and the "
+        f"average is evaluated; write at most {math.floor(1e4 * largest) / 1e4:g}, or 0 for none."
+    )
 
 
 @contextmanager

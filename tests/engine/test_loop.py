@@ -305,6 +305,22 @@ def test_fp16_without_a_gpu_is_refused(tmp_path: Path) -> None:
         tiny.trained(tmp_path, precision="fp16")
 
 
+@pytest.mark.parametrize(("decay", "spoken_of"), [(0.0, False), (0.5, False), (0.9999, True)])
+def test_an_average_that_is_mostly_its_start_is_spoken_of_before_the_first_step(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], decay: float, spoken_of: bool
+) -> None:
+    tiny.trained(tmp_path, ema_decay=decay)
+    said = capsys.readouterr().err
+    assert ("of the first weights in the average after" in said) == spoken_of
+    assert said.find("first weights") < said.find("train:") or not spoken_of
+
+
+@pytest.mark.parametrize("steps", [1, 24, 1000])
+def test_the_decay_that_is_proposed_is_accepted(steps: int) -> None:
+    said = loop.unripe_average(0.9999, steps)
+    assert loop.unripe_average(float(said.partition("at most ")[2].partition(",")[0]), steps) == ""
+
+
 class NotANumber:
     """The loss of one step is not a number."""
 
