@@ -186,6 +186,8 @@ def _outputs(classifier: Classifier, tested: Tested, size: int | None) -> int:
     try:
         with torch.inference_mode():
             logits = classifier(torch.zeros(1, 3, height, width, device=classifier.device))
+    except UsageError:
+        raise
     except Exception as error:  # whatever a network raises
         reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
         raise UsageError(

@@ -16,6 +16,7 @@ from dat.errors import DataError, DivergenceError
 from dat.evaluation.attacked import AttacksLogits
 from dat.evaluation.cells import UNREADABLE, Cell, Labels, Predictions
 from dat.evaluation.suites import Suite
+from dat.nn.outputs import logits_of
 from dat.tasks.losses import margin
 from dat.types import Images, Indices, Logits, PerImage, Place
 
@@ -81,9 +82,9 @@ class Classifier:
     def __call__(self, images: Images) -> Logits:
         """One row of logits per image."""
         if self.autocast is None:
-            return self.model(images).float()
+            return logits_of(self.model, images).float()
         with torch.autocast(self.device.type, self.autocast):
-            return self.model(images).float()
+            return logits_of(self.model, images).float()
 
 
 def predict(

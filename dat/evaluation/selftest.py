@@ -26,6 +26,7 @@ from dat.data.pipeline import ImageDataset
 from dat.data.testsets.class_maps import NOTHING
 from dat.errors import DataError, UsageError
 from dat.evaluation.cells import View, all_classes
+from dat.nn.outputs import logits_of
 from dat.tasks.losses import margin
 from dat.types import RANGE_TOLERANCE, Discretizer, Images, Logits
 
@@ -190,7 +191,7 @@ class _Probe:
 
     def outputs(self, images: Images) -> Logits:
         """Of one batch, with the gradient that the caller asks for."""
-        outputs = self.model(images)
+        outputs = logits_of(self.model, images)
         if not isinstance(outputs, Tensor) or outputs.ndim != 2 or len(outputs) != len(images):
             form = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
             raise UsageError(f"The model gives {form} for {len(images)} pictures; it must give one row of logits for each.")

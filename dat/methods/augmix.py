@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from dat.augment import augmix
 from dat.errors import UsageError
+from dat.nn.outputs import logits_of
 from dat.types import Batch, ClassifyingTask, Images, PerImage, Task
 
 LogitsOfViews = Float[Tensor, "views batch classes"]
@@ -52,7 +53,7 @@ class AugMix:
                 f"AugMix compares predictions of classes, which {type(task).__name__} has not; write jsd_weight: 0."
             )
         views = torch.cat([batch.images, self.mixed(batch), self.mixed(batch)])
-        logits = model(views).float().unflatten(0, (3, -1))
+        logits = logits_of(model, views).float().unflatten(0, (3, -1))
         losses = task.losses_of_logits(logits[0], batch.targets) + self.jsd_weight * jensen_shannon_divergence(logits)
         yield losses.mean()
 

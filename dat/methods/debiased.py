@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from dat.augment import style as styles
 from dat.errors import DatError, UsageError
 from dat.nn.norm import through_auxiliary_norms
+from dat.nn.outputs import logits_of
 from dat.types import Batch, ClassifyingTask, Images, Logits, Task
 
 
@@ -94,7 +95,7 @@ class Debiased:
 
     def _logits(self, model: nn.Module, images: Images) -> Logits:
         try:
-            return model(images)
+            return logits_of(model, images)
         except (RuntimeError, AssertionError, ValueError) as error:
             if not self.multi_grid or isinstance(error, DatError | torch.OutOfMemoryError):
                 raise

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from dat.errors import UsageError
+from dat.nn.outputs import logits_of
 from dat.tasks.losses import shares_of
 from dat.types import ClassTargets, Images, Logits, PerImage
 
@@ -28,7 +29,7 @@ class Classification:
 
     def losses(self, model: nn.Module, images: Images, targets: ClassTargets) -> PerImage:
         """One cross-entropy per image, in float32 whatever the precision of the model."""
-        return self.losses_of_logits(model(images), targets)
+        return self.losses_of_logits(logits_of(model, images), targets)
 
     def losses_of_logits(self, logits: Logits, targets: ClassTargets) -> PerImage:
         """One cross-entropy per image, of what the model gave for it."""
@@ -36,6 +37,7 @@ class Classification:
         if self.sigmoid:
             shares = shares_of(targets, logits.float(), smoothing)
             return F.binary_cross_entropy_with_logits(logits.float(), shares, reduction="none").sum(dim=1)
+        targets = targets if targets.ndim == 2 else targets.long()  # torch takes int64 alone
         return F.cross_entropy(logits.float(), targets, reduction="none", label_smoothing=smoothing)
 
     def random_classes(self, targets: ClassTargets, numbers: PerImage) -> ClassTargets:

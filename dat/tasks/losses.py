@@ -22,7 +22,7 @@ def margin(logits: Logits, labels: Indices) -> PerImage:
     Cross-entropy is `softplus(margin)`, so both rise together and their gradients have one direction; that of the margin
     never vanishes. What is attacked in an evaluation climbs it.
     """
-    logits, rows = _at_least_float32(logits), labels[:, None]
+    logits, rows = _at_least_float32(logits), labels.long()[:, None]
     others = logits.scatter(1, rows, torch.finfo(logits.dtype).min)
     return others.logsumexp(dim=1) - logits.gather(1, rows)[:, 0]
 
@@ -62,7 +62,7 @@ def shares_of(targets: ClassTargets, logits: Logits, smoothing: float) -> Shares
     if targets.ndim == 2:
         return targets.to(logits.dtype)
     classes = logits.shape[1]
-    return F.one_hot(targets, classes).to(logits.dtype) * (1 - smoothing) + smoothing / classes
+    return F.one_hot(targets.long(), classes).to(logits.dtype) * (1 - smoothing) + smoothing / classes
 
 
 def _at_least_float32(logits: Logits) -> Logits:

@@ -37,3 +37,11 @@ def test_losses_are_float32_and_extreme_logits_stay_finite(sigmoid: bool) -> Non
         losses = task.losses_of_logits((LOGITS * 100).bfloat16(), targets)
         assert losses.dtype == torch.float32
         assert losses.isfinite().all()
+
+
+@pytest.mark.parametrize("sigmoid", [False, True])
+@pytest.mark.parametrize("dtype", [torch.int8, torch.int16, torch.int32])
+def test_classes_are_integers_of_any_size(dtype: torch.dtype, sigmoid: bool) -> None:
+    logits, targets = torch.randn(3, 4), torch.tensor([0, 3, 1])
+    task = Classification(num_classes=4, sigmoid=sigmoid)
+    assert torch.equal(task.losses_of_logits(logits, targets.to(dtype)), task.losses_of_logits(logits, targets))
