@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from scipy import special
 
@@ -87,17 +88,49 @@ def read_rows(path: Path) -> list[Row]:
         raise DataError(f"There are no results at {path}; finish the run (--resume), or name the folder of another.")
     names = {entry.name for entry in fields(Row)}
     rows = []
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
+    for number, line in enumerate(_lines_of(path), start=1):
         try:
             values = json.loads(line)
+            if not isinstance(values, dict):
+                raise ValueError(f"it is a {type(values).__name__}")
             if unknown := sorted(set(values) - names):
                 raise ValueError(f"unknown field {unknown[0]!r}")
             if values["ci"] is not None:
                 values["ci"] = tuple(values["ci"])
-            rows.append(Row(**values))
-        except (ValueError, TypeError, KeyError) as error:
+            rows.append(_row(values))
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise DataError(f"Line {number} of {path} is not a result row ({error}); remove that line.") from error
     return rows
+
+
+def _lines_of(path: Path) -> list[str]:
+    try:
+        return path.read_bytes().decode().splitlines()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is no text in UTF-8 ({error}); evaluate or train again.") from error
+
+
+def _row(values: Mapping[str, Any]) -> Row:
+    """Raises: ValueError, TypeError: an entry is missing, or of another type than a row's."""
+    row = Row(**values)
+    for name, kinds in _TYPES.items():
+        value = getattr(row, name)
+        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+            raise ValueError(f"its {name} is {value!r}")
+    if row.ci is not None and not (len(row.ci) == 2 and all(isinstance(end, int | float) for end in row.ci)):
+        raise ValueError(f"its ci is {row.ci!r}")
+    return row
+
+
+_TYPES: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("suite", "metric", "method", "recipe_hash", "source", "checkpoint"), (str,)),
+    **dict.fromkeys(("protocol", "versions"), (dict,)),
+    "value": (int, float),
+    "n": (int,),
+    "seed": (int, type(None)),
+    "ci": (tuple, type(None)),
+}
+"""What the entries of a row are."""
 
 
 def write_text(path: Path, text: str) -> None:

@@ -352,7 +352,12 @@ MISTAKES = {
     "eval with a wrong setting": (
         ["eval", "timm:resnet18", "--suites", "fgsm", "fgsm_epsilon=4"], MISUSE, "did you mean 'fgsm_epsilon_255'?"
     ),
-    "eval with a recipe key": (["eval", "timm:resnet18", "--suites", "clean", "data.test=x"], MISUSE, "data: unknown key"),
+    "eval with a recipe key": (["eval", "timm:resnet18", "--suites", "clean", "data.test=x"], MISUSE, "write --data FOLDER"),
+    "eval of no severity": (["eval", "timm:resnet18", "--suites", "clean", "severities=[]"], MISUSE, "severities: is empty"),
+    "eval of a severity twice": (["eval", "timm:resnet18", "--suites", "clean", "severities=[1,1]"], MISUSE, "name each once"),
+    "eval of no corruption": (["eval", "timm:resnet18", "--suites", "clean", "corruptions=[]"], MISUSE, "name at least one"),
+    "too large": (["train", "tiny.yaml", "data.size=100000000"], MISUSE, "data.size: must be less than or equal to 8192"),
+    "a tag that does not fit": (["train", "tiny.yaml", "seeds=!!int ten"], MISUSE, "The value of seeds is not YAML"),
     "check of no test set": (["data", "check", "b", "--root", "photos"], MISUSE, "There is no test set 'b'"),
     "copies of nothing": (["data", "make", "corruptions", "nowhere", "--out", "new"], CANNOT, "nowhere"),
     "calibrate nothing": (["calibrate", "nowhere"], CANNOT, "nowhere"),
@@ -473,6 +478,48 @@ def test_a_run_without_a_whole_checkpoint_cannot_be_resumed(ran: Path, dat: Dat)
     outcome = dat("train", "tiny.yaml", "--resume")
     assert outcome.code == CANNOT
     assert "No checkpoint in run/standard-seed0/checkpoints is whole" in only_sentence(outcome)
+
+
+def test_a_garbled_line_of_a_log_is_named(ran: Path, dat: Dat):
+    log = ran / "run/standard-seed0/log.jsonl"
+    log.write_bytes(b"\xff{garbled}\n" + log.read_bytes())
+    for checkpoint in checkpoints(ran)[1:]:
+        shutil.rmtree(checkpoint)
+    outcome = dat("train", "tiny.yaml", "--resume")
+    assert outcome.code == CANNOT
+    assert "Line 1 of run/standard-seed0/log.jsonl is no line of a training log" in only_sentence(outcome)
+
+
+def test_a_run_that_names_no_classes_is_refused(ran: Path, dat: Dat):
+    facts = json.loads((ran / "run/run.json").read_text())
+    del facts["class_names"]
+    (ran / "run/run.json").write_text(json.dumps(facts))
+    outcome = dat("eval", "run/standard-seed0")
+    assert outcome.code == CANNOT
+    assert "run/run.json names no classes" in only_sentence(outcome)
+
+
+def test_results_in_no_text_are_refused(ran: Path, dat: Dat):
+    (ran / "run/results.jsonl").write_bytes(b"\xff\xfe{}")
+    outcome = dat("report", "run")
+    assert outcome.code == CANNOT
+    assert "results.jsonl is no text in UTF-8" in only_sentence(outcome)
+
+
+def test_one_class_is_refused(ran: Path, dat: Dat):
+    for part in ("train", "test"):
+        shutil.rmtree(ran / "photos" / part / "dog")
+    outcome = dat("train", "tiny.yaml", "out=other")
+    assert outcome.code == CANNOT
+    assert "one class, cat, which is always right" in only_sentence(outcome)
+
+
+def test_files_of_other_kinds_are_counted(ran: Path, dat: Dat):
+    (ran / "photos/test/cat/7.heic").write_bytes(b"")
+    (ran / "photos/test/dog/notes.txt").write_bytes(b"")
+    outcome = dat("eval", "run/standard-seed0", "--json")
+    assert outcome.code == GOOD
+    assert "2 files of photos/test are left out, as their suffix (.heic, .txt) is no picture's, e.g. cat/7.heic" in outcome.err
 
 
 def test_eval_of_other_classes_is_refused(ran: Path, dat: Dat):

@@ -195,6 +195,8 @@ def _outputs(classifier: Classifier, tested: Tested, size: int | None) -> int:
         ) from error
     if logits.ndim != 2:
         raise UsageError(f"The model gives {tuple(logits.shape)} for one image; one row of logits, (1, classes), is expected.")
+    if logits.shape[1] < 2:
+        raise UsageError("The model has one output, which is always right; name a model of two classes or more.")
     if tested.classes is not None and len(tested.classes) != logits.shape[1]:
         raise UsageError(f"The model gives {logits.shape[1]} logits, but {len(tested.classes)} classes are named; name each.")
     return logits.shape[1]

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 from accelerate import PartialState
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
 from dat.commands.subject import Tested
 from dat.data.corruptions.frost import frost_textures
@@ -30,6 +30,7 @@ from dat.evaluation.cells import Cell, View, all_classes
 from dat.evaluation.stylized import Paintings, Stylized
 from dat.evaluation.suites import FGSM, SEVERITIES, Clean, Corruption, Suite
 from dat.recipe import file
+from dat.recipe.data import LARGEST
 from dat.recipe.faults import sentence
 from dat.recipe.strict import Strict
 from dat.results import SET
@@ -53,7 +54,7 @@ class Settings(Strict):
     `styles`: a folder of paintings, `adain`: the files of VGG and decoder. `seed`: of all that is random.
     """
 
-    size: int | None = Field(default=None, ge=1)
+    size: int | None = Field(default=None, ge=1, le=LARGEST)
     crop_pct: float | None = Field(default=None, gt=0, le=1)
     interpolation: Interpolation | None = None
     crop_mode: CropMode | None = None
@@ -66,7 +67,7 @@ class Settings(Strict):
     autoattack_epsilon_255: float = Field(default=1.0, gt=0, le=255)
     corruptions: tuple[str, ...] = CORRUPTIONS
     extra_corruptions: bool = False
-    severities: tuple[int, ...] = SEVERITIES
+    severities: tuple[int, ...] = Field(default=SEVERITIES, min_length=1)
     c_pictures: int | None = Field(default=None, ge=1)
     masks: tuple[Literal["a", "r"], ...] = ()
     frost: str | None = None
@@ -76,6 +77,15 @@ class Settings(Strict):
     batch_size: int = Field(default=64, ge=1)
     workers: int = Field(default=0, ge=0)
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+
+    @model_validator(mode="after")
+    def _each_cell_once(self) -> Settings:
+        if not self.corruptions and not self.extra_corruptions:
+            raise ValueError("corruptions are none; name at least one, or write extra_corruptions=true")
+        for name, values in (("corruptions", self.corruptions), ("severities", self.severities)):
+            if len(set(values)) < len(values):
+                raise ValueError(f"{name} are {', '.join(map(str, values))}; name each once")
+        return self
 
 
 def settings_of(overrides: Sequence[str]) -> Settings:
@@ -100,8 +110,16 @@ def parse_settings(values: Mapping[str, Any]) -> Settings:
     try:
         return adapter.validate_json(json.dumps(dict(values)))
     except ValidationError as error:
-        faults = [sentence(fault, dict(values), adapter.json_schema()) for fault in error.errors()]
+        faults = [_fault(fault, values, adapter.json_schema()) for fault in error.errors()]
         raise UsageError("The evaluation has faults:" + "".join(f"\n  {fault}" for fault in faults)) from error
+    except (TypeError, ValueError, RecursionError) as error:  # a date, or a list that holds itself
+        raise UsageError(f"A setting is not text, number, list or mapping ({error}); write e.g. size=224.") from error
+
+
+def _fault(fault: Any, values: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
+    if fault["loc"] == ("data",):
+        return "data: unknown key; write --data FOLDER for other pictures, or leave out --suites to change keys of a recipe."
+    return sentence(fault, dict(values), schema)
 
 
 @dataclass(frozen=True, eq=False)

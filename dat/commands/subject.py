@@ -261,10 +261,18 @@ def load_run(path: str | Path, overrides: Sequence[str] = ()) -> TrainedModel:
             f"{folder.name} is none of the models of {folder.parent} ({known}); give it its first name again."
         )
     state = checkpoint.load(path) if folder != path else _newest_state(folder)
-    classes = tuple(run_folder.read_run(folder.parent)["class_names"])
+    classes = _class_names(folder.parent)
     model = _as_trained(recipe, label, int(seed), len(classes))
     model.load_state_dict(dict(state.tensors.get("ema", state.tensors["model"])))
     return TrainedModel(without_auxiliary_norms(model).eval(), classes, view_of(recipe.data), recipe, label, int(seed))
+
+
+def _class_names(run: Path) -> tuple[str, ...]:
+    """Raises: CheckpointError: `run.json` does not say them."""
+    names = run_folder.read_run(run).get("class_names")
+    if not names:
+        raise CheckpointError(f"{run / 'run.json'} names no classes (class_names); restore it, or train again elsewhere.")
+    return tuple(names)
 
 
 def _as_trained(recipe: ClassificationRecipe, label: str, seed: int, num_classes: int) -> nn.Module:

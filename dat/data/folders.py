@@ -18,6 +18,7 @@ from PIL import Image
 
 from dat.data.images import decode
 from dat.errors import DataError, UsageError
+from dat.progress import warn
 
 Labels = Int64[np.ndarray, " pictures"]
 
@@ -139,7 +140,9 @@ class ImageFolder(PictureFiles):
         found = _class_folders(root)
         if classes is not None:
             _require_same_classes(root, found, tuple(classes))
-        pictures = [_pictures_of_class(root, name)[:limit_per_class] for name in found]
+        files = {name: sorted(_files(root, name, above=frozenset())) for name in found}
+        _say_left_out(root, [file for names in files.values() for file in names])
+        pictures = [_pictures_of_class(root, name, files[name])[:limit_per_class] for name in found]
         targets = np.repeat(np.arange(len(found), dtype=np.int64), [len(names) for names in pictures])
         super().__init__(root, [name for names in pictures for name in names], targets, found, named_by_class=True)
 
@@ -156,8 +159,14 @@ def _class_folders(root: Path) -> tuple[str, ...]:
     return tuple(sorted(names, key=(lambda name: (int(name), name)) if numbers else None))
 
 
-def _pictures_of_class(root: Path, name: str) -> list[str]:
-    files = sorted(_files(root, name, above=frozenset()))
+def _say_left_out(root: Path, files: Sequence[str]) -> None:
+    """A set without some of its pictures, for want of a suffix that is known, is another set."""
+    if others := [file for file in files if not file.lower().endswith(EXTENSIONS)]:
+        kinds = ", ".join(sorted({Path(file).suffix or "none" for file in others})[:5])
+        warn(f"{len(others)} files of {root} are left out, as their suffix ({kinds}) is no picture's, e.g. {others[0]}.")
+
+
+def _pictures_of_class(root: Path, name: str, files: Sequence[str]) -> list[str]:
     pictures = [file for file in files if file.lower().endswith(EXTENSIONS)]
     if not pictures:
         found = f"{len(files)} files, none of a known kind" if files else "no files"

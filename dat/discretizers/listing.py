@@ -85,7 +85,7 @@ def read_config(path: Path | None, layout: str | None = None) -> dict[str, Any] 
         return said or None
     try:
         values = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, yaml.YAMLError, ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
         reason = " ".join(str(getattr(error, "strerror", None) or error).split())
         raise UsageError(f"{path} is no configuration in YAML or JSON: {reason}.") from error
     if not isinstance(values, dict):

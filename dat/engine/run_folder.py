@@ -89,9 +89,12 @@ def read_run(folder: Path) -> dict[str, Any]:
     """
     try:
         run = json.loads((folder / RUN).read_text())
-        if "recipe_hash" not in run:
+        if not isinstance(run, dict) or not isinstance(run.get("recipe_hash"), str):
             raise ValueError("it names no recipe")
-    except (OSError, ValueError, TypeError) as error:
+        names = run.get("class_names", [])
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise ValueError("its class_names are no list of names")
+    except (OSError, ValueError, RecursionError) as error:
         raise RunFolderError(f"{folder / RUN} is damaged ({error}); write out=ANOTHER_FOLDER and train again.") from error
     return run
 

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from dat.data.pipeline import Fetched, TrainingOrder, training_batches
 from dat.engine import checkpoint
-from dat.errors import DatError, DivergenceError
+from dat.errors import DatError, DivergenceError, RunFolderError
 from dat.progress import Bar
 from dat.types import Batch, Place
 
@@ -175,8 +175,9 @@ class _Log:
         self.path, self.place = path, place
         if place.is_main:
             path.parent.mkdir(parents=True, exist_ok=True)
-            lines = path.read_text().splitlines(keepends=True) if path.is_file() else []
-            path.write_text("".join(line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= done))
+            lines = path.read_bytes().decode(errors="replace").splitlines(keepends=True) if path.is_file() else []
+            whole = [(number, line) for number, line in enumerate(lines, start=1) if line.endswith("\n")]
+            path.write_text("".join(line for number, line in whole if _step_of(line, f"Line {number} of {path}") <= done))
         self._start()
 
     def _start(self) -> None:
@@ -203,6 +204,14 @@ class _Log:
                 file.write(json.dumps(line) + "\n")
         self._start()
         return f"loss {means['loss']:.3f}  {speed:,.0f} images/s"
+
+
+def _step_of(line: str, where: str) -> int:
+    """Raises: RunFolderError: it is no line of a log."""
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise RunFolderError(f"{where} is no line of a training log ({error}); remove that line, then resume again.") from error
 
 
 @contextmanager

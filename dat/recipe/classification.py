@@ -14,6 +14,7 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError, model_valid
 
 from dat.discretizers.frozen import FrozenDiscretizer
 from dat.engine.loop import Training
+from dat.errors import DataError
 from dat.evaluation.suites import FGSM, Clean, Suite, corruption_suites
 from dat.recipe.data import Data, DataSection
 from dat.recipe.discretizer import DiscretizerPlan, DiscretizerSection, check_spec, open_plan
@@ -173,6 +174,8 @@ class ClassificationRecipe(Strict):
         """
         self.check()
         data, section = parts.data(self.data), self.discretizer
+        if len(data.classes) < 2:
+            raise DataError(f"The training pictures have one class, {', '.join(data.classes)}, which is always right; add one.")
         header = header_of(self, data, self.model.name, methods=list(self.methods), seeds=self.seeds)
         plan = discretizer = None
         if section is not None and section.train is not None:

@@ -14,6 +14,9 @@ from dat.data.pipeline import CenterCrop, CropFlip, ImageDataset, ImageNet, Tran
 from dat.errors import DataError, UsageError
 from dat.recipe.strict import Strict
 
+LARGEST = 8192
+"""Side of a picture in pixels, beyond which one batch fills any memory."""
+
 
 class NoAugment(Strict):
     """Training pictures as they are."""
@@ -48,7 +51,7 @@ class DigitsData(Strict):
     """Scikit-learn's 1,797 handwritten digits, which come with that package."""
 
     source: Literal["digits"]
-    size: int = 8
+    size: int = Field(default=8, ge=1, le=LARGEST)
     augment: Augment = NoAugment()
 
 
@@ -62,8 +65,8 @@ class FolderData(Strict):
     train: str
     extra_train: list[str] = Field(default=[])
     test: str
-    size: int | None = None
-    crop_pct: float = 0.875
+    size: int | None = Field(default=None, ge=1, le=LARGEST)
+    crop_pct: float = Field(default=0.875, gt=0, le=1)
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
     train_per_class: int | None = None
     test_per_class: int | None = None

@@ -53,6 +53,10 @@ TAGS = ("kind", "source", "method", "name")
 """Keys that say what a section is: one that says otherwise than its base replaces it."""
 
 
+INSTEAD = {"load": "train", "train": "load"}
+"""Keys that say in two ways where something comes from: who writes one takes away the other of the base."""
+
+
 def shipped_recipes() -> dict[str, Path]:
     """Recipes that come with the package, by name (`cifar10/compare`); files that are only a `base` begin with `_`."""
     paths = (path for path in sorted(SHIPPED.rglob("*.yaml")) if not path.name.startswith("_"))
@@ -121,7 +125,8 @@ def merged(base: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
         return values
     shared = [key for key, value in values.items() if key not in REPLACED and _are_sections(base.get(key), value)]
     both = {key: merged(base[key], values[key]) for key in shared}
-    return {**base, **values, **both}
+    kept = {key: value for key, value in base.items() if values.get(INSTEAD.get(key, "")) is None}
+    return {**kept, **values, **both}
 
 
 def _are_sections(*values: object) -> bool:
@@ -147,5 +152,7 @@ def override(values: dict[str, Any], text: str) -> None:
             raise UsageError(f"{key} cannot be set: {parent} is a single value, not a section.")
     try:
         section[last] = yaml.load(value, Loader=_Loader)
+        if section[last] is not None:
+            section.pop(INSTEAD.get(last), None)
     except (yaml.YAMLError, *_UNFIT) as error:
         raise UsageError(f"The value of {key} is not YAML: {value!r}.") from error

@@ -148,14 +148,17 @@ def read_file(path: Path) -> str:
     """Text of a file; raises DataError where it is missing."""
     if not path.is_file():
         raise DataError(f"The run holds no {path.parent.name}/{path.name}.")
-    return path.read_text()
+    try:
+        return path.read_bytes().decode()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is no text in UTF-8 ({error}).") from error
 
 
 def read_facts(path: Path) -> Facts:
     """What `run.json` says of the run; raises DataError where it is missing or no JSON object."""
     try:
         facts = json.loads(read_file(path))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path.name} is not JSON ({error}).") from error
     if not isinstance(facts, dict):
         raise DataError(f"{path.name} holds no JSON object.")

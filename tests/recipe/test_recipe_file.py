@@ -76,3 +76,13 @@ def test_merged_keys_of_yaml_may_be_changed(tmp_path: Path) -> None:
 def test_a_value_that_says_two_things_or_none_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="The value of seeds is not YAML"):
         recipe_file.override({}, text)
+
+
+def test_a_discretizer_to_load_takes_the_place_of_one_to_train(tmp_path: Path) -> None:
+    (tmp_path / "_base.yaml").write_text("discretizer: {train: {seed: 1}, precision: bf16}\nout: x\n")
+    (tmp_path / "child.yaml").write_text("base: _base\ndiscretizer: {load: mine.safetensors}\n")
+    wanted = {"load": "mine.safetensors", "precision": "bf16"}
+    assert recipe_file.read(tmp_path / "child.yaml")["discretizer"] == wanted
+    assert recipe_file.read(tmp_path / "_base.yaml", ["discretizer.load=mine.safetensors"])["discretizer"] == wanted
+    both = recipe_file.read(tmp_path / "_base.yaml", ["discretizer.load=null"])["discretizer"]
+    assert both == {"train": {"seed": 1}, "precision": "bf16", "load": None}

@@ -156,14 +156,18 @@ def _pictures(root: Path, folders: Iterable[str]) -> list[str]:
 
 def _rows(table: Path) -> list[dict[str, str]]:
     try:
-        return list(csv.DictReader(_read_text(table).splitlines()))
+        rows = list(csv.DictReader(_read_text(table).splitlines()))
     except csv.Error as error:
         raise DataError(f"{table} is no CSV table ({error}); write a line of columns and a line per picture.") from error
+    for number, row in enumerate(rows, start=2):
+        if None in row or None in row.values():
+            raise DataError(f"Line {number} of {table} has not as many cells as there are columns; write one for each.")
+    return rows
 
 
 def _read_text(path: Path) -> str:
     try:
-        return path.read_text()
+        return path.read_text(encoding="utf-8-sig")  # spreadsheets begin their tables with a byte-order mark
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not a text"
         raise DataError(f"Cannot read the list {path} ({reason}); a text file is expected.") from error

@@ -19,6 +19,7 @@ from dat.data.folders import ImageFolder, ImageSource
 from dat.data.testsets import check
 from dat.data.testsets.class_maps import NOTHING, groups_of, imagenet_columns, outputs_of, wnids, wnids_of
 from dat.data.testsets.layouts import Part, class_folders, locate, parts
+from dat.data.testsets.listed import from_table
 from dat.data.testsets.table import BENCHMARKS, C_BAR, CIFAR_10, CIFAR_100, V2
 from dat.errors import DataError, UsageError
 
@@ -420,3 +421,13 @@ def test_real_pictures_through_clean(shared_data: Path, folder: str, count: int)
         assert wnids()[part.labels[source.targets[index]]] == wnid
     if folder == "imagenette160":
         assert parts("clean", DATA / folder, 10)[0].labels.tolist() == list(range(10))
+
+
+def test_a_table_of_a_spreadsheet_begins_with_a_byte_order_mark(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        Image.new("RGB", (2, 2)).save(tmp_path / f"{name}.png")
+    (tmp_path / "labels.csv").write_text("path,class\na.png,cat\nb.png,dog\n", encoding="utf-8-sig")
+    assert from_table(tmp_path / "labels.csv", ("cat", "dog")).targets.tolist() == [0, 1]
+    (tmp_path / "labels.csv").write_text("path,class\na.png,cat\nb.png\n")
+    with pytest.raises(DataError, match=r"Line 3 of .*labels.csv has not as many cells as there are columns"):
+        from_table(tmp_path / "labels.csv", ("cat", "dog"))
