@@ -69,6 +69,11 @@ class Bar:
         elapsed = max(time.monotonic() - self.started, 1e-9)
         self.advance(self.done, f"{note}  {(self.done - self.first) / elapsed:,.0f} images/s")
 
+    def skip(self, note: str, count: int) -> None:
+        """Say that `count` images need not be worked on."""
+        self.done, self.first = self.done + count, self.first + count
+        self.advance(self.done, note)
+
     def _line(self, done: int, note: str) -> None:
         self.last_line = time.monotonic()
         elapsed = self.last_line - self.started

@@ -32,7 +32,7 @@ LAYERS = [
 INSIDE = {
     "attacks": [{"gradient"}, {"discrete", "codes", "pixels", "pyramid"}],
     "data": [
-        {"images"},
+        {"images", "contents"},
         {"folders"},
         {"corruptions"},
         {"embedded", "subset", "concatenated"},

@@ -93,33 +93,34 @@ class Evaluating:
     folder: Path | None
 
     def predictions(self, cells: Sequence[Cell], classifier: Classifier, *, allow_bad: int) -> dict[str, Predictions]:
-        """What the model says of every cell, read where it is kept, computed and kept where it is not."""
-        known = {cell.name: store.identity(cell, self.checkpoint) for cell in cells}
-        missing = [cell for cell in cells if not (self.folder and store.is_stored(self.folder, cell, known[cell.name]))]
-        PartialState().wait_for_everyone()  # all have looked before one of them writes
-        found = self._computed(missing, known, classifier, allow_bad)
-        for cell in cells:
-            if cell.name not in found:
-                assert self.folder is not None
-                found[cell.name] = store.read_predictions(self.folder, cell.name, store.set_of(cell))
-                refuse_unreadable(cell, found[cell.name], allowed=allow_bad)
-        return found
+        """What the model says of every cell, read where it is kept, computed and kept where it is not.
 
-    def _computed(
-        self, cells: Sequence[Cell], known: Mapping[str, str], classifier: Classifier, allow_bad: int
-    ) -> dict[str, Predictions]:
-        settings, place, model = self.plan.settings, self.place, self.plan.tested.name
+        Cell by cell, so that the pictures of one are looked at when those before it are done.
+        """
+        settings, place = self.plan.settings, self.place
         shelf = Shelf(batch_size=settings.batch_size, place=place, workers=settings.workers)
         total = sum(len(shelf.share(cell.dataset)) for cell in cells)
         found: dict[str, Predictions] = {}
-        with Bar(model, total, shown=place.is_main and bool(cells)) as bar:
+        with Bar(self.plan.tested.name, total, shown=place.is_main) as bar:
             for cell in cells:
-                found[cell.name] = predict({model: classifier}, cell, shelf, advance=partial(bar.add, cell.name))[model]
-                if self.folder is not None and place.is_main:
-                    store.write_predictions(self.folder, cell, found[cell.name], known[cell.name])
-                    store.write_names(self.folder, cell)
+                found[cell.name] = self._kept(cell, shelf, bar) or self._computed(cell, classifier, shelf, bar)
                 refuse_unreadable(cell, found[cell.name], allowed=allow_bad)
         return found
+
+    def _kept(self, cell: Cell, shelf: Shelf, bar: Bar) -> Predictions | None:
+        if self.folder is None or not store.is_stored(self.folder, cell, store.identity(cell, self.checkpoint)):
+            return None
+        bar.skip(cell.name, len(shelf.share(cell.dataset)))
+        return store.read_predictions(self.folder, cell.name, store.set_of(cell))
+
+    def _computed(self, cell: Cell, classifier: Classifier, shelf: Shelf, bar: Bar) -> Predictions:
+        PartialState().wait_for_everyone()  # all have looked before one of them writes
+        model = self.plan.tested.name
+        said = predict({model: classifier}, cell, shelf, advance=partial(bar.add, cell.name))[model]
+        if self.folder is not None and self.place.is_main:
+            store.write_predictions(self.folder, cell, said, store.identity(cell, self.checkpoint))
+            store.write_names(self.folder, cell)
+        return said
 
     def rows(self, cells: Sequence[Cell], predictions: Mapping[str, Predictions], notes: Sequence[str] = ()) -> Rows:
         """Rows of results, written with the facts of the evaluation and its page; `notes` come before their own."""

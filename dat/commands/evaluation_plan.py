@@ -6,9 +6,9 @@ import dataclasses
 import difflib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -120,6 +120,26 @@ def _fault(fault: Any, values: Mapping[str, Any], schema: Mapping[str, Any]) -> 
     if fault["loc"] == ("data",):
         return "data: unknown key; write --data FOLDER for other pictures, or leave out --suites to change keys of a recipe."
     return sentence(fault, dict(values), schema)
+
+
+@dataclass(frozen=True, eq=False)
+class Protocol(Mapping[str, object]):
+    """How a cell is `made`, and under `data` its pictures, which are read when somebody asks for that.
+
+    So the pictures of 75 cells are not all read before the first cell is evaluated.
+    """
+
+    pictures: Callable[[], str]
+    made: Mapping[str, object]
+
+    def __getitem__(self, key: str) -> object:
+        return self.pictures() if key == "data" else self.made[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(("data", *self.made))
+
+    def __len__(self) -> int:
+        return 1 + len(self.made)
 
 
 @dataclass(frozen=True, eq=False)
@@ -269,7 +289,6 @@ class Plan:
         width, height = (view.size, view.size) if view.size is not None else dataset.source.read(0).size
         shown: dict[str, object] = {
             SET: set_name(self.root) if self.root is not None else self.tested.test_name,
-            "data": self._fingerprint(dataset),
             "height": height,
             "width": width,
             "precision": self.settings.precision,
@@ -280,10 +299,11 @@ class Plan:
             shown["crop_mode"] = view.crop_mode
         if isinstance(change, AutoAttack):  # its random numbers belong to a batch
             shown |= {"batch_size": self.settings.batch_size, "processes": PartialState().num_processes}
-        return Cell(name, dataset, change, views, {**shown, **change.protocol(height, width)})
+        made = {**shown, **change.protocol(height, width)}
+        return Cell(name, dataset, change, views, Protocol(partial(self._fingerprint, dataset), made))
 
     def _fingerprint(self, dataset: ImageDataset) -> str:
-        """Of the list of pictures; the disk is asked once for all cells that show them."""
+        """Of the pictures; the disk is asked once for all cells that show them."""
         source = dataset.source
         if source not in self.fingerprints:
             self.fingerprints[source] = source.fingerprint()[:12]

@@ -58,9 +58,10 @@ class Concatenated:
         source, position = self._place(index)
         return source.name(position)
 
-    def fingerprint(self) -> str:
-        """SHA-256 over those of the sources."""
-        return hashlib.sha256("/".join(source.fingerprint() for source in self.sources).encode()).hexdigest()
+    def fingerprint(self, *, most_bytes: int | None = None) -> str:
+        """SHA-256 over those of the sources; `most_bytes` are read of each."""
+        found = "/".join(source.fingerprint(most_bytes=most_bytes) for source in self.sources)
+        return hashlib.sha256(found.encode()).hexdigest()
 
     @cached_property
     def _targets(self) -> Labels:

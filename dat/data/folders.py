@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Int64
 from PIL import Image
 
+from dat.data.contents import contents
 from dat.data.images import decode
 from dat.errors import DataError, UsageError
 from dat.progress import warn
@@ -66,8 +67,11 @@ class ImageSource(Protocol):
         """What to call the picture in messages and result files."""
         ...
 
-    def fingerprint(self) -> str:
-        """SHA-256 that changes with the set."""
+    def fingerprint(self, *, most_bytes: int | None = None) -> str:
+        """SHA-256 that changes with the set: with its pictures, their order and their classes.
+
+        `most_bytes`: so much is read of files at most, spread over the set; of the others the sizes stand for the pictures.
+        """
         ...
 
 
@@ -101,22 +105,19 @@ class PictureFiles:
         """Path relative to the root, with forward slashes."""
         return self._names[index]
 
-    def fingerprint(self) -> str:
-        """SHA-256 over the relative names and sizes in bytes of all pictures, and their classes where names do not say them.
+    def fingerprint(self, *, most_bytes: int | None = None) -> str:
+        """SHA-256 over the relative names and contents of all pictures, and their classes where names do not say them.
 
-        Asks the disk once per file.
+        Reads every file once in its life, up to `most_bytes` together; see `dat.data.contents`.
 
         Raises:
             DataError: a file is gone, or a link leads nowhere.
         """
         digest = hashlib.sha256()
-        for name, target in zip(self._names, self.targets.tolist(), strict=True):
-            try:
-                size = (self.root / name).stat().st_size
-            except OSError as error:
-                raise DataError(f"{self.root / name} is gone or a broken link; restore it or remove it.") from error
+        held = contents(self.root, self._names, most_bytes=most_bytes)
+        for name, content, target in zip(self._names, held, self.targets.tolist(), strict=True):
             category = "" if self._named_by_class else f"{self.classes[target]}\n"
-            digest.update(os.fsencode(f"{name}\0{size}\0{category}"))
+            digest.update(os.fsencode(f"{name}\0{content}\0{category}"))
         return digest.hexdigest()
 
 

@@ -40,9 +40,9 @@ class Subset:
         """As the whole set names it."""
         return self.source.name(int(self.positions[index]))
 
-    def fingerprint(self) -> str:
+    def fingerprint(self, *, most_bytes: int | None = None) -> str:
         """SHA-256 over that of the whole set, and which were chosen."""
-        digest = hashlib.sha256(self.source.fingerprint().encode())
+        digest = hashlib.sha256(self.source.fingerprint(most_bytes=most_bytes).encode())
         digest.update(self.positions.astype(np.int64).tobytes())
         return digest.hexdigest()
 

@@ -206,7 +206,7 @@ def _show_the_same(cells: Sequence[Cell], answers: Sequence[Answers], listings: 
 def listing(dataset: ImageDataset) -> str:
     """SHA-256 over the names of the pictures, without their kinds, and their classes.
 
-    Not the set's own fingerprint: that of a corrupted copy on disk is another, for its files have other sizes.
+    Not the set's own fingerprint: that of a corrupted copy on disk is another, for its files hold other pictures.
     """
     source = dataset.source
     lines = (f"{target}\t{PurePosixPath(source.name(i)).with_suffix('')}\n" for i, target in enumerate(source.targets.tolist()))

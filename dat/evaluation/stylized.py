@@ -17,6 +17,7 @@ from PIL import Image, ImageOps
 from torchvision.transforms.functional import pil_to_tensor
 
 from dat.augment.style import load_adain, statistics_style
+from dat.data.contents import contents
 from dat.data.folders import EXTENSIONS, ImageSource
 from dat.data.images import decode
 from dat.errors import DataError, UsageError
@@ -74,11 +75,14 @@ class Paintings:
         return decode(self.folder / self.names[index])
 
     def fingerprint(self) -> str:
-        """SHA-256 over the relative names and sizes in bytes."""
+        """SHA-256 over the relative names and contents.
+
+        Raises:
+            DataError: a file is gone or cannot be read.
+        """
         digest = hashlib.sha256()
-        for name in self.names:
-            size = (self.folder / name).stat().st_size
-            digest.update(os.fsencode(name) + b"\0" + str(size).encode() + b"\0")
+        for name, content in zip(self.names, contents(self.folder, self.names), strict=True):
+            digest.update(os.fsencode(f"{name}\0{content}\0"))
         return digest.hexdigest()
 
 

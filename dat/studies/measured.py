@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from io import BytesIO
 from pathlib import Path
 
@@ -57,7 +57,7 @@ class Subject:
         """Names of the classes."""
         return self.test.source.classes
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """Of the test pictures."""
         return self.test.source.fingerprint()[:12]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,14 +21,20 @@ from typer.testing import CliRunner
 import dat
 from dat.cli import app
 from dat.commands import evaluate as assess
+from dat.commands import subject
 from dat.commands.evaluate import evaluate
-from dat.commands.evaluation_plan import parse_settings, settings_of
+from dat.commands.evaluation_plan import Plan, parse_settings, settings_of
 from dat.commands.report import write_all
+from dat.data.folders import ImageFolder
+from dat.data.pipeline import CenterCrop, ImageDataset
 from dat.engine import run_folder
 from dat.errors import DataError, DatError, RunFolderError, UsageError
 from dat.evaluation import store
-from dat.evaluation.predict import predict
+from dat.evaluation.cells import all_classes
+from dat.evaluation.predict import Classifier, predict
+from dat.evaluation.suites import Clean
 from dat.results import Row, read_rows, write_rows
+from dat.types import Place
 
 CLASSES = ("ant", "bee", "cow", "dog")
 PER_CLASS = 6
@@ -334,3 +341,47 @@ def test_the_model_of_a_run_is_tested_on_the_pictures_of_its_recipe(tmp_path: Pa
     assert clean["recipe_hash"] == trained.recipe_hash
     assert attacked["value"] <= clean["value"]
     assert (tmp_path / "run" / "standard-seed0" / "evaluation" / "report.md").is_file()
+
+
+def replaced(path: Path, by: Path) -> None:
+    """Another picture of the same size in bytes and of the same age."""
+    status, content = path.stat(), by.read_bytes()
+    path.write_bytes(content)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def test_pictures_replaced_in_place_are_evaluated_again(photos: Path, tmp_path: Path) -> None:
+    for picture in photos.rglob("*.png"):
+        with Image.open(picture) as opened:
+            opened.save(picture.with_suffix(".bmp"))
+        picture.unlink()
+    arguments = {**ARGUMENTS, "suites": ["clean"], "data": photos, "out": tmp_path / "out", "self_test": False}
+    (before,) = evaluate(Reader(), **arguments)
+    for number in range(PER_CLASS):
+        replaced(photos / "ant" / f"{number}.bmp", photos / "dog" / "1.bmp")
+    (after,) = evaluate(Reader(), **arguments)
+    assert (before.value, after.value) == (pytest.approx(100 * 20 / 24), pytest.approx(100 * 15 / 24))
+    assert before.protocol["data"] != after.protocol["data"]
+
+
+def test_the_pictures_of_a_cell_are_looked_at_when_its_turn_comes(photos: Path, tmp_path: Path) -> None:
+    looked: list[str] = []
+    fingerprint = ImageFolder.fingerprint
+
+    def fingerprint_and_tell(source: ImageFolder) -> str:
+        looked.append(f"look at {len(source)}")
+        return fingerprint(source)
+
+    def predict_and_tell(classifiers: Any, cell: Any, *others: Any, **more: Any) -> Any:
+        looked.append(cell.name)
+        return predict(classifiers, cell, *others, **more)
+
+    tested = subject.Tested("reader", Reader(), CenterCrop(16), classes=CLASSES)
+    plan, cells = Plan(tested, photos, parse_settings({}), 4), []
+    for number in (1, 2, 3):
+        dataset = ImageDataset(ImageFolder(photos, limit_per_class=number), CenterCrop(16), seed=0)
+        cells.append(plan._cell(f"c/fog/{number}", dataset, Clean(), (all_classes(4),)))
+    with patch.object(ImageFolder, "fingerprint", fingerprint_and_tell), patch.object(assess, "predict", predict_and_tell):
+        job = assess.Evaluating(plan, "0", Place(torch.device("cpu")), tmp_path / "out")
+        job.predictions(cells, Classifier(tested.model, torch.device("cpu")), allow_bad=0)
+    assert looked == ["look at 4", "c/fog/1", "look at 8", "c/fog/2", "look at 12", "c/fog/3"]

@@ -406,7 +406,7 @@ class Sampled:
     def name(self, index: int) -> str:
         return self.paths[index]
 
-    def fingerprint(self) -> str:
+    def fingerprint(self, *, most_bytes: int | None = None) -> str:
         return ""
 
 

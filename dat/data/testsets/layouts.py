@@ -102,9 +102,10 @@ class WithoutBorder:
         """As the source names it."""
         return self.source.name(index)
 
-    def fingerprint(self) -> str:
+    def fingerprint(self, *, most_bytes: int | None = None) -> str:
         """That of the source, and what was cut off."""
-        return hashlib.sha256(f"{self.source.fingerprint()}/border {self.border}".encode()).hexdigest()
+        found = f"{self.source.fingerprint(most_bytes=most_bytes)}/border {self.border}"
+        return hashlib.sha256(found.encode()).hexdigest()
 
 
 def parts(name: str, root: str | Path, classes: Classes = 1000) -> list[Part]:
