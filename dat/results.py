@@ -31,7 +31,7 @@ class Row:
 
     `suite`: the test set (`clean`, `fgsm`, `c/fog/3`, `c`), `metric`: what was computed (`accuracy`, in percent),
     `n`: on how many images, `protocol`: how (resize, epsilon, counts), `source`: who measured it (`ours`, `paper`),
-    `checkpoint`: SHA-256 of the weights, where a file of weights was measured.
+    `checkpoint`: SHA-256 of the model, its architecture and all its tensors, where a single one was measured.
     """
 
     suite: str

@@ -1,6 +1,7 @@
 """From a model and the names of suites to a filled evaluation folder. It can be stopped at any time, and goes on where it was.
 
 OUT/evaluation.json  results.jsonl  report.md  report.html
+OUT/answers.npz   what the model said of fixed pictures: by that it is known again, or another
 OUT/predictions/<cell>.npz   what the model said of every picture     OUT/pictures/<hash>.txt   which pictures those are
 """
 
@@ -22,11 +23,11 @@ from torch import nn
 
 from dat.attacks.gradient import evaluating
 from dat.commands.evaluation_plan import Plan, Settings, parse_settings, without_places
-from dat.commands.subject import Tested, checkpoint_hash, load_run
+from dat.commands.subject import Tested, load_run
 from dat.data.pipeline import CenterCrop
 from dat.engine import run_folder
 from dat.errors import UsageError
-from dat.evaluation import store
+from dat.evaluation import identity, store
 from dat.evaluation.cells import Cell, Predictions
 from dat.evaluation.predict import Classifier, Shelf, predict, refuse_unreadable
 from dat.evaluation.robustness import Rows, robustness_rows
@@ -78,14 +79,15 @@ def assess(
         tried = next((cell for cell in cells if cell.name == "clean"), cells[0])
         alarms = selftest(model, tried.dataset, tried.views[0], device=place.device) if self_test else []
         notes = _said_alarms(alarms, place)
-        job = Evaluating(plan, checkpoint_hash(model), place, folder)
+        known = _known_as(model, place, folder, _shown_size(tested, settings.size))
+        job = Evaluating(plan, known, place, folder)
         predictions = job.predictions(cells, classifier, allow_bad=allow_bad)
         return job.rows(cells, predictions, notes)
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluating:
-    """One evaluation at work: which weights, where, and into which folder."""
+    """One evaluation at work: which model, by its name in the folder, where, and into which folder."""
 
     plan: Plan
     checkpoint: str
@@ -156,11 +158,14 @@ class Evaluating:
 
 
 def _other_rows(path: Path, rows: Sequence[Row]) -> list[Row]:
-    """What there is already of the same weights on other suites and sets; new pictures under the old name are spoken of."""
+    """What there is already of the same model on other suites and sets; what is of another, or of other pictures, is told."""
     if not path.is_file():
         return []
     new = {(row.suite, row.metric): row for row in rows}
-    stored = [row for row in read_rows(path) if row.checkpoint == rows[0].checkpoint]
+    there = read_rows(path)
+    stored = [row for row in there if row.checkpoint == rows[0].checkpoint]
+    if foreign := len(there) - len(stored):
+        warn(f"{path}: {foreign} rows of another model (other weights, code or answers) are taken out.")
     replaced = [row for row in stored if _is_replaced(row, new.get((row.suite, row.metric)))]
     entries = [(row, row.protocol.get("data"), new[row.suite, row.metric].protocol.get("data")) for row in replaced]
     if changed := [row for row, before, now in entries if before and now and before != now]:
@@ -174,16 +179,35 @@ def _is_replaced(row: Row, new: Row | None) -> bool:
     return new is not None and row.protocol.get(SET) in (None, new.protocol.get(SET))
 
 
+def _known_as(model: nn.Module, place: Place, folder: Path | None, size: tuple[int, int]) -> str:
+    """What the model is called in the folder, whose first process notes what it answers before it keeps anything of it."""
+    checkpoint = identity.checkpoint_hash(model)
+    if folder is None:
+        return checkpoint
+    width, height = size
+    answers = identity.answers_of(Classifier(model, place.device), height, width)
+    before = store.read_answers(folder)
+    name = identity.known_as(before, checkpoint, answers)
+    PartialState().wait_for_everyone()  # all have read before one of them writes
+    if place.is_main and name not in before:
+        store.write_answers(folder, {**before, name: answers})
+    return name
+
+
+def _shown_size(tested: Tested, size: int | None) -> tuple[int, int]:
+    """Width and height of what the model is shown: its own size, or the `size` that was asked for."""
+    if (size := size or tested.view.size) is not None:
+        return size, size
+    return tested.test.source.read(0).size if tested.test is not None else (PROBE, PROBE)
+
+
 def _outputs(classifier: Classifier, tested: Tested, size: int | None) -> int:
-    """How many logits the model gives for images of its own size, or of the `size` that was asked for.
+    """How many logits the model gives for images of the size that it is shown.
 
     Raises:
         UsageError: it does not take such images, gives something else, or not as many as it has classes.
     """
-    size = size or tested.view.size
-    width, height = (size or PROBE,) * 2
-    if size is None and tested.test is not None:
-        width, height = tested.test.source.read(0).size
+    width, height = _shown_size(tested, size)
     try:
         with torch.inference_mode():
             logits = classifier(torch.zeros(1, 3, height, width, device=classifier.device))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,7 +10,6 @@ from pathlib import Path
 from typing import Any, get_args
 
 import timm
-import torch
 from timm.data import resolve_data_config  # pyright: ignore[reportPrivateImportUsage]  # timm's documented import
 from torch import nn
 
@@ -64,15 +62,6 @@ def open_tested(target: str, *, weights: Path | None = None, name: str | None = 
     """
     found = _opened(target, weights)
     return found if name is None else replace(found, name=name)
-
-
-def checkpoint_hash(model: nn.Module) -> str:
-    """SHA-256 over the names, shapes and values of all parameters and buffers, whatever file they came from."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _opened(target: str, weights: Path | None) -> Tested:

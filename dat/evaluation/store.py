@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import zipfile
+import zlib
 from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
@@ -13,14 +14,15 @@ import numpy as np
 
 from dat.errors import DataError
 from dat.evaluation.cells import Cell, Predictions, View
+from dat.evaluation.identity import Answers
 from dat.results import SET, write_bytes, write_text
 
-PREDICTIONS, PICTURES = "predictions", "pictures"
+PREDICTIONS, PICTURES, ANSWERS = "predictions", "pictures", "answers.npz"
 OUTPUTS, GROUPS, LABELS = "outputs.", "groups.", "labels."
 
 
 def identity(cell: Cell, checkpoint: str) -> str:
-    """SHA-256 over all that a cell's predictions depend on: the weights, the pictures, what is done to them, what counts."""
+    """SHA-256 over all that a cell's predictions depend on: the model, the pictures, what is done to them, what counts."""
     depended_on = {key: value for key, value in cell.protocol.items() if key != SET}  # a folder may be called anything
     known = {"checkpoint": checkpoint, "protocol": depended_on}
     digest = hashlib.sha256(json.dumps(known, sort_keys=True).encode())
@@ -102,6 +104,31 @@ def write_names(folder: Path, cell: Cell) -> None:
     write_text(path, "".join(lines))
 
 
+def read_answers(folder: Path) -> dict[str, Answers]:
+    """What the models of a folder answered to the fixed pictures, by the names of the models; none in a new folder.
+
+    Raises:
+        DataError: the file is damaged.
+    """
+    path = folder / ANSWERS
+    if not path.is_file():
+        return {}
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as content:
+            return {name: content[name] for name in content.files}
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(
+            f"{path} is damaged ({error}), so whose predictions lie beside it is not known; name another folder."
+        ) from error
+
+
+def write_answers(folder: Path, answers: Mapping[str, Answers]) -> None:
+    """Write what models answered, at once."""
+    content = BytesIO()
+    np.savez_compressed(content, allow_pickle=False, **answers)
+    write_bytes(folder / ANSWERS, content.getvalue())
+
+
 def _set_of(path: Path) -> str:
     """Of which set the predictions of a file are; empty where it does not say, is damaged or missing, and may be replaced."""
     try:
@@ -116,6 +143,6 @@ def _read(path: Path) -> Mapping[str, np.ndarray]:
             arrays = {key: content[key] for key in content.files}
         if not {"targets", "identity", "protocol"} <= set(arrays):
             raise ValueError("it holds other arrays")
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{path} is missing or damaged ({error}); evaluate again, which makes only what is missing.") from error
     return arrays

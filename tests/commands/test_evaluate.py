@@ -33,6 +33,7 @@ from dat.evaluation import store
 from dat.evaluation.cells import all_classes
 from dat.evaluation.predict import Classifier, predict
 from dat.evaluation.suites import Clean
+from dat.nn.norm import Normalized
 from dat.results import Row, read_rows, write_rows
 from dat.types import Place
 
@@ -385,3 +386,50 @@ def test_the_pictures_of_a_cell_are_looked_at_when_its_turn_comes(photos: Path, 
         job = assess.Evaluating(plan, "0", Place(torch.device("cpu")), tmp_path / "out")
         job.predictions(cells, Classifier(tested.model, torch.device("cpu")), allow_bad=0)
     assert looked == ["look at 4", "c/fog/1", "look at 8", "c/fog/2", "look at 12", "c/fog/3"]
+
+
+class Brighter(nn.Module):
+    """Sees everything brighter than it is, as a model with a wrong normalisation does; the code of `forward` may change."""
+
+    by = 0.25
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reader = Reader()
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.reader(images + self.by)
+
+
+def test_changed_code_is_another_model_and_its_old_rows_go(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = {**ARGUMENTS, "data": photos, "out": tmp_path / "out", "self_test": False}
+    before = rows_by_suite(evaluate(Brighter(), **{**arguments, "suites": ["clean", "fgsm"]}))
+    assert "rows of another model" not in capsys.readouterr().err
+    monkeypatch.setattr(Brighter, "by", 0.0)
+    (after,) = evaluate(Brighter(), **{**arguments, "suites": ["clean"]})
+    assert before["clean", "accuracy"].value < 50
+    assert after.value == pytest.approx(100 * 20 / 24)
+    assert after.checkpoint != before["clean", "accuracy"].checkpoint
+    assert read_rows(tmp_path / "out" / "results.jsonl") == [after]
+    assert "1 rows of another model" in capsys.readouterr().err
+    monkeypatch.setattr(Brighter, "by", 0.25)  # back to what it was: known again
+    assert evaluate(Brighter(), **{**arguments, "suites": ["clean"]})[0] == before["clean", "accuracy"]
+
+
+def test_a_corrected_normalisation_is_another_model(photos: Path, tmp_path: Path) -> None:
+    arguments = {**ARGUMENTS, "suites": ["clean"], "data": photos, "out": tmp_path / "out", "self_test": False}
+    models = [Normalized(Reader(), mean=(shift,) * 3, std=(1.0,) * 3) for shift in (-0.25, 0.0)]
+    values = [evaluate(model, **arguments)[0].value for model in models]
+    assert values[0] < 50
+    assert values[1] == pytest.approx(100 * 20 / 24)
+
+
+def test_without_the_answers_of_its_model_a_folder_is_refused(photos: Path, tmp_path: Path) -> None:
+    arguments = {**ARGUMENTS, "suites": ["clean"], "data": photos, "out": tmp_path / "out"}
+    evaluate(Reader(), **arguments)
+    path = tmp_path / "out" / "answers.npz"
+    path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(DataError, match=r"answers\.npz is damaged"):
+        evaluate(Reader(), **arguments)
