@@ -45,6 +45,7 @@ INSIDE = {
         {"data", "perceptual", "methods", "training"},
         {"parts"},
         {"header", "model"},
+        {"inputs"},
         {"rehearsal"},
         {"discretizer", "distillation"},
         {"classification"},

@@ -9,8 +9,9 @@ RUN/equal-time.yaml  equal-time/   what follows a comparison in equal steps, if 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from dat.engine.run_folder import Run
 from dat.errors import UsageError
 from dat.recipe import file, read
 from dat.recipe.header import Header, Recipe
+from dat.recipe.inputs import inputs_of
 from dat.recipe.parts import OnDisk, Parts
 from dat.results import RESULTS, RUN, machine, versions, write_rows, write_text
 from dat.studies.study import Study
@@ -71,9 +73,8 @@ def carry_out(recipe: Recipe, parts: Parts, *, resume: bool = False, cpu: bool =
     header = opened.header
     state = PartialState(cpu=cpu)
     place = Place(torch.device(state.device or "cpu"), state.process_index, state.num_processes)
-    claim = run_folder.claimed(header.folder, recipe_hash=header.recipe_hash, resume=resume)
-    with claim if place.is_main else nullcontext():
-        run = Run(header.folder, place, cpu, _facts(header))
+    with _claimed(header, recipe, parts, resume=resume) if place.is_main else nullcontext({}) as inputs:
+        run = Run(header.folder, place, cpu, {**_facts(header), "inputs": inputs})
         if place.is_main:
             write_text(header.folder / "recipe.yaml", header.text)
             run.write()
@@ -81,8 +82,20 @@ def carry_out(recipe: Recipe, parts: Parts, *, resume: bool = False, cpu: bool =
         study = STUDIES[header.kind](opened, run)
         _finish(study, run)
         if (path := study.following()) is not None:
-            carry_out(read.load(str(path)), parts, resume=True, cpu=cpu)
+            again = read.load(str(path))
+            carry_out(again, parts, resume=run_folder.holds_run(Path(again.out)), cpu=cpu)
     return header.folder
+
+
+@contextmanager
+def _claimed(header: Header, recipe: Recipe, parts: Parts, *, resume: bool) -> Iterator[dict[str, str]]:
+    """Hold the folder of a run that may go on there; gives the hashes of what it begins with."""
+    if resume and not run_folder.holds_run(header.folder):
+        print(f"There is no run in {header.folder} yet; beginning anew.", file=sys.stderr)
+    inputs = inputs_of(recipe, parts.data(recipe.data))
+    settings = recipe.model_dump(mode="json")
+    with run_folder.claimed(header.folder, recipe_hash=header.recipe_hash, resume=resume, settings=settings, inputs=inputs):
+        yield inputs
 
 
 def _finish(study: Study, run: Run) -> None:

@@ -116,6 +116,16 @@ def weight_file(source: str | Path) -> Path:
     return _file_of(names.locate(source)[0])
 
 
+def weight_files(source: str | Path) -> list[Path]:
+    """All files that `load_discretizer` reads for this source: one, or both halves of a dVAE.
+
+    Raises:
+        CheckpointError: as `weight_file`.
+    """
+    file = weight_file(source)
+    return [file] if (other := other_half(file)) is None else sorted((file, other))
+
+
 def _file_of(path: Path) -> Path:
     """Of a folder, our own file, or the encoder's of the two of a dVAE."""
     if not path.is_dir():

@@ -98,8 +98,7 @@ def load_lpips(backbone: str, linear_layers: Path, *, cache: Path | None = None)
     if backbone not in BACKBONES:
         raise UsageError(f"LPIPS has no backbone {backbone!r}; take one of {', '.join(BACKBONES)}.")
     chosen = BACKBONES[backbone]
-    folder = cache or Path(torch.hub.get_dir()) / "checkpoints"
-    file = folder if folder.is_file() else folder / chosen.file_name
+    file = backbone_file(backbone, cache)
     tensors = {key.removeprefix("features."): value for key, value in read_tensors(file)[0].items() if "features." in key}
     features = build_strictly(lambda: chosen.create(weights=None).get_submodule("features"), tensors, name=str(file))
     lpips = LPIPS(list(features.children()), stops=chosen.stops, widths=chosen.widths, name=f"lpips_{backbone}")
@@ -109,6 +108,12 @@ def load_lpips(backbone: str, linear_layers: Path, *, cache: Path | None = None)
         own = {key.removeprefix(layer): value for key, value in linear.items() if key.startswith(layer)}
         load_strictly(lpips.get_submodule(f"lin{number}"), own, name=str(linear_layers))
     return lpips.requires_grad_(False)
+
+
+def backbone_file(backbone: str, cache: str | Path | None) -> Path:
+    """The file of torchvision's weights that `load_lpips` reads."""
+    folder = Path(cache) if cache is not None else Path(torch.hub.get_dir()) / "checkpoints"
+    return folder if folder.is_file() else folder / BACKBONES[backbone].file_name
 
 
 class FeatureDistance(nn.Module):

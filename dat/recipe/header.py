@@ -11,6 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import yaml
 
+from dat.engine.run_folder import NOT_COUNTED
 from dat.recipe.data import Data, DataSection
 from dat.recipe.parts import Parts
 
@@ -104,5 +105,5 @@ def resolved(recipe: Recipe) -> str:
 
 def recipe_hash(recipe: Recipe) -> str:
     """Twelve hexadecimal digits over all settings but the output folder, the title, and the numbers of a paper."""
-    settings = recipe.model_dump(mode="json", exclude={"out", "title", "expect"})
+    settings = recipe.model_dump(mode="json", exclude=set(NOT_COUNTED))
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]

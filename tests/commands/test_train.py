@@ -1,7 +1,9 @@
 """From recipes to discretizers: trained, distilled, loaded again, each with a page and with what it was made of."""
 
 import json
+import re
 import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +19,11 @@ from dat.commands.evaluate import evaluate_again
 from dat.commands.train import carry_out
 from dat.data.folders import ImageFolder
 from dat.data.pipeline import CenterCrop, ImageDataset
-from dat.discretizers.pretrained import load_discretizer, read_extra
-from dat.errors import CheckpointError, DataError, UsageError
+from dat.discretizers.pretrained import load_discretizer, read_extra, save_discretizer
+from dat.errors import CheckpointError, DataError, RunFolderError, UsageError
 from dat.nn.imagenet_networks import tiny_darknet
 from dat.nn.weights import file_sha256
+from dat.nn.zoo import create_network
 from dat.recipe import data as recipe_data
 from dat.recipe import read as recipes
 from dat.recipe.classification import Comparison, training_of
@@ -250,3 +253,132 @@ def test_a_renamed_model_folder_is_refused(compared: Path, tmp_path: Path) -> No
     (tmp_path / "run" / "advprop-seed0").rename(tmp_path / "run" / "best-seed0")
     with pytest.raises(CheckpointError, match=r"best-seed0 is none of the models of .*\(standard, advprop\)"):
         evaluate_again(tmp_path / "run" / "best-seed0", cpu=True)
+
+
+# ---- a run goes on with what it began with, or says what is another
+
+
+def put(path: Path, grey: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (8, 8), (grey, grey, grey)).save(path)
+
+
+def network_file(path: Path, seed: int) -> None:
+    torch.manual_seed(seed)
+    network = create_network("small_resnet", num_classes=2, options=CLASSIFIED["model"]["options"])
+    safetensors.torch.save_file(network.state_dict(), path)
+
+
+@pytest.fixture(scope="module")
+def begun(teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The recipe of a small run that is done, on pictures, weights and a discretizer of its own."""
+    root = tmp_path_factory.mktemp("begun")
+    for part, count in (("train", 4), ("test", 2)):
+        for label, name in enumerate(("ant", "bee")):
+            for number in range(count):
+                put(root / "in" / part / name / f"{number}.bmp", 100 * label + number)
+    network_file(root / "in" / "weights.safetensors", seed=1)
+    shutil.copy(teacher / "discretizer.safetensors", root / "in" / "discretizer.safetensors")
+    recipe = {
+        **{key: CLASSIFIED[key] for key in ("kind", "title", "evaluation")},
+        "data": {
+            "source": "folder",
+            "train": str(root / "in" / "train"),
+            "test": str(root / "in" / "test"),
+            "augment": {"kind": "none"},
+        },
+        "model": {**CLASSIFIED["model"], "weights": str(root / "in" / "weights.safetensors")},
+        "discretizer": {"load": str(root / "in" / "discretizer.safetensors")},
+        "methods": {"standard": {}},
+        "training": {"epochs": 1, "batch_size": 8, "lr": 0.01},
+        "out": str(root / "run"),
+    }
+    dat.train(recipe, cpu=True)
+    return recipe
+
+
+@pytest.fixture
+def began_with(begun: dict[str, Any]) -> Iterator[Path]:
+    """The files of the run, which are put back afterwards."""
+    root = Path(begun["out"]).parent
+    shutil.copytree(root / "in", root / "kept")
+    yield root / "in"
+    shutil.rmtree(root / "in")
+    (root / "kept").rename(root / "in")
+
+
+def exchange(first: Path, second: Path) -> None:
+    for old, new in ((first, first.with_name("other")), (second, first), (first.with_name("other"), second)):
+        old.rename(new)
+
+
+INPUTS: dict[str, tuple[str, Callable[[Path], object]]] = {
+    "training picture removed": ("data.train", lambda root: (root / "train" / "ant" / "0.bmp").unlink()),
+    "training picture replaced": ("data.train", lambda root: put(root / "train" / "ant" / "0.bmp", 50)),
+    "training classes exchanged": ("data.train", lambda root: exchange(root / "train" / "ant", root / "train" / "bee")),
+    "test picture replaced": ("data.test", lambda root: put(root / "test" / "ant" / "0.bmp", 50)),
+    "weights replaced": ("model.weights", lambda root: network_file(root / "weights.safetensors", seed=2)),
+    "discretizer replaced": (
+        "discretizer.load",
+        lambda root: save_discretizer(
+            root / "discretizer.safetensors", load_discretizer(root / "discretizer.safetensors").network, {"made": "anew"}
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("change", INPUTS)
+def test_a_run_does_not_go_on_with_other_inputs(begun: dict[str, Any], began_with: Path, change: str) -> None:
+    key, make = INPUTS[change]
+    results = Path(begun["out"]) / "results.jsonl"
+    before = results.read_bytes()
+    make(began_with)
+    with pytest.raises(RunFolderError, match=rf"^What {re.escape(key)} of the recipe names is not what the run"):
+        dat.train(begun, resume=True, cpu=True)
+    assert results.read_bytes() == before
+
+
+def test_inputs_stand_in_the_run_from_the_start_and_older_runs_have_none(begun: dict[str, Any], began_with: Path) -> None:
+    run = Path(begun["out"]) / "run.json"
+    facts = json.loads(run.read_text())
+    assert set(facts["inputs"]) == {"data.train", "data.test", "model.weights", "discretizer.load"}
+    assert facts["inputs"]["model.weights"] == file_sha256(began_with / "weights.safetensors")
+    put(began_with / "train" / "ant" / "0.bmp", 50)
+    run.write_text(json.dumps({key: value for key, value in facts.items() if key != "inputs"}))
+    dat.train(begun, resume=True, cpu=True)
+    run.write_text(json.dumps(facts))
+
+
+def test_what_a_discretizer_is_trained_by_is_an_input_too(teacher: Path, darknet: Path) -> None:
+    inputs = json.loads((teacher / "run.json").read_text())["inputs"]
+    assert set(inputs) == {"data.train", "data.test", "perceptual.weights", "frechet.weights"}
+    assert inputs["perceptual.weights"] == inputs["frechet.weights"] == file_sha256(darknet)
+
+
+def test_settings_that_differ_are_named_with_both_values(begun: dict[str, Any]) -> None:
+    other = {**begun, "title": "another", "training": {**begun["training"], "epochs": 5, "weight_decay": 0.5}}
+    said = r"with other settings \(training\.epochs was 1, is 5; training\.weight_decay was 0\.\d+, is 0\.5\); resume it with"
+    with pytest.raises(RunFolderError, match=said):
+        dat.train(other, resume=True, cpu=True)
+
+
+def test_resuming_where_there_is_no_run_is_said(begun: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    dat.train(begun, resume=True, cpu=True)
+    assert "There is no run" not in capsys.readouterr().err
+    out = f"{begun['out']}-typo"
+    dat.train(begun, out=out, resume=True, cpu=True)
+    assert f"There is no run in {out} yet; beginning anew.\n" in capsys.readouterr().err
+
+
+def test_what_follows_in_equal_time_is_begun_without_a_word_and_has_inputs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = {**CLASSIFIED, "methods": {"standard": {}}, "equal_time_as": "standard", "out": str(tmp_path / "run")}
+    del recipe["expect"]
+    dat.train(recipe, cpu=True)
+    assert "There is no run" not in capsys.readouterr().err
+    path = tmp_path / "run" / "equal-time" / "run.json"
+    facts = json.loads(path.read_text())
+    path.write_text(json.dumps({**facts, "inputs": {**facts["inputs"], "data.train": "another"}}))
+    with pytest.raises(RunFolderError, match=r"What data\.train of the recipe names is not what the run in .*equal-time"):
+        dat.train(recipe, resume=True, cpu=True)

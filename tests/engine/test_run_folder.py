@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -45,6 +46,38 @@ def test_a_run_is_resumed_with_its_own_recipe_only(tmp_path: Path) -> None:
     with claimed(tmp_path, recipe_hash="a", resume=True):
         pass
     assert_refused(tmp_path, "of recipe a, not of b", "recipe.yaml", recipe_hash="b", resume=True)
+
+
+def test_settings_that_differ_are_named(tmp_path: Path) -> None:
+    run_once(tmp_path)
+    (tmp_path / "recipe.yaml").write_text("title: old\nmodel: {options: {width: 4}}\nseeds: [0]\nmethods: {dat: {}}\n")
+    now = {"title": "new", "model": {"options": {"width": 8}}, "seeds": [0], "methods": {"dat": {"alpha": 0.2}}}
+    said = r"holds a run with other settings \(model\.options\.width was 4, is 8; methods\.dat\.alpha was not there, is 0\.2\)"
+    with pytest.raises(RunFolderError, match=said), claimed(tmp_path, recipe_hash="b", resume=True, settings=now):
+        raise AssertionError
+
+
+def test_of_many_settings_the_first_are_named(tmp_path: Path) -> None:
+    run_once(tmp_path)
+    (tmp_path / "recipe.yaml").write_text("".join(f"key{number}: 0\n" for number in range(20)))
+    now = {f"key{number}": 1 for number in range(20)}
+    with (
+        pytest.raises(RunFolderError, match=r"key7 was 0, is 1; 12 more\)"),
+        claimed(tmp_path, recipe_hash="b", resume=True, settings=now),
+    ):
+        raise AssertionError
+
+
+def test_inputs_that_differ_are_named_and_those_that_were_not_noted_are_accepted(tmp_path: Path) -> None:
+    (tmp_path / RUN).write_text('{"recipe_hash": "a", "inputs": {"data.train": "1", "model.weights": "2"}}')
+    how: dict[str, Any] = {"recipe_hash": "a", "resume": True}
+    with claimed(tmp_path, **how, inputs={"data.train": "1", "model.weights": "2", "init": "3"}):
+        pass
+    with (
+        pytest.raises(RunFolderError, match=r"What data\.train and model\.weights of the recipe name is not what the run in"),
+        claimed(tmp_path, **how, inputs={"data.train": "0", "model.weights": "0"}),
+    ):
+        raise AssertionError
 
 
 def test_resuming_nothing_begins(tmp_path: Path) -> None:

@@ -1,0 +1,67 @@
+"""What a training begins with besides its settings: pictures with their classes, and files of weights, by their hashes.
+
+Paths stand in a recipe, and what lies there may change: a run that is resumed must find what it began with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from dat.data.pipeline import ImageDataset
+from dat.discretizers.pretrained import weight_files
+from dat.nn.perceptual import backbone_file
+from dat.nn.weights import file_sha256
+from dat.recipe.data import Data
+from dat.recipe.header import Recipe
+
+MOST_BYTES = 4 * 2**30
+"""So much of the training pictures is read before the first step; of a larger set a sample of files."""
+DISCRETIZERS = ("model.discretizer", "discretizer.load", "discretizer.train.init", "init", "teacher.load")
+FILES = ("model.weights",)
+NETWORKS = ("perceptual", "frechet", "discretizer.train.perceptual", "discretizer.train.frechet")
+"""Keys of a recipe that name weights, or are sections that do."""
+
+
+def inputs_of(recipe: Recipe, data: Data) -> dict[str, str]:
+    """SHA-256 of all that was opened, by the key of the recipe that names it.
+
+    Training pictures beyond `MOST_BYTES` are known by their names, classes and sizes, and by what a sample of them holds.
+
+    Raises:
+        DataError, CheckpointError: a file is gone meanwhile.
+    """
+    files = dict(_files_of(recipe.model_dump(mode="json")))
+    hashes = {key: " ".join(map(file_sha256, paths)) for key, paths in files.items()}
+    return {"data.train": _of(data.train, MOST_BYTES), "data.test": data.fingerprint, **hashes}
+
+
+def _of(pictures: ImageDataset, most_bytes: int) -> str:
+    return pictures.source.fingerprint(most_bytes=most_bytes)
+
+
+def _files_of(settings: Mapping[str, Any]) -> Iterator[tuple[str, list[Path]]]:
+    for key in DISCRETIZERS:
+        if isinstance(source := _at(settings, key), str):
+            yield key, weight_files(source)
+    named = [*FILES, *(f"{key}.{name}" for key in NETWORKS for name in ("weights", "linear_layers"))]
+    for key in named:
+        if isinstance(path := _at(settings, key), str):
+            yield key, _whole(Path(path))
+    for key in NETWORKS:
+        if isinstance(backbone := _at(settings, f"{key}.backbone"), str):
+            yield f"{key}.backbone", [backbone_file(backbone, _at(settings, f"{key}.cache"))]
+
+
+def _whole(path: Path) -> list[Path]:
+    """A file, or all weights of a folder."""
+    return sorted(path.rglob("*.safetensors")) if path.is_dir() else [path]
+
+
+def _at(settings: Mapping[str, Any], key: str) -> Any:
+    """The value of `model.weights`; None where there is no such section."""
+    found: Any = settings
+    for part in key.split("."):
+        found = found.get(part) if isinstance(found, Mapping) else None
+    return found
