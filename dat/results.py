@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -150,6 +151,29 @@ def write_bytes(path: Path, content: bytes) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def hashes_of(folder: Path, patterns: Sequence[str]) -> dict[str, str]:
+    """SHA-256 of the files of a folder that a page is made from, by their names in it; of those that are there."""
+    paths = [path for pattern in patterns for path in sorted(folder.glob(pattern)) if path.is_file()]
+    return {path.relative_to(folder).as_posix(): _sha256(path) for path in paths}
+
+
+def altered(folder: Path, facts: Mapping[str, object]) -> list[str]:
+    """A sentence for each file that is not as it was when `facts` noted its hash (`files`); older folders noted none."""
+    noted = facts.get("files")
+    said = []
+    for name, digest in noted.items() if isinstance(noted, dict) else ():
+        if not (folder / name).is_file():
+            said.append(f"{folder.name}/{name} was written, but is not there any more.")
+        elif _sha256(folder / name) != digest:
+            said.append(f"{folder.name}/{name} was changed or damaged after it was written: do not trust what it shows.")
+    return said
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def versions() -> dict[str, str]:

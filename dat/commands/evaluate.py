@@ -34,7 +34,8 @@ from dat.evaluation.robustness import Rows, robustness_rows
 from dat.evaluation.selftest import Alarm, selftest
 from dat.progress import Bar, warn
 from dat.recipe.header import recipe_hash
-from dat.results import EVALUATION, RESULTS, SET, Row, machine, read_rows, versions, write_rows, write_text
+from dat.report.page import read_facts
+from dat.results import EVALUATION, RESULTS, SET, Row, hashes_of, machine, read_rows, versions, write_rows, write_text
 from dat.studies import measured
 from dat.studies.study import Job
 from dat.types import Place
@@ -154,6 +155,7 @@ class Evaluating:
             "notes": list(rows.notes),
             "versions": versions(),
             "machine": machine(),
+            "files": _hashes(self.folder) if self.folder is not None else {},
         }
 
 
@@ -301,15 +303,15 @@ def evaluate_again(path: Path, overrides: Sequence[str] = (), *, folder: Path | 
     test, size = found.test_pictures()
     place = _place(cpu)
     subject = measured.Subject(found.recipe.evaluation.build(), recipe_hash(found.recipe), test, size, place)
-    checkpoint = checkpoint_hash(found.model)
+    with _held(folder, place), evaluating(found.model.to(place.device)) as model:
+        checkpoint = _known_as(model, place, folder, (size[1], size[0]))
 
-    def keep(shown: Cell, predictions: Predictions) -> None:
-        if folder is not None and place.is_main:
-            cell = replace(shown, protocol={SET: found.test_name, **shown.protocol})
-            store.write_predictions(folder, cell, predictions, store.identity(cell, checkpoint))
-            store.write_names(folder, cell)
+        def keep(shown: Cell, predictions: Predictions) -> None:
+            if folder is not None and place.is_main:
+                cell = replace(shown, protocol={SET: found.test_name, **shown.protocol})
+                store.write_predictions(folder, cell, predictions, store.identity(cell, checkpoint))
+                store.write_names(folder, cell)
 
-    with _held(folder, place):
         rows = measured.accuracies(subject, {Job(found.label, found.seed): found.model}, keep=keep)
         rows = [replace(row, checkpoint=checkpoint, protocol={SET: found.test_name, **row.protocol}) for row in rows]
         if folder is not None and place.is_main:
@@ -320,9 +322,15 @@ def evaluate_again(path: Path, overrides: Sequence[str] = (), *, folder: Path | 
 def _write_again(folder: Path, name: str, rows: Sequence[Row]) -> None:
     """The rows beside those that are there; and what makes the folder an evaluation, where it is none yet."""
     write_rows(folder / RESULTS, [*_other_rows(folder / RESULTS, rows), *rows])
-    if not (folder / EVALUATION).is_file():
-        facts = {"kind": "evaluation", "name": name, "checkpoint": rows[0].checkpoint, "versions": versions()}
-        write_text(folder / EVALUATION, json.dumps({**facts, "machine": machine()}, indent=1))
+    facts = {"kind": "evaluation", "name": name, "checkpoint": rows[0].checkpoint, "versions": versions(), "machine": machine()}
+    if (folder / EVALUATION).is_file():
+        facts |= read_facts(folder / EVALUATION)
+    write_text(folder / EVALUATION, json.dumps({**facts, "files": _hashes(folder)}, indent=1))
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    """Of what its page is made from."""
+    return hashes_of(folder, (RESULTS, f"{store.PREDICTIONS}/*.npz"))
 
 
 def _place(cpu: bool) -> Place:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dat.errors import UsageError
+from dat.errors import DataError, UsageError
 from dat.report.page import read_facts, terminal_page, write_report
 from dat.results import EVALUATION, RESULTS, RUN
 
@@ -58,6 +58,8 @@ class Page:
 def _page_of(run: Path) -> Page:
     facts = run / RUN
     kind = read_facts(facts).get("kind") if facts.is_file() else None
+    if kind is None and facts.is_file() and not (run / RESULTS).is_file():
+        raise DataError(f"{facts} does not say what was run, so it was emptied or damaged; go on with the run (--resume).")
     return PAGES.get(str(kind), PAGES["classification"])  # a folder that tells no kind may hold rows to compare
 
 

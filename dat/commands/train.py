@@ -26,10 +26,13 @@ from dat.recipe import file, read
 from dat.recipe.header import Header, Recipe
 from dat.recipe.inputs import inputs_of
 from dat.recipe.parts import OnDisk, Parts
-from dat.results import RESULTS, RUN, machine, versions, write_rows, write_text
+from dat.results import RESULTS, RUN, hashes_of, machine, versions, write_rows, write_text
 from dat.studies.study import Study
 from dat.studies.table import STUDIES
 from dat.types import Place
+
+SHOWN = (RESULTS, "recipe.yaml", "pictures.npz", "reconstructions.npz", "log.jsonl", "*/log.jsonl")
+"""What the page of a run is made from, beside `run.json`, which keeps their hashes, and weights, which have their own."""
 
 
 def train(
@@ -106,6 +109,7 @@ def _finish(study: Study, run: Run) -> None:
         study.pictures(models)
         if rows:
             write_rows(run.folder / RESULTS, rows)
+        run.facts["files"] = hashes_of(run.folder, SHOWN)
         run.write()
         report.write(run.folder)
 

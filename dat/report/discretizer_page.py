@@ -17,6 +17,7 @@ from dat.errors import CheckpointError, DataError
 from dat.report import figures
 from dat.report.page import (
     Facts,
+    alarms_of,
     attempt,
     data_words,
     provenance,
@@ -27,6 +28,7 @@ from dat.report.page import (
     section,
     short,
     spelled,
+    tell,
 )
 from dat.results import RUN, write_text
 
@@ -51,11 +53,15 @@ QUALITY_WORDS = {
 
 @dataclass(frozen=True)
 class DiscretizerPage:
-    """All that the page shows. `pictures`: rows of PNG data addresses by name, the originals first."""
+    """All that the page shows. `alarm` is one of the training, `alarms` say what is not as it was written.
+
+    `pictures`: rows of PNG data addresses by name, the originals first.
+    """
 
     title: str
     subtitle: str
     alarm: str
+    alarms: tuple[str, ...]
     quality: dict[str, str]
     pictures: dict[str, list[str]]
     health: str
@@ -70,7 +76,9 @@ def write_discretizer_report(run: Path) -> Path:
     Raises:
         DataError: the folder holds no trained discretizer.
     """
-    write_text(run / "report.html", render("discretizer.html.j2", page=gather(run)))
+    page = gather(run)
+    tell(page.alarms)
+    write_text(run / "report.html", render("discretizer.html.j2", page=page))
     return run / "report.html"
 
 
@@ -94,6 +102,7 @@ def gather(run: Path) -> DiscretizerPage:
         title=str(facts.get("title") or run.name),
         subtitle=subtitle(facts),
         alarm=str(made_by.get("alarm") or ""),
+        alarms=tuple(alarms_of(run, facts, RUN)),
         quality={title: measured(key, quality[key]) for key, title in titles(quality).items()},
         pictures=pictures or {},
         health=attempt("The curves", partial(health_svg, run / "log.jsonl"), left_out) or "",

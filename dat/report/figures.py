@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import io
 import re
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,8 +139,9 @@ def add_legend(figure: Figure, shown: dict[str, Look]) -> None:
 
 
 def draw_interval(axes: Axes, value: Estimate, position: float, look: Look, *, horizontal: bool = True) -> None:
-    """A mean with its interval."""
-    error = None if value.interval is None else [[value.mean - value.interval[0]], [value.interval[1] - value.mean]]
+    """A mean with its interval; one that was altered may lie outside of it, and has a line to the other side only."""
+    low, high = value.interval or (value.mean, value.mean)
+    error = None if value.interval is None else [[max(0.0, value.mean - low)], [max(0.0, high - value.mean)]]
     x, y = (value.mean, position) if horizontal else (position, value.mean)
     errors = {"xerr" if horizontal else "yerr": error}
     drawn = {"color": look.color, "marker": look.marker, "markersize": 6.4, "markeredgecolor": PAPER}
@@ -381,7 +383,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     try:
         with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
-    except (OSError, EOFError, ValueError, BadZipFile) as error:
+    except (OSError, EOFError, ValueError, KeyError, NotImplementedError, BadZipFile, zlib.error) as error:
         raise DataError(f"{path.name} is no file of arrays ({getattr(error, 'strerror', None) or error}).") from error
 
 

@@ -6,7 +6,8 @@ Reads files only. What a run does not hold is left out, and the page says so.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib import resources
@@ -34,11 +35,16 @@ from dat.report.tables import (
     seeds_text,
     suite_title,
 )
-from dat.results import RESULTS, RUN, Row, read_rows, write_text
+from dat.results import RESULTS, RUN, Row, altered, read_rows, write_text
 from dat.version import __version__
 
 Part = TypeVar("Part")
 Facts = dict[str, object]
+
+ALARMED = "Not as it was written"
+"""Heading of the alarms."""
+KNOWN = {"kind", "name", "recipe_hash", "methods"}
+"""Some of these is in the facts of every run and evaluation."""
 
 DISCRETIZER_WORDS = {
     "codebook_size": "codes in the codebook",
@@ -61,7 +67,7 @@ class Plot:
 
 @dataclass(frozen=True)
 class Report:
-    """All that a page shows. `left_out` says what the run did not hold."""
+    """All that a page shows. `alarms` say what is not as it was written, `left_out` what the run did not hold."""
 
     title: str
     subtitle: str
@@ -73,6 +79,7 @@ class Report:
     provenance: dict[str, str]
     protocols: dict[str, str]
     recipe: str
+    alarms: tuple[str, ...]
     left_out: tuple[str, ...]
 
 
@@ -86,6 +93,7 @@ def write_report(run: Path, *, mixed: bool = False) -> Path:
         UsageError: the folder is no comparison, or its rows cannot be compared.
     """
     report = gather(run, mixed=mixed)
+    tell(report.alarms)
     write_text(run / "report.md", markdown_page(report))
     write_text(run / "report.html", html_page(report))
     return run / "report.html"
@@ -116,8 +124,22 @@ def gather(run: Path, *, mixed: bool = False) -> Report:
         provenance=provenance(facts, rows),
         protocols=protocols(rows, comparison),
         recipe=recipe,
+        alarms=tuple(alarms_of(run, facts, RUN)),
         left_out=tuple(left_out),
     )
+
+
+def alarms_of(folder: Path, facts: Facts, name: str) -> list[str]:
+    """What of a folder is not as it was written; `name` is the file of its facts."""
+    if (folder / name).is_file() and not facts.keys() & KNOWN:
+        return [f"{folder.name}/{name} says nothing of what was run: it was emptied or damaged, so nothing can be checked."]
+    return altered(folder, facts)
+
+
+def tell(alarms: Iterable[str]) -> None:
+    """Say on stderr what the page says, too."""
+    for alarm in alarms:
+        print(alarm, file=sys.stderr)
 
 
 def attempt(what: str, build: Callable[[], Part], left_out: list[str]) -> Part | None:
@@ -384,7 +406,7 @@ def render(template: str, **values: object) -> str:
 
 def markdown_page(report: Report) -> str:
     """The reading and the tables in GitHub Markdown; the figures are on the other page."""
-    parts = [f"# {report.title}", report.subtitle, "## What the numbers show"]
+    parts = [f"# {report.title}", report.subtitle, *alarm_list(report.alarms), "## What the numbers show"]
     parts.append("\n".join(f"- {text}" for text in report.reading))
     parts += ["## Tables", *map(markdown_table, report.tables.values())]
     parts += ["The figures and pictures are in [report.html](report.html).", "## Where the numbers come from"]
@@ -392,6 +414,11 @@ def markdown_page(report: Report) -> str:
     parts += ["How each suite was measured:", definition_list(report.protocols)]
     parts += ["Left out:\n\n" + "\n".join(f"- {text}" for text in report.left_out)] * bool(report.left_out)
     return "\n\n".join(parts) + "\n"
+
+
+def alarm_list(alarms: Sequence[str]) -> list[str]:
+    """What is not as it was written, as a Markdown section; nothing where all is."""
+    return [f"## {ALARMED}\n\n" + "\n".join(f"- {alarm}" for alarm in alarms)] * bool(alarms)
 
 
 def definition_list(entries: Mapping[str, str]) -> str:

@@ -433,3 +433,22 @@ def test_without_the_answers_of_its_model_a_folder_is_refused(photos: Path, tmp_
     path.write_bytes(path.read_bytes()[:50])
     with pytest.raises(DataError, match=r"answers\.npz is damaged"):
         evaluate(Reader(), **arguments)
+
+
+def test_what_was_altered_in_an_evaluation_stands_on_its_page(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    evaluate(Reader(), **{**ARGUMENTS, "suites": ["clean", "fgsm"], "data": photos, "out": out})
+    write_all([out])
+    assert "Not as it was written" not in (out / "report.md").read_text() + (out / "report.html").read_text()
+    rows = (out / "results.jsonl").read_text()
+    (out / "results.jsonl").write_text(rows.replace('"value": 83.3', '"value": 93.3'))
+    store.path_of(out, "fgsm").unlink()
+    write_all([out])
+    for text in ((out / "report.md").read_text(), (out / "report.html").read_text(), capsys.readouterr().err):
+        assert "out/results.jsonl was changed or damaged after it was written" in text
+        assert "out/predictions/fgsm.npz was written, but is not there any more" in text
+    (out / "evaluation.json").write_text("{}")
+    write_all([out])
+    assert "out/evaluation.json says nothing of what was run" in (out / "report.md").read_text()

@@ -16,6 +16,7 @@ from torch.nn import functional
 
 import dat
 from dat.commands.evaluate import evaluate_again
+from dat.commands.report import write
 from dat.commands.train import carry_out
 from dat.data.folders import ImageFolder
 from dat.data.pipeline import CenterCrop, ImageDataset
@@ -246,6 +247,18 @@ def test_equal_time_follows_the_speeds_of_the_logs(tmp_path: Path) -> None:
         "standard": 6,
         "advprop": 2,
     }
+
+
+def test_a_run_keeps_the_hashes_of_what_its_page_is_made_from(compared: Path, teacher: Path, tmp_path: Path) -> None:
+    files = json.loads((compared / "run.json").read_text())["files"]
+    assert set(files) == {"results.jsonl", "recipe.yaml", "standard-seed0/log.jsonl", "advprop-seed0/log.jsonl"}
+    assert files["results.jsonl"] == file_sha256(compared / "results.jsonl")
+    assert {"log.jsonl", "reconstructions.npz"} <= set(json.loads((teacher / "run.json").read_text())["files"])
+    shutil.copytree(compared, tmp_path / "run")
+    assert "Not as it was written" not in write(tmp_path / "run").read_text()
+    path = tmp_path / "run" / "results.jsonl"
+    path.write_text(path.read_text().replace('"value": 77.59', '"value": 87.59'))
+    assert "Not as it was written" in write(tmp_path / "run").read_text()
 
 
 def test_a_renamed_model_folder_is_refused(compared: Path, tmp_path: Path) -> None:

@@ -7,10 +7,12 @@ from synthetic_run import FACTS, write_log
 from test_report import Page
 
 from dat.commands.report import write
+from dat.commands.train import SHOWN
 from dat.discretizers.networks.vqgan import VQGAN, VQGANConfig
 from dat.discretizers.pretrained import save_discretizer
 from dat.errors import DataError
 from dat.report.discretizer_page import gather, write_discretizer_report
+from dat.results import hashes_of
 
 TINY = VQGANConfig(n_embed=4, embed_dim=3, z_channels=4, ch=32, ch_mult=(1, 2), num_res_blocks=1, attn_resolutions=())
 MADE_BY = {
@@ -70,6 +72,17 @@ def test_what_is_missing_is_left_out_and_said(run: Path) -> None:
     assert (page.pictures, page.health, page.recipe) == ({}, "", "")
     assert len(page.left_out) == 3
     Page(write_discretizer_report(run).read_text())
+
+
+def test_what_was_altered_stands_on_the_page(run: Path) -> None:
+    facts = {**FACTS, "kind": "discretizer", "files": hashes_of(run, SHOWN)}
+    (run / "run.json").write_text(json.dumps(facts))
+    assert gather(run).alarms == ()
+    (run / "reconstructions.npz").write_bytes((run / "reconstructions.npz").read_bytes()[:-20])
+    assert "run/reconstructions.npz was changed or damaged" in write(run).read_text()
+    (run / "run.json").write_text("{}")
+    with pytest.raises(DataError, match="does not say what was run"):
+        write(run)
 
 
 def test_without_weights_there_is_no_page(run: Path) -> None:

@@ -1,15 +1,19 @@
 import json
 import re
+from collections.abc import Callable
+from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 from synthetic_run import full_rows, row, write_run
 
+from dat.commands.train import SHOWN
 from dat.errors import DataError, UsageError
-from dat.report.page import gather, write_report
+from dat.report.page import attempt, gather, read_facts, read_pictures, write_report
 from dat.report.tables import all_tables, comparison_table
-from dat.results import write_rows
+from dat.results import hashes_of, write_rows
 
 VOID = {"meta", "link", "img", "br"}
 
@@ -161,3 +165,56 @@ def test_mixed_protocols_need_leave(tmp_path: Path):
     with pytest.raises(UsageError, match="two ways"):
         write_report(tmp_path)
     assert write_report(tmp_path, mixed=True).is_file()
+
+
+def with_hashes(run: Path) -> Path:
+    """The run as `dat train` leaves it."""
+    facts = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps({**facts, "files": hashes_of(run, SHOWN)}))
+    return run
+
+
+def one_number_changed(run: Path) -> None:
+    path = run / "results.jsonl"
+    path.write_text(path.read_text().replace('"value": 9', '"value": 8', 1))
+
+
+ALTERED: dict[str, tuple[str, Callable[[Path], object]]] = {
+    "a number": ("run/results.jsonl was changed or damaged", one_number_changed),
+    "pictures cut": (
+        "run/pictures.npz was changed or damaged",
+        lambda run: (run / "pictures.npz").write_bytes((run / "pictures.npz").read_bytes()[:-100]),
+    ),
+    "pictures gone": ("run/pictures.npz was written, but is not there", lambda run: (run / "pictures.npz").unlink()),
+    "log": ("run/dat-seed0/log.jsonl was changed or damaged", lambda run: (run / "dat-seed0" / "log.jsonl").write_text("")),
+    "recipe": ("run/recipe.yaml was changed or damaged", lambda run: (run / "recipe.yaml").write_bytes(b"name: \xff")),
+    "facts": ("run/run.json says nothing of what was run", lambda run: (run / "run.json").write_text("{}")),
+}
+
+
+@pytest.mark.parametrize("what", ALTERED)
+def test_what_is_not_as_it_was_written_stands_on_the_page(
+    tmp_path: Path, what: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said, alter = ALTERED[what]
+    run = with_hashes(write_run(tmp_path / "run"))
+    assert gather(run).alarms == ()
+    alter(run)
+    text = write_report(run).read_text()
+    Page(text)
+    for page in (text, (run / "report.md").read_text(), capsys.readouterr().err):
+        assert said in page
+    assert "Not as it was written" in text
+    assert len(gather(run).alarms) == 1
+
+
+def test_a_damaged_file_of_pictures_is_never_a_traceback(tmp_path: Path) -> None:
+    run = with_hashes(write_run(tmp_path / "run"))
+    content, numbers = (run / "pictures.npz").read_bytes(), np.random.default_rng(0)
+    facts = read_facts(run / "run.json")
+    for _ in range(200):
+        changed = bytearray(content)
+        changed[int(numbers.integers(len(content)))] ^= int(numbers.integers(1, 256))
+        (run / "pictures.npz").write_bytes(changed)
+        attempt("The pictures", partial(read_pictures, run, facts), left_out := [])
+        assert len(left_out) <= 1

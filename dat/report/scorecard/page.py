@@ -19,7 +19,21 @@ from dat.evaluation import store
 from dat.evaluation.intervals import PictureScores, Positions, Scores
 from dat.evaluation.robustness import Answers, answers_of, members_of, of_set, picture_scores, without_set
 from dat.report import figures
-from dat.report.page import Facts, Plot, attempt, definition_list, draw, markdown_table, read_facts, render, section, spelled
+from dat.report.page import (
+    Facts,
+    Plot,
+    alarm_list,
+    alarms_of,
+    attempt,
+    definition_list,
+    draw,
+    markdown_table,
+    read_facts,
+    render,
+    section,
+    spelled,
+    tell,
+)
 from dat.report.scorecard.rows import (
     ARROW,
     Card,
@@ -62,6 +76,7 @@ class ScorePage:
     notes: tuple[str, ...]
     provenance: dict[str, str]
     protocols: dict[str, str]
+    alarms: tuple[str, ...]
     left_out: tuple[str, ...]
 
 
@@ -75,6 +90,7 @@ def write_scorecard(folders: Sequence[Path], *, mixed: bool = False) -> tuple[st
         UsageError: the models were not measured alike, and `mixed` does not allow that.
     """
     page = gather(folders, mixed=mixed)
+    tell(page.alarms)
     name = "report" if len(folders) == 1 else "comparison"
     write_text(folders[0] / f"{name}.md", markdown_page(page, name))
     path = folders[0] / f"{name}.html"
@@ -110,6 +126,9 @@ def gather(folders: Sequence[Path], *, mixed: bool = False) -> ScorePage:
         notes=tuple(notes_of(cards, facts)),
         provenance={card.title: origin(card, known) for card, known in zip(cards, facts, strict=True)} | made_by(),
         protocols=protocols(cards),
+        alarms=tuple(
+            said for folder, known in zip(folders, facts, strict=True) for said in alarms_of(folder, known, EVALUATION)
+        ),
         left_out=tuple(left_out),
     )
 
@@ -315,7 +334,8 @@ def terminal_page(page: ScorePage) -> str:
 
 def markdown_page(page: ScorePage, name: str) -> str:
     """The tables in GitHub Markdown; the figures are on the other page."""
-    parts = [f"# {page.title}", page.subtitle, "\n".join(f"- {text}" for text in (*page.reading, *page.notes))]
+    parts = [f"# {page.title}", page.subtitle, *alarm_list(page.alarms)]
+    parts += ["\n".join(f"- {text}" for text in (*page.reading, *page.notes))]
     parts += ["## Tables", *map(markdown_table, page.tables.values())]
     parts += [
         f"The figures are in [{name}.html]({name}.html).",
