@@ -55,8 +55,8 @@ def _chosen(names: Sequence[str], stamps: Mapping[str, list[int]], most_bytes: i
     if most_bytes is None or total <= most_bytes:
         return list(dict.fromkeys(names))
     count = max(1, len(names) * most_bytes // total)
-    positions = np.unique(np.linspace(0, len(names) - 1, count).round().astype(int)).tolist()
-    return [names[position] for position in positions]
+    positions = np.unique(np.linspace(0, len(names) - 1, count).round())
+    return [names[int(position)] for position in positions]
 
 
 def _read(root: Path, names: Sequence[str], total_bytes: int) -> Known:
