@@ -21,7 +21,7 @@ from accelerate import PartialState
 from dat.commands import report
 from dat.engine import run_folder
 from dat.engine.run_folder import Run
-from dat.errors import UsageError
+from dat.errors import RunFolderError, UsageError
 from dat.recipe import file, read
 from dat.recipe.header import Header, Recipe
 from dat.recipe.inputs import inputs_of
@@ -33,6 +33,7 @@ from dat.types import Place
 
 SHOWN = (RESULTS, "recipe.yaml", "pictures.npz", "reconstructions.npz", "log.jsonl", "*/log.jsonl")
 """What the page of a run is made from, beside `run.json`, which keeps their hashes, and weights, which have their own."""
+RECIPE = "recipe.yaml"
 
 
 def train(
@@ -72,18 +73,19 @@ def carry_out(recipe: Recipe, parts: Parts, *, resume: bool = False, cpu: bool =
     Raises:
         DatError: one of its kinds, each with a sentence for the user.
     """
+    state = PartialState(cpu=cpu)  # first: whether a batch can be shared depends on the number of processes
     opened = recipe.open(parts)
     header = opened.header
-    state = PartialState(cpu=cpu)
     place = Place(torch.device(state.device or "cpu"), state.process_index, state.num_processes)
     with _claimed(header, recipe, parts, resume=resume) if place.is_main else nullcontext({}) as inputs:
         run = Run(header.folder, place, cpu, {**_facts(header), "inputs": inputs})
         if place.is_main:
-            write_text(header.folder / "recipe.yaml", header.text)
+            write_text(header.folder / RECIPE, header.text)
             run.write()
         state.wait_for_everyone()
         study = STUDIES[header.kind](opened, run)
-        _finish(study, run)
+        with _noticing_removal(run):
+            _finish(study, run)
         if (path := study.following()) is not None:
             again = read.load(str(path))
             carry_out(again, parts, resume=run_folder.holds_run(Path(again.out)), cpu=cpu)
@@ -102,8 +104,10 @@ def _claimed(header: Header, recipe: Recipe, parts: Parts, *, resume: bool) -> I
 
 
 def _finish(study: Study, run: Run) -> None:
-    jobs = study.jobs()
-    models = {job: study.train(job, f"[{number}/{len(jobs)}] {job}") for number, job in enumerate(jobs, start=1)}
+    jobs, models = study.jobs(), {}
+    for number, job in enumerate(jobs, start=1):
+        models[job] = study.train(job, f"[{number}/{len(jobs)}] {job}")
+        _refuse_removal(run)
     rows = study.rows(models)
     if run.place.is_main:
         study.pictures(models)
@@ -112,6 +116,26 @@ def _finish(study: Study, run: Run) -> None:
         run.facts["files"] = hashes_of(run.folder, SHOWN)
         run.write()
         report.write(run.folder)
+
+
+@contextmanager
+def _noticing_removal(run: Run) -> Iterator[None]:
+    """A file that is gone because its folder is, in a sentence."""
+    try:
+        yield
+    except FileNotFoundError:
+        _refuse_removal(run)
+        raise
+
+
+def _refuse_removal(run: Run) -> None:
+    """The recipe is written once; other files of a run come back when they are written again.
+
+    Raises:
+        RunFolderError: it is gone.
+    """
+    if run.place.is_main and not (run.folder / RECIPE).is_file():
+        raise RunFolderError(f"{run.folder} was taken away while it was filled; train again, it cannot be continued.")
 
 
 def _facts(header: Header) -> dict[str, Any]:

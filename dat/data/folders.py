@@ -17,7 +17,7 @@ from jaxtyping import Int64
 from PIL import Image
 
 from dat.data.contents import contents
-from dat.data.images import decode
+from dat.data.images import decode, size_of
 from dat.errors import DataError, UsageError
 from dat.progress import warn
 
@@ -100,6 +100,14 @@ class PictureFiles:
             DataError: the file cannot be read (which, its size, and what to do).
         """
         return decode(self.root / self._names[index])
+
+    def size(self, index: int) -> tuple[int, int]:
+        """Width and height, as the head of the file has them.
+
+        Raises:
+            DataError: the file cannot be read.
+        """
+        return size_of(self.root / self._names[index])
 
     def name(self, index: int) -> str:
         """Path relative to the root, with forward slashes."""

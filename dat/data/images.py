@@ -37,9 +37,20 @@ def decode(path: str | Path) -> Image.Image:
     except DataError as error:
         raise DataError(f"{error} in {_described(path)}; convert the file to 8-bit RGB.") from error
     except Exception as error:  # PIL's parsers raise nearly every built-in error on damaged files
-        reason = "not an image" if isinstance(error, UnidentifiedImageError) else _first_line(error)
-        advice = "fetch it again, or take it out of the data set"
-        raise DataError(f"Cannot read the picture {_described(path)}: {reason}; {advice}.") from error
+        raise _unreadable(path, error) from error
+
+
+def size_of(path: str | Path) -> tuple[int, int]:
+    """Width and height as the head of the file has them; its pixels are not read.
+
+    Raises:
+        DataError: as `decode`, for what the head tells.
+    """
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            return image.size
+    except Exception as error:
+        raise _unreadable(path, error) from error
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -69,6 +80,12 @@ def _grey_to_rgb(values: np.ndarray, *, white: int) -> Image.Image:
 
 def _float_white(values: np.ndarray) -> int:
     return next((white for white in (1, 255) if values.max() <= white), WHITE_16_BIT)
+
+
+def _unreadable(path: str | Path, error: Exception) -> DataError:
+    reason = "not an image" if isinstance(error, UnidentifiedImageError) else _first_line(error)
+    advice = "fetch it again, or take it out of the data set"
+    return DataError(f"Cannot read the picture {_described(path)}: {reason}; {advice}.")
 
 
 def _described(path: str | Path) -> str:

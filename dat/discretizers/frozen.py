@@ -202,10 +202,15 @@ def check_size(images: Tensor, network: Autoencoder) -> None:
     Raises:
         UsageError: the size that was met, and the one that is taken.
     """
+    check_image_size((images.shape[-2], images.shape[-1]), network)
+
+
+def check_image_size(size: tuple[int, int], network: Autoencoder) -> None:
+    """As `check_size`, of images of this height and width."""
     side, tokens = network.image_size, network.tokens
-    if side is not None and tuple(images.shape[-2:]) != (side, side):
+    if side is not None and size != (side, side):
         raise UsageError(
-            f"Images are {images.shape[-2]} x {images.shape[-1]} pixels; this discretizer takes exactly {side} x {side}, as "
+            f"Images are {size[0]} x {size[1]} pixels; this discretizer takes exactly {side} x {side}, as "
             f"{tokens or (side // network.stride) ** 2} codes; resize the images, or take a convolutional one for any size."
         )
 

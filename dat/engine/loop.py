@@ -122,19 +122,7 @@ def train(
     """
     with accelerator(settings.precision, cpu=cpu, partly_used=has_auxiliary_norms(model)) as here:
         place = Place(here.device, here.process_index, here.num_processes)
-        order = TrainingOrder(
-            len(dataset),
-            batch_size=settings.batch_size,
-            accumulate=settings.accumulate,
-            processes=place.processes,
-            process=place.process,
-            seed=seed,
-        )
-        if (settings.mixup or settings.cutmix) and order.micro_batch % 2:
-            raise UsageError(
-                f"mixup and cutmix pair the images of a micro-batch, which has {order.micro_batch} here; "
-                "choose a training.batch_size of an even number per process and accumulated micro-batch."
-            )
+        order = training_order(settings, len(dataset), place=place, seed=seed)
         learner = SupervisedLearner(model, method, task, settings, here, order.steps_per_epoch, seed, num_classes)
         pace = Pace(settings.epochs, seed, settings.workers, settings.log_every, settings.save_minutes)
         if said := unripe_average(settings.ema_decay, settings.epochs * order.steps_per_epoch):
@@ -153,6 +141,28 @@ def unripe_average(decay: float, steps: int) -> str:
         f"ema_decay {decay} leaves {100 * start:.1f} % of the first weights in the average after {steps} steps, and the "
         f"average is evaluated; write at most {math.floor(1e4 * largest) / 1e4:g}, or 0 for none."
     )
+
+
+def training_order(settings: Training, pictures: int, *, place: Place, seed: int) -> TrainingOrder:
+    """Which of so many pictures a process sees in each micro-batch.
+
+    Raises:
+        UsageError: as `TrainingOrder`; or mixup would pair an odd number of images.
+    """
+    order = TrainingOrder(
+        pictures,
+        batch_size=settings.batch_size,
+        accumulate=settings.accumulate,
+        processes=place.processes,
+        process=place.process,
+        seed=seed,
+    )
+    if (settings.mixup or settings.cutmix) and order.micro_batch % 2:
+        raise UsageError(
+            f"mixup and cutmix pair the images of a micro-batch, which has {order.micro_batch} here; "
+            "choose a training.batch_size of an even number per process and accumulated micro-batch."
+        )
+    return order
 
 
 @contextmanager

@@ -25,7 +25,7 @@ class PatchDiscriminator(nn.Module):
         super().__init__()
         if layers < 1:
             raise UsageError(f"A patch discriminator with {layers} layers does not exist; give 1 or more (3 is usual).")
-        self.smallest_side = smallest_side(layers)
+        self.layers = layers
         widths = [width * min(2**layer, 8) for layer in range(layers + 1)]
         self.main = nn.Sequential(nn.Conv2d(3, width, 4, stride=2, padding=1), nn.LeakyReLU(0.2, inplace=True))
         for layer in range(1, layers + 1):
@@ -42,12 +42,21 @@ class PatchDiscriminator(nn.Module):
         Raises:
             UsageError: the images are smaller than one patch.
         """
-        if min(images.shape[-2:]) < self.smallest_side:
-            raise UsageError(
-                f"Images of {images.shape[-2]}x{images.shape[-1]} are too small for this patch discriminator, which needs "
-                f"{self.smallest_side} pixels a side; use fewer layers."
-            )
+        check_patch_size((images.shape[-2], images.shape[-1]), self.layers)
         return self.main(images)
+
+
+def check_patch_size(size: tuple[int, int], layers: int) -> None:
+    """Refuse images of this height and width where they are smaller than one patch.
+
+    Raises:
+        UsageError: the size, and what is needed.
+    """
+    if min(size) < smallest_side(layers):
+        raise UsageError(
+            f"Images of {size[0]}x{size[1]} are too small for this patch discriminator, which needs "
+            f"{smallest_side(layers)} pixels a side; use fewer layers."
+        )
 
 
 def smallest_side(layers: int) -> int:

@@ -12,13 +12,14 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError, model_validator
 
-from dat.discretizers.frozen import FrozenDiscretizer
+from dat.discretizers.frozen import FrozenDiscretizer, check_image_size
 from dat.engine.loop import Training
 from dat.errors import DataError
 from dat.evaluation.suites import FGSM, Clean, Suite, corruption_suites
 from dat.recipe.data import Data, DataSection
 from dat.recipe.discretizer import DiscretizerPlan, DiscretizerSection, check_spec, open_plan
 from dat.recipe.faults import sentence
+from dat.recipe.fits import check_batches, check_corruptible, check_network
 from dat.recipe.header import Header, header_of, resolved
 from dat.recipe.methods import MethodSection, alpha_of, build_method, needs_discretizer, wants_auxiliary_norms
 from dat.recipe.model import Blueprint, ModelSection, check_model, open_model
@@ -177,15 +178,18 @@ class ClassificationRecipe(Strict):
         if len(data.classes) < 2:
             raise DataError(f"The training pictures have one class, {', '.join(data.classes)}, which is always right; add one.")
         header = header_of(self, data, self.model.name, methods=list(self.methods), seeds=self.seeds)
+        model = open_model(self.model, parts, num_classes=len(data.classes))
+        self._check_fit(data, model)
         plan = discretizer = None
         if section is not None and section.train is not None:
             plan = open_plan(section.train, parts, data, recipe_hash=header.recipe_hash)
         elif section is not None:
             discretizer = self._load_discretizer(parts, str(section.load))
+            check_image_size(data.size, discretizer.network)
         return Comparison(
             header=header,
             data=data,
-            model=open_model(self.model, parts, num_classes=len(data.classes)),
+            model=model,
             contestants={label: Contestant(method, training_of(self, label)) for label, method in self.methods.items()},
             seeds=tuple(self.seeds),
             discretizer=discretizer,
@@ -213,6 +217,13 @@ class ClassificationRecipe(Strict):
             "equal_time_as": None,
         }
         return self.model_copy(update=changes)
+
+    def _check_fit(self, data: Data, model: Blueprint) -> None:
+        for label in self.methods:
+            check_batches(training_of(self, label), data, where=f"methods.{label}")
+        if "c" in self.evaluation.suites:
+            check_corruptible(data)
+        check_network(model, data)
 
     def _load_discretizer(self, parts: Parts, source: str) -> FrozenDiscretizer:
         assert self.discretizer is not None

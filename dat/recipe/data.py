@@ -11,6 +11,7 @@ from dat.data.concatenated import Concatenated
 from dat.data.embedded import digits, in_memory
 from dat.data.folders import ImageFolder, ImageSource
 from dat.data.pipeline import CenterCrop, CropFlip, ImageDataset, ImageNet, Transform
+from dat.data.subset import spread
 from dat.errors import DataError, UsageError
 from dat.recipe.strict import Strict
 
@@ -75,6 +76,9 @@ class FolderData(Strict):
     augment: Augment = ImageNetAugment()
 
 
+LOOKED_AT = 2000
+"""So many pictures of a folder, at even distances, are asked for their size."""
+
 DataSection = Annotated[DigitsData | FolderData, Field(discriminator="source")]
 
 
@@ -130,6 +134,7 @@ def build_test(section: DigitsData | FolderData, *, classes: tuple[str, ...]) ->
         source: ImageSource = digits("test", size=section.size)
     else:
         folder = ImageFolder(section.test, classes=classes, limit_per_class=section.test_per_class)
+        _one_size(section, folder)
         source = in_memory(folder) if section.in_memory else folder
     view = view_of(section)
     width, height = (view.size, view.size) if view.size is not None else source.read(0).size
@@ -147,8 +152,28 @@ def _train_source(section: DigitsData | FolderData) -> ImageSource:
     extra = [
         ImageFolder(folder, classes=train.classes, limit_per_class=section.train_per_class) for folder in section.extra_train
     ]
+    _one_size(section, train, *extra)
     whole = Concatenated([train, *extra]) if extra else train
     return in_memory(whole) if section.in_memory else whole
+
+
+def _one_size(section: FolderData, *folders: ImageFolder) -> None:
+    """Refuse pictures of several sizes where they are shown at their own; at most `LOOKED_AT` of a folder are opened.
+
+    Raises:
+        DataError: two that differ, and what to write.
+    """
+    if section.size is not None or section.in_memory:  # what is held in memory is looked at there, every picture
+        return
+    looked_at = [(folder, int(index)) for folder in folders for index in spread(folder, LOOKED_AT).positions]
+    (first, index), *others = looked_at
+    size = first.size(index)
+    for folder, other in others:
+        if (met := folder.size(other)) != size:
+            sizes = "{} is {}x{} but {} is {}x{}".format(
+                first.root / first.name(index), *size, folder.root / folder.name(other), *met
+            )
+            raise DataError(f"{sizes}; set data.size, so that they fit one batch.")
 
 
 def view_of(section: DigitsData | FolderData) -> CenterCrop:

@@ -19,6 +19,7 @@ from dat.engine.steps import stream_seed
 from dat.errors import UsageError
 from dat.nn.imagenet_networks import ImageNetNetwork
 from dat.recipe.data import Data, DataSection
+from dat.recipe.fits import check_batches, check_patches, check_perceptual
 from dat.recipe.header import Header, header_of
 from dat.recipe.parts import Parts, Precision
 from dat.recipe.perceptual import FrechetSection, MultiscaleGradientSection, NoPerceptual, PerceptualSection, with_hashes
@@ -101,10 +102,14 @@ def open_plan(spec: DiscretizerSpec, parts: Parts, data: Data, *, recipe_hash: s
 
     Raises:
         CheckpointError: weights cannot be read.
-        UsageError: those to begin with are of another network.
+        UsageError: those to begin with are of another network; the pictures are too few or too small.
     """
+    check_batches(spec.training, data, where="the training of the discretizer")
+    if spec.training.disc_layers and spec.objective.disc_factor:
+        check_patches(spec.training.disc_layers, data, stride=2 ** (len(spec.network.ch_mult) - 1))
     init = parts.discretizer(spec.init).network if spec.init is not None else None
     perceptual, features = parts.perceptual(spec.perceptual), parts.features(spec.frechet)
+    check_perceptual(perceptual, data)
     provenance: dict[str, Any] = {
         "recipe_hash": recipe_hash,
         "data": data.fingerprint,

@@ -10,12 +10,13 @@ import torch
 from pydantic import Field, model_validator
 
 from dat.discretizers.autoencoder import Autoencoder
-from dat.discretizers.frozen import FrozenDiscretizer
+from dat.discretizers.frozen import FrozenDiscretizer, check_image_size
 from dat.discretizers.networks.fast import FastAutoencoder, affordable, student_of
 from dat.discretizers.objective import Perceptual
 from dat.engine.distill import Distillation
 from dat.engine.steps import stream_seed
 from dat.recipe.data import Data, DataSection
+from dat.recipe.fits import check_batches, check_perceptual
 from dat.recipe.header import Header, header_of
 from dat.recipe.parts import Parts, Precision
 from dat.recipe.perceptual import MultiscaleGradientSection, NoPerceptual, PerceptualSection, with_hashes
@@ -87,7 +88,9 @@ class DistillationRecipe(Strict):
             UsageError: no student is within the budget, or none can have the teacher's codes.
         """
         data = parts.data(self.data)
+        check_batches(self.training, data, where="training")
         teacher = parts.discretizer(self.teacher.load, precision=self.teacher.precision)
+        check_image_size(data.size, teacher.network)
         header = header_of(self, data, "a student")
         provenance = {
             "recipe_hash": header.recipe_hash,
@@ -99,6 +102,7 @@ class DistillationRecipe(Strict):
         }
         student = build_student(self, teacher.network, size=max(data.size))
         perceptual = parts.perceptual(self.perceptual)
+        check_perceptual(perceptual, data)
         return OpenedDistillation(header, data, teacher, student, perceptual, self.training, self.seed, provenance)
 
     def rehearsal(self) -> DistillationRecipe:

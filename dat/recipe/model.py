@@ -40,6 +40,8 @@ class ModelSection(Strict):
                 f"{self.name} {'reads' if needs_words(self.name) else 'reads no'} visual words; "
                 f"{'name a discretizer' if needs_words(self.name) else 'leave out discretizer'}"
             )
+        if low := [value for value in self.std if value <= 0]:
+            raise ValueError(f"std is {[*self.std]}, and images are divided by it; write numbers above 0 instead of {low[0]}")
         if needs_words(self.name) and (self.mean, self.std) != (DrViT.mean, DrViT.std):
             raise ValueError(f"{self.name} takes images in [-1, 1]; write mean: [0.5, 0.5, 0.5] and std: [0.5, 0.5, 0.5]")
         return self

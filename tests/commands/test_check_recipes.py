@@ -37,7 +37,7 @@ def test_what_a_network_says_of_its_images_becomes_a_sentence() -> None:
     model = (
         "model={name: swin_tiny_patch4_window7_224, options: {img_size: 56, embed_dim: 24, depths: [1, 1], num_heads: [3, 3]}}"
     )
-    with pytest.raises(UsageError, match=r"Two steps of standard with swin_tiny\S+ on 32 x 32 pixels do not run: .*32.*56"):
+    with pytest.raises(UsageError, match=r"swin_tiny\S+ does not run on images of 32 x 32 pixels: .*32.*56"):
         rehearse(recipes.load("demo", [model, "methods={standard: {}}", "data.size=32"]))
     rehearse(recipes.load("demo", [model, "methods={standard: {}}", "data.size=56"]))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,7 +23,7 @@ from dat.commands.check_recipes import rehearse
 from dat.commands.report import PAGES, Page
 from dat.discretizers.networks.vqgan import VQGAN, VQGANConfig
 from dat.discretizers.pretrained import save_discretizer
-from dat.errors import CheckpointError, DataError, UsageError
+from dat.errors import CheckpointError, DataError, RunFolderError, UsageError
 from dat.nn import weights
 from dat.nn.imagenet_networks import tiny_darknet
 from dat.nn.zoo import create_network
@@ -32,6 +33,7 @@ from dat.recipe.header import header_of
 from dat.recipe.read import KINDS
 from dat.recipe.strict import Strict
 from dat.results import Row, read_rows, write_text
+from dat.studies.classification import ClassificationStudy
 from dat.studies.study import Job
 from dat.studies.table import STUDIES
 
@@ -233,3 +235,79 @@ def test_what_can_be_refused_is_refused_before_there_is_a_folder(
     with pytest.raises(error, match=said):
         dat.train({**classified(tmp_path, photos, methods={"standard": {}}), **changes}, cpu=True)
     assert not (tmp_path / "run").exists()
+
+
+SPEC = {
+    "network": NETWORK,
+    "objective": {"perceptual_weight": 0.0},
+    "training": {"epochs": 1, "batch_size": 6, "lr": 0.001, "disc_layers": 1},
+    "perceptual": {"kind": "none"},
+}
+BATCH = {"epochs": 1, "batch_size": 6, "lr": 0.01}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"training": {**BATCH, "batch_size": 13}}, r"methods\.standard: The data set has 12 pictures.* batch of 13; set a"),
+        ({"methods": {"standard": {"training": {"batch_size": 13}}}}, r"methods\.standard: .* one batch of 13"),
+        ({"training": {**BATCH, "accumulate": 4}}, "batch_size of 6 cannot be shared .* use a multiple of 4"),
+        ({"training": {**BATCH, "accumulate": 2, "mixup": 0.5}}, "mixup and cutmix pair .* has 3 here; choose"),
+        ({"discretizer": {"train": {**SPEC, "training": {**SPEC["training"], "batch_size": 13}}}}, "discretizer: The data set"),
+        ({"discretizer": {"train": {**SPEC, "training": {**SPEC["training"], "disc_layers": 3}}}}, "needs 24 pixels a side"),
+        ({"model": {"name": "small_resnet", "std": [0.2, 0.0, 0.2]}}, "std is .0.2, 0.0, 0.2., .* write numbers above 0"),
+        ({"model": {"name": "small_resnet", "std": [0.2, -1.0, 0.2]}}, "write numbers above 0 instead of -1"),
+        ({"model": {"name": "vit_tiny_patch16_224"}}, "vit_tiny_patch16_224 does not run on images of 16 x 16 pixels: .*224"),
+        ({"model": {"name": "small_resnet", "std": [1, 1, 1]}, "size": 7, "evaluation": {"suites": ["c"]}}, "need 8 a side"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_there_is_a_folder(
+    changes: dict[str, Any], said: str, photos: dict[str, Any], tmp_path: Path
+) -> None:
+    photos |= {key: changes[key] for key in changes.keys() & {"size"}}
+    values = classified(tmp_path, photos, methods={"standard": {}}, equal_time_as=None)
+    with pytest.raises(UsageError, match=said):
+        dat.train({**values, **{key: value for key, value in changes.items() if key != "size"}}, cpu=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_pictures_of_several_sizes_are_refused_before_there_is_a_folder(photos: dict[str, Any], tmp_path: Path) -> None:
+    Image.new("RGB", (16, 12)).save(tmp_path / "train" / "dog" / "3.png")
+    with pytest.raises(DataError, match=r"cat/0\.png is 16x16 but .*dog/3\.png is 16x12; set data\.size"):
+        dat.train(classified(tmp_path, {**photos, "size": None}, methods={"standard": {}}), cpu=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_whose_folder_is_taken_away_says_so(photos: dict[str, Any], tmp_path: Path, monkeypatch: Any) -> None:
+    """Before the next training, not after the last one."""
+    trained: list[Job] = []
+
+    def train(study: ClassificationStudy, job: Job, title: str) -> torch.nn.Module:
+        trained.append(job)
+        model = original(study, job, title)
+        shutil.rmtree(tmp_path / "run")
+        study.run.write()
+        return model
+
+    original = ClassificationStudy.train
+    monkeypatch.setattr(ClassificationStudy, "train", train)
+    with pytest.raises(RunFolderError, match=r"run was taken away while it was filled; train again"):
+        dat.train(classified(tmp_path, photos, methods={"standard": {}}), cpu=True)
+    assert trained == [Job("standard", 0)]
+
+
+def test_a_distillation_that_does_not_fit_is_refused_before_there_is_a_folder(photos: dict[str, Any], tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = VQGAN(VQGANConfig(**{**NETWORK, "ch_mult": (1, 1), "attn_resolutions": ()}))
+    save_discretizer(tmp_path / "teacher.safetensors", network)
+    values = {
+        "kind": "distillation",
+        "title": "fast",
+        "data": photos,
+        "teacher": {"load": str(tmp_path / "teacher.safetensors")},
+        "training": {"epochs": 1, "batch_size": 60},
+        "out": str(tmp_path / "student"),
+    }
+    with pytest.raises(UsageError, match="training: The data set has 12 pictures"):
+        dat.train(values, cpu=True)
+    assert not (tmp_path / "student").exists()

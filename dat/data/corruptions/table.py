@@ -51,6 +51,8 @@ VERSION = 2
 """Raised when the same request gives other images: another way to draw, another rounding. Stands in the protocol of results."""
 
 PIECE = 2**18
+LEAST_SIDE = 8
+"""Smaller pictures are not corrupted."""
 IMAGENET_SHORTEST = 64
 """From this shorter side on, the parameters of ImageNet-C; below, those of CIFAR-10-C."""
 
@@ -239,8 +241,9 @@ def _check_images(images: Tensor, ids: Tensor) -> None:
         raise UsageError(f"There are {len(ids)} ids for {len(images)} images; hand in one id per image.")
     if ids.is_floating_point() or (len(ids) and int(ids.min()) < 0):
         raise UsageError("Ids must be whole numbers from 0 on; hand in, for example, each image's position in its set.")
-    if min(images.shape[-2:]) < 8:
-        raise UsageError(f"Images are {images.shape[-2]}x{images.shape[-1]}; corruptions need at least 8 pixels a side.")
+    if min(images.shape[-2:]) < LEAST_SIDE:
+        size = f"{images.shape[-2]}x{images.shape[-1]}"
+        raise UsageError(f"Images are {size}; corruptions need at least {LEAST_SIDE} pixels a side.")
     low, high = (float(bound) for bound in images.aminmax()) if len(images) else (0.0, 0.0)
     if not (low >= 0 and high <= 1):
         raise UsageError(f"Images range from {low:g} to {high:g}; hand in values in [0, 1], before any normalisation.")
