@@ -21,9 +21,9 @@ from accelerate import PartialState
 from dat.commands import report
 from dat.engine import run_folder
 from dat.engine.run_folder import Run
-from dat.errors import RunFolderError, UsageError
+from dat.errors import DatError, RunFolderError, UsageError
 from dat.recipe import file, read
-from dat.recipe.header import Header, Recipe
+from dat.recipe.header import Header, Recipe, recipe_hash
 from dat.recipe.inputs import inputs_of
 from dat.recipe.parts import OnDisk, Parts
 from dat.results import RESULTS, RUN, hashes_of, machine, versions, write_rows, write_text
@@ -50,7 +50,7 @@ def train(
         recipe: a YAML file, the name of a recipe that comes with the package, or its values as a mapping.
         overrides: `key.sub=value`, as on the command line.
         out: the folder of the run; by default what the recipe says, or `runs/NAME`.
-        resume: go on with the run that is in the folder.
+        resume: go on with the run that is in the folder; `evaluation` may be another than it was.
         cpu: use no GPU, even if there is one.
 
     Raises:
@@ -99,7 +99,8 @@ def _claimed(header: Header, recipe: Recipe, parts: Parts, *, resume: bool) -> I
         print(f"There is no run in {header.folder} yet; beginning anew.", file=sys.stderr)
     inputs = inputs_of(recipe, parts.data(recipe.data))
     settings = recipe.model_dump(mode="json")
-    with run_folder.claimed(header.folder, recipe_hash=header.recipe_hash, resume=resume, settings=settings, inputs=inputs):
+    known = _known_as(recipe, header)
+    with run_folder.claimed(header.folder, recipe_hash=known, resume=resume, settings=settings, inputs=inputs):
         yield inputs
 
 
@@ -136,6 +137,19 @@ def _refuse_removal(run: Run) -> None:
     """
     if run.place.is_main and not (run.folder / RECIPE).is_file():
         raise RunFolderError(f"{run.folder} was taken away while it was filled; train again, it cannot be continued.")
+
+
+def _known_as(recipe: Recipe, header: Header) -> str:
+    """By which hash the folder knows the recipe: that of its run, where no more than what is measured has changed since."""
+    stored = header.folder / RECIPE
+    if not stored.is_file():
+        return header.recipe_hash
+    try:
+        before = read.load(str(stored))
+    except DatError:
+        return header.recipe_hash
+    is_same = recipe_hash(before, without="evaluation") == recipe_hash(recipe, without="evaluation")
+    return recipe_hash(before) if is_same else header.recipe_hash
 
 
 def _facts(header: Header) -> dict[str, Any]:

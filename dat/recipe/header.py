@@ -103,7 +103,10 @@ def resolved(recipe: Recipe) -> str:
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-def recipe_hash(recipe: Recipe) -> str:
-    """Twelve hexadecimal digits over all settings but the output folder, the title, and the numbers of a paper."""
-    settings = recipe.model_dump(mode="json", exclude=set(NOT_COUNTED))
+def recipe_hash(recipe: Recipe, *, without: str = "") -> str:
+    """Twelve hexadecimal digits over all settings but the output folder, the title, and the numbers of a paper.
+
+    `without`: one more section that is left out; without `evaluation`, it is the hash of all that the trainings depend on.
+    """
+    settings = recipe.model_dump(mode="json", exclude={*NOT_COUNTED, without})
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]

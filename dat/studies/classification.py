@@ -75,14 +75,14 @@ class ClassificationStudy:
                 self.run.facts["pictures"] = {"model": str(attacked), "alpha": self._alpha}
 
     def following(self) -> Path | None:
-        """The same with the epochs of each method that fit into the time of one of them; written once, then kept.
+        """The same with the epochs of each method that fit into the time of one of them, written when all are trained.
 
         The time of an epoch is the median of what the logs say, so it is right on a machine that did nothing else.
         """
         if self.opened.equal_time_as is None:
             return None
         path = self.run.folder / "equal-time.yaml"
-        if self.run.place.is_main and not path.is_file():
+        if self.run.place.is_main:
             trainings = {label: contestant.training for label, contestant in self.opened.contestants.items()}
             epochs = measured.epochs_of_equal_time(
                 trainings, self.opened.seeds, self.run.folder, reference=self.opened.equal_time_as

@@ -311,3 +311,16 @@ def test_a_distillation_that_does_not_fit_is_refused_before_there_is_a_folder(ph
     with pytest.raises(UsageError, match="training: The data set has 12 pictures"):
         dat.train(values, cpu=True)
     assert not (tmp_path / "student").exists()
+
+
+def test_a_finished_training_is_measured_again_with_another_evaluation(photos: dict[str, Any], tmp_path: Path) -> None:
+    values = classified(tmp_path, photos, methods={"standard": {}})
+    folder = dat.train(values, cpu=True)
+    logs = {path: path.read_text() for path in folder.rglob("log.jsonl")}
+    dat.train({**values, "evaluation": {"suites": ["fgsm"]}}, resume=True, cpu=True)
+    for part in (folder, folder / "equal-time"):
+        assert {row.suite for row in read_rows(part / "results.jsonl")} == {"fgsm", "cost"}
+    assert {path: path.read_text() for path in folder.rglob("log.jsonl")} == logs
+    with pytest.raises(RunFolderError):
+        dat.train({**values, "training": {**BATCH, "lr": 0.02}}, resume=True, cpu=True)
+    dat.train({**values, "evaluation": {"suites": ["clean"]}}, resume=True, cpu=True)
