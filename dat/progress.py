@@ -5,12 +5,29 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 SECONDS_BETWEEN_LINES = 10.0
+_following: ContextVar[float | None] = ContextVar("following", default=0.0)
+
+
+@contextmanager
+def followed_by(seconds: float | None) -> Iterator[None]:
+    """Bars made inside also say the time left of the whole: their own, and `seconds` of what follows them.
+
+    None: nobody can tell yet, before the first training is done.
+    """
+    token = _following.set(seconds)
+    try:
+        yield
+    finally:
+        _following.reset(token)
 
 
 def warn(sentence: str) -> None:
@@ -29,7 +46,7 @@ class Bar:
     def __init__(self, title: str, total: int, *, done: int = 0, shown: bool = True) -> None:
         self.title, self.total, self.first, self.done = title, total, done, done
         self.started = self.last_line = time.monotonic()
-        self.shown = shown
+        self.shown, self.following = shown, _following.get()
         self.bar = self._terminal_bar() if shown and sys.stderr.isatty() else None
         self.task = self.bar.add_task(title, total=total, completed=done, note="") if self.bar else None
 
@@ -59,7 +76,7 @@ class Bar:
     def advance(self, done: int, note: str) -> None:
         """Say that `done` steps are finished; `note` holds loss and speed."""
         if self.bar is not None and self.task is not None:
-            self.bar.update(self.task, completed=done, note=note)
+            self.bar.update(self.task, completed=done, note=f"{note}  {self._whole(done)}".strip())
         elif self.shown and time.monotonic() - self.last_line >= SECONDS_BETWEEN_LINES:
             self._line(done, note)
 
@@ -76,6 +93,14 @@ class Bar:
 
     def _line(self, done: int, note: str) -> None:
         self.last_line = time.monotonic()
-        elapsed = self.last_line - self.started
-        left = elapsed / max(done - self.first, 1) * (self.total - done)
-        print(f"{self.title}: {done}/{self.total}, {elapsed:.0f} s, {left:.0f} s left  {note}".rstrip(), file=sys.stderr)
+        elapsed, left = self.last_line - self.started, self._left(done)
+        notes = f"{note}  {self._whole(done)}".strip()
+        print(f"{self.title}: {done}/{self.total}, {elapsed:.0f} s, {left:.0f} s left  {notes}".rstrip(), file=sys.stderr)
+
+    def _left(self, done: int) -> float:
+        return (time.monotonic() - self.started) / max(done - self.first, 1) * (self.total - done)
+
+    def _whole(self, done: int) -> str:
+        if self.following is None:
+            return "(of the whole: told after the first training)"
+        return f"(of the whole: about {self._left(done) + self.following:.0f} s left)" if self.following else ""

@@ -14,9 +14,11 @@ from dat.engine.discretizer_health import reconstruction_quality
 from dat.engine.loop import train
 from dat.engine.run_folder import Run
 from dat.nn.norm import without_auxiliary_norms
+from dat.progress import followed_by
 from dat.recipe.classification import Comparison
 from dat.results import Row, write_text
 from dat.studies import discretizer, measured
+from dat.studies.forecast import Forecast
 from dat.studies.study import Job
 from dat.tasks.classification import Classification
 
@@ -30,14 +32,16 @@ class ClassificationStudy:
 
     def jobs(self) -> Sequence[Job]:
         """Seed by seed all methods, once there is a discretizer for them."""
-        self._discretizer = self._ready_discretizer()
-        return [Job(label, seed) for seed in self.opened.seeds for label in self.opened.contestants]
+        with followed_by(self._forecast.seconds(self._jobs)):
+            self._discretizer = self._ready_discretizer()
+        return self._jobs
 
     def train(self, job: Job, title: str) -> nn.Module:
         """The trained model of one method and seed, without auxiliary norms."""
         contestant, data = self.opened.contestants[job.label], self.opened.data.seeded(job.seed)
         training, classes = contestant.training, len(data.classes)
-        with self.run.timed("train"):
+        following = self._jobs[self._jobs.index(job) + 1 :]
+        with self.run.timed("train"), followed_by(self._forecast.seconds(following)):
             trained = train(
                 self.opened.model.untrained(job.seed, auxiliary_norms=contestant.auxiliary_norms),
                 contestant.method(self._discretizer),
@@ -54,7 +58,7 @@ class ClassificationStudy:
 
     def rows(self, models: Mapping[Job, nn.Module]) -> list[Row]:
         """Accuracies, modified codes, costs, and what a paper reports."""
-        with self.run.timed("evaluate"):
+        with self.run.timed("evaluate"), followed_by(self._forecast.seconds((), evaluated=False)):
             rows = measured.accuracies(self._subject, models)
         if not self.run.place.is_main:
             return rows
@@ -105,6 +109,17 @@ class ClassificationStudy:
     def _attacked(self, models: Mapping[Job, nn.Module]) -> Job:
         """Whose pictures are shown: the first model of a method with an adversary of words, or the first of all."""
         return next((job for job in models if self.opened.contestants[job.label].alpha is not None), next(iter(models)))
+
+    @property
+    def _jobs(self) -> list[Job]:
+        return [Job(label, seed) for seed in self.opened.seeds for label in self.opened.contestants]
+
+    @property
+    def _forecast(self) -> Forecast:
+        opened, jobs = self.opened, self._jobs
+        trainings = {label: contestant.training for label, contestant in opened.contestants.items()}
+        shown = len(jobs) * measured.images_to_show(self._subject)
+        return Forecast(self.run.folder, trainings, jobs, len(opened.data.train), shown, opened.equal_time_as)
 
     @cached_property
     def _subject(self) -> measured.Subject:

@@ -73,18 +73,30 @@ def accuracies(subject: Subject, models: Models, *, keep: Keep | None = None) ->
     `keep` is given each cell with what each model said of it.
     """
     answers: Answers = {key: {} for key in models}
-    for title, dataset, suites in (
-        ("evaluate", subject.test, subject.evaluation.suites),
-        ("evaluate corruptions", _fewer_pictures(subject), subject.evaluation.corruptions),
-    ):
-        if suites:
-            for key, correct in _answers(subject, models, dataset, suites, title=title, keep=keep).items():
+    parts = _parts(subject)
+    place = subject.place
+    shares = (len(suites) * len(range(place.process, len(dataset), place.processes)) for dataset, suites in parts)
+    with Bar("evaluate", sum(shares), shown=place.is_main) as bar:
+        for dataset, suites in parts:
+            for key, correct in _answers(subject, models, dataset, suites, bar=bar, keep=keep).items():
                 answers[key] |= correct
     return [row for key in models for row in _rows_of(subject, answers[key], key)]
 
 
+def images_to_show(subject: Subject) -> int:
+    """How many images one model is shown by `accuracies`."""
+    return sum(len(suites) * len(dataset) for dataset, suites in _parts(subject))
+
+
+def _parts(subject: Subject) -> list[tuple[ImageDataset, tuple[Suite, ...]]]:
+    """Pictures and what is done to them; the corrupted pictures may be fewer."""
+    evaluation = subject.evaluation
+    parts = [(subject.test, evaluation.suites), (_fewer_pictures(subject), evaluation.corruptions)]
+    return [(dataset, suites) for dataset, suites in parts if suites]
+
+
 def _answers(
-    subject: Subject, models: Models, dataset: ImageDataset, suites: Sequence[Suite], *, title: str, keep: Keep | None
+    subject: Subject, models: Models, dataset: ImageDataset, suites: Sequence[Suite], *, bar: Bar, keep: Keep | None
 ) -> Answers:
     """What every model got right. Models are put into evaluation mode on the device of the subject.
 
@@ -96,13 +108,12 @@ def _answers(
     shelf = Shelf(batch_size=subject.evaluation.batch_size, place=place, strict=True, limit_bytes=KEPT_BYTES)
     answers: Answers = {key: {} for key in models}
     pictures = dataset.source.fingerprint()[:12]
-    with Bar(title, len(suites) * len(shelf.share(dataset)), shown=place.is_main) as bar:
-        for suite in suites:
-            cell = Cell(suite.name, dataset, suite, (view,), {"data": pictures})
-            for key, said in predict(classifiers, cell, shelf, advance=partial(bar.add, cell.name)).items():
-                if keep is not None:
-                    keep(cell, said)
-                answers[key][cell.name] = view.correct(said.targets, said.outputs[view.metric])
+    for suite in suites:
+        cell = Cell(suite.name, dataset, suite, (view,), {"data": pictures})
+        for key, said in predict(classifiers, cell, shelf, advance=partial(bar.add, cell.name)).items():
+            if keep is not None:
+                keep(cell, said)
+            answers[key][cell.name] = view.correct(said.targets, said.outputs[view.metric])
     return answers
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections import Counter
 from collections.abc import Mapping
@@ -324,3 +325,15 @@ def test_a_finished_training_is_measured_again_with_another_evaluation(photos: d
     with pytest.raises(RunFolderError):
         dat.train({**values, "training": {**BATCH, "lr": 0.02}}, resume=True, cpu=True)
     dat.train({**values, "evaluation": {"suites": ["clean"]}}, resume=True, cpu=True)
+
+
+def test_every_stage_says_how_long_the_whole_will_take(
+    photos: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = classified(tmp_path, photos, methods={"standard": {}}, equal_time_as=None)
+    dat.train(values, cpu=True)
+    first, second, *_ = (line for line in capsys.readouterr().err.splitlines() if "standard, seed" in line)
+    assert first.endswith("(of the whole: told after the first training)")
+    assert re.search(r"^\[2/2\] standard, seed 1: 2/2, \d+ s, 0 s left  \(of the whole: about \d+ s left\)$", second)
+    dat.train(values, resume=True, cpu=True)
+    assert "told after" not in capsys.readouterr().err
