@@ -154,7 +154,8 @@ def _known_as(recipe: Recipe, header: Header) -> str:
 
 def _facts(header: Header) -> dict[str, Any]:
     """What the report says beside the rows, and what a later evaluation needs; the rest is added as it is found."""
-    known = (header.folder / RUN).is_file()
+    known = run_folder.read_run(header.folder) if (header.folder / RUN).is_file() else {}
+    kept = {key: known[key] for key in ("discretizer",) if key in known}
     return {
         "kind": header.kind,
         "name": header.folder.name,
@@ -162,6 +163,7 @@ def _facts(header: Header) -> dict[str, Any]:
         "recipe_hash": header.recipe_hash,
         "versions": versions(),
         "machine": machine(),
-        "seconds": run_folder.read_run(header.folder)["seconds"] if known else {},
+        "seconds": known.get("seconds", {}),
+        **kept,
         **header.facts,
     }

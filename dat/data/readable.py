@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 import torch
 
+from dat.data.embedded import ArraySource
 from dat.data.pipeline import Examples, ImageDataset, Key
 from dat.errors import DataError
 
@@ -29,15 +31,18 @@ class Readable:
         Raises:
             DataError: every picture can be read, but they do not fit one batch.
         """
-        try:
+        if isinstance(self.dataset.source, ArraySource):  # in memory: all of them can be read
             return self.dataset.__getitems__(keys)
-        except DataError:
-            readable = [key for key in keys if why_unreadable(self.dataset, key[1]) is None]
-            if len(readable) == len(keys):
-                raise
-        if not readable:
+        found: list[Examples] = []
+        for key in keys:  # each is read once, whatever becomes of its neighbours
+            with suppress(DataError):
+                found.append(self.dataset.__getitems__([key]))
+        if not found:
             return torch.zeros(0, 3, 1, 1), torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.int64)
-        return self.dataset.__getitems__(readable)
+        images, targets, positions = zip(*found, strict=True)
+        if len({image.shape for image in images}) > 1:
+            return self.dataset.__getitems__([(0, int(position)) for position in positions])  # which says what does not fit
+        return torch.cat(images), torch.cat(targets), torch.cat(positions)
 
 
 def why_unreadable(dataset: ImageDataset, position: int) -> str | None:

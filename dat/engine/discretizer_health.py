@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from dat.data.pipeline import ImageDataset, evaluation_batches
 from dat.data.subset import Subset
@@ -27,9 +30,19 @@ def reconstruction_quality(
     *,
     perceptual: Perceptual | None = None,
     features: ImageNetNetwork | None = None,
+    advance: Callable[[int], None] = lambda count: None,
 ) -> dict[str, float]:
-    """The measures of `ReconstructionQuality` over all test pictures, on this process alone."""
-    return examined(discretizer, test, place, perceptual=perceptual, features=features).compute()
+    """The measures of `ReconstructionQuality` over all test pictures, on this process alone; `advance` is told how many."""
+    return examined(discretizer, test, place, perceptual=perceptual, features=features, advance=advance).compute()
+
+
+def digest(discretizer: FrozenDiscretizer) -> str:
+    """SHA-256 over all tensors of a discretizer."""
+    found = hashlib.sha256()
+    for name, tensor in sorted(discretizer.state_dict().items()):
+        found.update(name.encode() + str(tensor.dtype).encode())
+        found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
 
 
 def examined(
@@ -39,6 +52,7 @@ def examined(
     *,
     perceptual: Perceptual | None = None,
     features: ImageNetNetwork | None = None,
+    advance: Callable[[int], None] = lambda count: None,
 ) -> ReconstructionQuality:
     """All test pictures, discretized and compared with their reconstructions."""
     named = _Named(perceptual) if perceptual is not None else None
@@ -47,6 +61,7 @@ def examined(
         images = fetched[0].to(place.device)
         codes = discretizer.encode(images)
         quality.update(images, discretizer.decode(codes)[..., : images.shape[2], : images.shape[3]], codes)
+        advance(len(images))
     return quality
 
 

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 from accelerate import PartialState
 from torch import nn
 
 from dat.discretizers.frozen import FrozenDiscretizer
-from dat.engine.discretizer_health import reconstruction_quality
+from dat.engine.discretizer_health import digest, reconstruction_quality
 from dat.engine.loop import train
 from dat.engine.run_folder import Run
 from dat.nn.norm import without_auxiliary_norms
-from dat.progress import followed_by
+from dat.progress import Bar, followed_by
 from dat.recipe.classification import Comparison
 from dat.results import Row, write_text
 from dat.studies import discretizer, measured
@@ -64,6 +64,7 @@ class ClassificationStudy:
             return rows
         if self._discretizer is not None:
             with self.run.timed("analyse"):
+                self._describe(self._discretizer)
                 rows += measured.modified_codes(self._subject, models, self._discretizer, alpha=self._alpha)
         trainings = {label: contestant.training for label, contestant in self.opened.contestants.items()}
         rows += measured.costs(self._subject, trainings, self.opened.seeds, self.run.folder)
@@ -127,15 +128,22 @@ class ClassificationStudy:
         return measured.Subject(self.opened.evaluation, self.opened.header.recipe_hash, data.test, data.size, self.run.place)
 
     def _ready_discretizer(self) -> FrozenDiscretizer | None:
-        """Train the discretizer, if the recipe says so, and measure its reconstructions of the test pictures."""
+        """Train the discretizer, if the recipe says so."""
         opened, run = self.opened, self.run
-        found, kind = opened.discretizer, {}
+        found = opened.discretizer
         if opened.plan is not None:
             with run.timed("discretizer"):
                 found = opened.load_trained(discretizer.trained(opened.plan, opened.data, run, self._weights.parent))
-            kind = {"perceptual": opened.plan.spec.perceptual.kind}
-        if found is not None:
-            quality = reconstruction_quality(found.to(run.place.device), opened.data.test, run.place)
-            sizes = {"codebook_size": found.codebook_size, "stride": found.stride}
-            run.facts["discretizer"] = {**sizes, **quality, **kind}
-        return found
+        return None if found is None else found.to(run.place.device)
+
+    def _describe(self, found: FrozenDiscretizer) -> None:
+        """What the page says of the discretizer; its reconstructions of the test pictures are measured once."""
+        opened, facts = self.opened, self.run.facts
+        of = {"weights": digest(found)[:12], "data": self._subject.fingerprint}
+        if facts.get("discretizer", {}).get("quality_of") == of:
+            return
+        with Bar("quality of the discretizer", len(opened.data.test)) as bar:
+            quality = reconstruction_quality(found, opened.data.test, self.run.place, advance=partial(bar.add, ""))
+        sizes = {"codebook_size": found.codebook_size, "stride": found.stride}
+        kind = {} if opened.plan is None else {"perceptual": opened.plan.spec.perceptual.kind}
+        facts["discretizer"] = {**sizes, **quality, **kind, "quality_of": of}

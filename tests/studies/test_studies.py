@@ -34,6 +34,7 @@ from dat.recipe.header import header_of
 from dat.recipe.read import KINDS
 from dat.recipe.strict import Strict
 from dat.results import Row, read_rows, write_text
+from dat.studies import classification
 from dat.studies.classification import ClassificationStudy
 from dat.studies.study import Job
 from dat.studies.table import STUDIES
@@ -337,3 +338,30 @@ def test_every_stage_says_how_long_the_whole_will_take(
     assert re.search(r"^\[2/2\] standard, seed 1: 2/2, \d+ s, 0 s left  \(of the whole: about \d+ s left\)$", second)
     dat.train(values, resume=True, cpu=True)
     assert "told after" not in capsys.readouterr().err
+
+
+def test_reconstructions_are_measured_after_the_trainings_and_once(
+    photos: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    save_discretizer(tmp_path / "q.safetensors", VQGAN(VQGANConfig(**{**NETWORK, "ch_mult": (1, 1), "attn_resolutions": ()})))
+    done: list[str] = []
+
+    def counted(name: str, original: Any) -> Any:
+        return lambda *arguments, **named: done.append(name) or original(*arguments, **named)
+
+    for name in ("train", "reconstruction_quality"):
+        monkeypatch.setattr(classification, name, counted(name, getattr(classification, name)))
+    values = classified(tmp_path, photos, methods={"standard": {}}, seeds=[0], equal_time_as=None)
+    values |= {"discretizer": {"load": str(tmp_path / "q.safetensors")}}
+    folder = dat.train(values, cpu=True)
+    assert done == ["train", "reconstruction_quality"]
+    first = json.loads((folder / "run.json").read_text())["discretizer"]
+    dat.train(values, resume=True, cpu=True)
+    assert done == ["train", "reconstruction_quality", "train"]
+    assert json.loads((folder / "run.json").read_text())["discretizer"] == first
+    assert {"psnr_db", "ssim", "stride"} <= first.keys()
+    first_picture = tmp_path / "test" / "cat" / "0.png"
+    first_picture.write_bytes(first_picture.read_bytes() + b"another")
+    dat.train(values, resume=True, cpu=True)
+    assert done[-2:] == ["train", "reconstruction_quality"]

@@ -1,0 +1,41 @@
+"""A batch with pictures that cannot be read: the others are there, and each file is opened once."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dat.data.folders import ImageFolder
+from dat.data.pipeline import CenterCrop, ImageDataset
+from dat.data.readable import Readable
+from dat.errors import DataError
+
+
+@pytest.fixture
+def five(tmp_path: Path) -> ImageDataset:
+    (tmp_path / "cat").mkdir()
+    for index in range(5):
+        Image.new("RGB", (8, 8), (index, 0, 0)).save(tmp_path / "cat" / f"{index}.png")
+    return ImageDataset(ImageFolder(tmp_path), CenterCrop(), seed=0)
+
+
+def test_every_picture_of_a_bad_batch_is_read_once(five: ImageDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "cat" / "2.png").write_bytes(b"no picture")
+    opened: Counter[int] = Counter()
+    read = five.source.read
+    monkeypatch.setattr(five.source, "read", lambda index: opened.update([index]) or read(index))
+    images, targets, positions = Readable(five).__getitems__([(0, index) for index in (4, 2, 0)])
+    assert positions.tolist() == [4, 0]
+    assert targets.tolist() == [0, 0]
+    assert np.round(255 * images[:, 0, 0, 0].numpy()).tolist() == [4, 0]
+    assert opened == {4: 1, 2: 1, 0: 1}
+
+
+def test_pictures_that_do_not_fit_one_batch_are_an_error(five: ImageDataset, tmp_path: Path) -> None:
+    Image.new("RGB", (8, 9)).save(tmp_path / "cat" / "3.png")
+    with pytest.raises(DataError, match=r"0\.png is 8x8 but cat/3\.png is 8x9"):
+        Readable(five).__getitems__([(0, 0), (0, 3)])
