@@ -190,6 +190,7 @@ def discretize_pictures(
     out: Annotated[Path, typer.Option(help="Folder for picture.png, codes.npz and reconstructions/.")] = Path("discretized"),
     rate: Annotated[float | None, typer.Option(help="Share of the codes that is replaced at random.")] = None,
     seed: Annotated[int, typer.Option(help="Of those random codes.")] = 0,
+    allow_bad: Annotated[int, typer.Option(help="So many unreadable pictures are left out.")] = 0,
     json: Json = False,
     cpu: Cpu = False,
 ) -> None:
@@ -204,7 +205,8 @@ def discretize_pictures(
     device = "cuda" if torch.cuda.is_available() and not cpu else "cpu"
     discretizer = load_discretizer(source, read_config(config, layout)).to(device)
     random_codes = None if rate is None else discretize.RandomCodes(rate, seed)
-    outcomes, total = discretize.discretize(found, discretizer, out, size=size, random_codes=random_codes)
+    how = {"size": size, "random_codes": random_codes, "allow_bad": allow_bad}
+    outcomes, total = discretize.discretize(found, discretizer, out, **how)
     if json:
         for row in (*outcomes, total):
             print(jsonlib.dumps(asdict(row)))
@@ -268,18 +270,22 @@ def list_benchmarks(json: Json = False) -> None:
 
 @data_app.command("check", epilog="Example:  dat data check c --root /data")
 def check_benchmark(
-    suite: Annotated[str, typer.Argument(help="A name that `dat data list` shows.")],
-    root: Annotated[Path, typer.Option(help="The folder with all test sets, or that of this one.")],
+    suite: Annotated[str, typer.Argument(metavar="SUITE|FOLDER", help="A name that `dat data list` shows; or any folder.")],
+    root: Annotated[Path | None, typer.Option(help="The folder with all test sets, or that of this one.")] = None,
     every: Annotated[
         bool, typer.Option("--all", help="Read every picture, not only the first and the last of each part.")
     ] = False,
     json: Json = False,
 ) -> None:
-    """Say where a test set was found, and whether pictures, classes and files are as published; exit code 1 if not."""
+    """Say where a test set was found, and whether pictures, classes and files are as published; exit code 1 if not.
+
+    Without --root: read every picture below FOLDER, and list the damaged ones.
+    """
     from dat.data.testsets import check
 
-    findings = check.check(suite, root, every=every)
-    print(jsonlib.dumps(findings) if json else check.as_text(findings))
+    findings = check.check_folder(suite) if root is None else check.check(suite, root, every=every)
+    as_text = check.as_text if root is not None else check.folder_as_text
+    print(jsonlib.dumps(findings) if json else as_text(findings))
     if findings["faults"]:
         raise typer.Exit(1)
 

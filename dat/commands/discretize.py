@@ -6,9 +6,10 @@ Knows no command line: paths and settings come in, files and outcomes go out.
 from __future__ import annotations
 
 import io
+import sys
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import matplotlib as mpl
@@ -61,7 +62,10 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Total:
-    """All pictures together. `fraction` of the codebook that occurs, `perplexity` the effective number of codes."""
+    """All pictures together. `fraction` of the codebook that occurs, `perplexity` the effective number of codes.
+
+    `left_out`: how many could not be read.
+    """
 
     images: int
     codebook_size: int
@@ -69,6 +73,7 @@ class Total:
     fraction: float
     perplexity: float
     mean_psnr_db: float
+    left_out: int = 0
 
 
 def discretize(
@@ -78,14 +83,15 @@ def discretize(
     *,
     size: int | None = None,
     random_codes: RandomCodes | None = None,
+    allow_bad: int = 0,
 ) -> tuple[list[Outcome], Total]:
     """Reconstruct pictures one by one; writes each as PNG, all codes (`codes.npz`), and one picture of the first eight.
 
     `size`: the short side is resized to it and the centre cut out; None keeps every picture as it is. What an earlier call
-    left in `out` is replaced.
+    left in `out` is replaced. So many as `allow_bad` that cannot be read are left out, each with a line on stderr.
 
     Raises:
-        DataError: a picture cannot be read; the message names it.
+        DataError: more pictures cannot be read; the message names the one too many. Or none can.
         UsageError: `size` or the rate is out of range, the discretizer takes pictures of another size only, or `out` holds
             a `picture.png` or `codes.npz` that is of something else.
     """
@@ -97,8 +103,8 @@ def discretize(
     shown: list[Pair] = []
     _clear(out)
     with Bar("discretize", len(paths)) as bar:
-        for name, path in zip(distinct_names(paths), paths, strict=True):
-            images = _tensor(crop(decode(path)))
+        for name, path, picture in _readable(paths, allow_bad):
+            images = _tensor(crop(picture))
             codes = discretizer.encode(images.to(device)).cpu()
             codes = codes if random_codes is None else _resampled(codes, discretizer.codebook_size, random_codes, generator)
             decoded = discretizer.decode(codes.to(device)).cpu().float()[..., : images.shape[2], : images.shape[3]]
@@ -107,9 +113,25 @@ def discretize(
             found[name] = codes
             shown += [(images, decoded)] if len(shown) < MOST_SHOWN else []
             bar.advance(len(outcomes), "")
+    if not outcomes:
+        raise DataError(f"None of the {len(paths)} pictures can be read; name others.")
     write_bytes(out / CODES, _npz(found))
     write_bytes(out / PICTURE, _png(draw(shown, outcomes[: len(shown)])))
-    return outcomes, _total(outcomes, found.values(), discretizer.codebook_size)
+    total = _total(outcomes, found.values(), discretizer.codebook_size)
+    return outcomes, replace(total, left_out=len(paths) - len(outcomes))
+
+
+def _readable(paths: Sequence[Path], allow_bad: int) -> Iterator[tuple[str, Path, Image.Image]]:
+    """Each picture that can be read, with a name of its own."""
+    bad = 0
+    for name, path in zip(distinct_names(paths), paths, strict=True):
+        try:
+            yield name, path, decode(path)
+        except DataError as error:
+            bad += 1
+            if bad > allow_bad:
+                raise DataError(f"{error} To leave it out, add --allow-bad {bad} or more.") from error
+            print(f"Left out: {error}", file=sys.stderr)
 
 
 def _clear(out: Path) -> None:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from contextlib import suppress
 
+import numpy as np
 import torch
 
 from dat.data.embedded import ArraySource
+from dat.data.folders import ImageSource
 from dat.data.pipeline import Examples, ImageDataset, Key
+from dat.data.subset import Subset
 from dat.errors import DataError
+from dat.progress import Bar
 
 
 class Readable:
@@ -43,6 +48,31 @@ class Readable:
         if len({image.shape for image in images}) > 1:
             return self.dataset.__getitems__([(0, int(position)) for position in positions])  # which says what does not fit
         return torch.cat(images), torch.cat(targets), torch.cat(positions)
+
+
+def without_unreadable(source: ImageSource, *, allowed: int, shown: bool = True) -> ImageSource:
+    """The pictures that can be read; reads each once. Those left out are named on stderr where `shown`.
+
+    Raises:
+        DataError: more than `allowed` cannot be read; all of them are named.
+    """
+    bad: dict[int, str] = {}
+    with Bar("look for damaged pictures", len(source), shown=shown) as bar:
+        for index in range(len(source)):
+            try:
+                source.read(index)
+            except DataError as error:
+                bad[index] = str(error)
+            bar.add(f"{len(bad)} damaged", 1)
+    lines = "".join(f"\n  {sentence}" for sentence in bad.values())
+    if len(bad) > allowed or len(bad) == len(source):
+        raise DataError(
+            f"{len(bad)} of {len(source)} training pictures cannot be read, data.allow_bad is {allowed}; mend them, or write "
+            f"data.allow_bad={len(bad)}:{lines}"
+        )
+    if bad and shown:
+        print(f"{len(bad)} of {len(source)} training pictures are left out:{lines}", file=sys.stderr)
+    return Subset(source, np.array([index for index in range(len(source)) if index not in bad])) if bad else source
 
 
 def why_unreadable(dataset: ImageDataset, position: int) -> str | None:

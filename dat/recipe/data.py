@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+from contextlib import nullcontext, suppress
 from typing import Annotated, Any, Literal
 
+import torch
 from pydantic import Field
 
 from dat.data.concatenated import Concatenated
 from dat.data.embedded import digits, in_memory
 from dat.data.folders import ImageFolder, ImageSource
 from dat.data.pipeline import CenterCrop, CropFlip, ImageDataset, ImageNet, Transform
+from dat.data.readable import without_unreadable
 from dat.data.subset import spread
 from dat.errors import DataError, UsageError
 from dat.recipe.strict import Strict
@@ -59,6 +62,8 @@ class DigitsData(Strict):
 class FolderData(Strict):
     """Image folders with one subfolder per class. `size` None keeps the pictures at their own size.
 
+    `allow_bad`: so many training pictures that cannot be read are left out, and named; every picture is then read once at the
+    start, so that all epochs are of the same pictures.
     `extra_train`: folders of the same classes whose pictures are trained on as well, e.g. distorted copies (DeepAugment).
     """
 
@@ -73,6 +78,7 @@ class FolderData(Strict):
     test_per_class: int | None = None
     classes: int | None = None
     in_memory: bool = False
+    allow_bad: int = Field(default=0, ge=0)
     augment: Augment = ImageNetAugment()
 
 
@@ -153,8 +159,15 @@ def _train_source(section: DigitsData | FolderData) -> ImageSource:
         ImageFolder(folder, classes=train.classes, limit_per_class=section.train_per_class) for folder in section.extra_train
     ]
     _one_size(section, train, *extra)
-    whole = Concatenated([train, *extra]) if extra else train
+    whole: ImageSource = Concatenated([train, *extra]) if extra else train
+    if section.allow_bad:
+        whole = without_unreadable(whole, allowed=section.allow_bad, shown=_is_main())
     return in_memory(whole) if section.in_memory else whole
+
+
+def _is_main() -> bool:
+    there = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return not there or torch.distributed.get_rank() == 0
 
 
 def _one_size(section: FolderData, *folders: ImageFolder) -> None:
@@ -166,14 +179,13 @@ def _one_size(section: FolderData, *folders: ImageFolder) -> None:
     if section.size is not None or section.in_memory:  # what is held in memory is looked at there, every picture
         return
     looked_at = [(folder, int(index)) for folder in folders for index in spread(folder, LOOKED_AT).positions]
-    (first, index), *others = looked_at
-    size = first.size(index)
-    for folder, other in others:
-        if (met := folder.size(other)) != size:
-            sizes = "{} is {}x{} but {} is {}x{}".format(
-                first.root / first.name(index), *size, folder.root / folder.name(other), *met
-            )
-            raise DataError(f"{sizes}; set data.size, so that they fit one batch.")
+    sizes: dict[tuple[int, int], str] = {}
+    for folder, index in looked_at:
+        with suppress(DataError) if section.allow_bad else nullcontext():
+            sizes.setdefault(folder.size(index), str(folder.root / folder.name(index)))
+    if len(sizes) > 1:
+        met = " but ".join(f"{name} is {width}x{height}" for (width, height), name in [*sizes.items()][:2])
+        raise DataError(f"{met}; set data.size, so that they fit one batch.")
 
 
 def view_of(section: DigitsData | FolderData) -> CenterCrop:

@@ -109,4 +109,6 @@ def recipe_hash(recipe: Recipe, *, without: str = "") -> str:
     `without`: one more section that is left out; without `evaluation`, it is the hash of all that the trainings depend on.
     """
     settings = recipe.model_dump(mode="json", exclude={*NOT_COUNTED, without})
+    if settings["data"].get("allow_bad") == 0:  # runs of before there was this key have the same hash
+        del settings["data"]["allow_bad"]
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]

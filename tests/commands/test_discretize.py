@@ -171,3 +171,17 @@ def test_the_sheet_shows_original_reconstruction_and_difference(photos: Path, di
         assert (sheet == colour).all(axis=2).sum() >= CELL * CELL
     tall = torch.rand(1, 3, 4 * CELL, 8)
     assert draw([(tall, tall), (red, green)], [outcome, outcome]).size[0] == MARGIN + CAPTION + CELL + 3 * GAP
+
+
+def test_damaged_pictures_are_left_out_where_they_may_be(
+    photos: Path, discretizer: FrozenDiscretizer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    (photos / "a" / "broken.png").write_bytes(b"no picture")
+    paths = find_pictures([photos])
+    with pytest.raises(DataError, match=r"broken\.png.* add --allow-bad 1 or more"):
+        discretize(paths, discretizer, tmp_path / "out")
+    outcomes, total = discretize(paths, discretizer, tmp_path / "out", allow_bad=1)
+    assert (len(outcomes), total.images, total.left_out) == (2, 2, 1)
+    assert "Left out: Cannot read the picture" in capsys.readouterr().err
+    with pytest.raises(DataError, match="None of the 1 pictures"):
+        discretize([photos / "a" / "broken.png"], discretizer, tmp_path / "none", allow_bad=1)

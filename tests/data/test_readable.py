@@ -11,7 +11,7 @@ from PIL import Image
 
 from dat.data.folders import ImageFolder
 from dat.data.pipeline import CenterCrop, ImageDataset
-from dat.data.readable import Readable
+from dat.data.readable import Readable, without_unreadable
 from dat.errors import DataError
 
 
@@ -39,3 +39,17 @@ def test_pictures_that_do_not_fit_one_batch_are_an_error(five: ImageDataset, tmp
     Image.new("RGB", (8, 9)).save(tmp_path / "cat" / "3.png")
     with pytest.raises(DataError, match=r"0\.png is 8x8 but cat/3\.png is 8x9"):
         Readable(five).__getitems__([(0, 0), (0, 3)])
+
+
+def test_what_cannot_be_read_is_left_out_counted_and_named(
+    five: ImageDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert without_unreadable(five.source, allowed=1) is five.source
+    (tmp_path / "cat" / "2.png").write_bytes(b"no picture")
+    left = without_unreadable(five.source, allowed=1)
+    assert [left.name(index) for index in range(len(left))] == [f"cat/{index}.png" for index in (0, 1, 3, 4)]
+    assert "1 of 5 training pictures are left out:" in (said := capsys.readouterr().err)
+    assert "cat/2.png" in said
+    (tmp_path / "cat" / "4.png").write_bytes(b"")
+    with pytest.raises(DataError, match=r"2 of 5 .* data\.allow_bad is 1; .*data\.allow_bad=2:\n.*2\.png.*\n.*4\.png"):
+        without_unreadable(five.source, allowed=1)

@@ -365,3 +365,12 @@ def test_reconstructions_are_measured_after_the_trainings_and_once(
     first_picture.write_bytes(first_picture.read_bytes() + b"another")
     dat.train(values, resume=True, cpu=True)
     assert done[-2:] == ["train", "reconstruction_quality"]
+
+
+def test_damaged_training_pictures_are_left_out_from_the_start(photos: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "train" / "dog" / "2.png").write_bytes(b"no picture")
+    values = classified(tmp_path, photos, methods={"standard": {}}, seeds=[0], equal_time_as=None)
+    with pytest.raises(DataError, match=r"dog/2\.png"):
+        dat.train({**values, "out": str(tmp_path / "refused")}, cpu=True)
+    folder = dat.train({**values, "data": {**photos, "allow_bad": 1}}, cpu=True)
+    assert json.loads((folder / "run.json").read_text())["data"]["train_images"] == 11

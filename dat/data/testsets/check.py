@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from dat.data.folders import ImageSource
+from dat.data.folders import EXTENSIONS, ImageSource
+from dat.data.images import decode
 from dat.data.testsets.class_maps import NOTHING
 from dat.data.testsets.layouts import SEVERITIES, Part, benchmark_of, locate, parts
 from dat.data.testsets.table import BENCHMARKS, V2, Benchmark
-from dat.errors import DataError
+from dat.errors import DataError, UsageError
+from dat.progress import Bar
 
 Findings = dict[str, Any]
 UNREADABLE_SHOWN = 10
@@ -99,6 +101,41 @@ def as_text(findings: Findings) -> str:
     if not findings["parts"]:  # the fault itself says how to get the set
         return "\n".join(lines)
     return "\n".join([*lines, "To get what was published:", *(f"- {step}" for step in findings["steps"])])
+
+
+def check_folder(folder: str) -> Findings:
+    """Every visible picture below a folder is read; `faults` has a sentence for each that cannot be.
+
+    Raises:
+        UsageError: there is no such folder.
+        DataError: it holds no pictures.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        what = f"add --root ROOT to check the test set {folder}" if folder in BENCHMARKS else "name the folder of your pictures"
+        raise UsageError(f"There is no folder {folder}; {what}.")
+    pictures = [path for path in sorted(root.rglob("*")) if _is_visible_picture(path.relative_to(root)) and path.is_file()]
+    if not pictures:
+        raise DataError(f"The folder {folder} holds no pictures ({' '.join(EXTENSIONS)}); name another.")
+    faults: list[str] = []
+    with Bar("read", len(pictures)) as bar:
+        for path in pictures:
+            try:
+                decode(path)
+            except DataError as error:
+                faults.append(str(error))
+            bar.add(f"{len(faults)} damaged", 1)
+    return {"folder": folder, "pictures": len(pictures), "faults": faults}
+
+
+def folder_as_text(findings: Findings) -> str:
+    """The damaged pictures, a line each, and how many there are of how many."""
+    count = len(findings["faults"])
+    return "\n".join([*findings["faults"], f"{findings['folder']}: {findings['pictures']} pictures, {count} of them damaged"])
+
+
+def _is_visible_picture(path: Path) -> bool:
+    return path.suffix.lower() in EXTENSIONS and not any(part.startswith(".") for part in path.parts)
 
 
 def _examined(part: Part, benchmark: Benchmark, *, every: bool) -> tuple[Findings, list[str]]:

@@ -431,3 +431,19 @@ def test_a_table_of_a_spreadsheet_begins_with_a_byte_order_mark(tmp_path: Path) 
     (tmp_path / "labels.csv").write_text("path,class\na.png,cat\nb.png\n")
     with pytest.raises(DataError, match=r"Line 3 of .*labels.csv has not as many cells as there are columns"):
         from_table(tmp_path / "labels.csv", ("cat", "dog"))
+
+
+def test_damaged_pictures_of_any_folder_are_listed(tmp_path: Path) -> None:
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    for index in range(14):
+        Image.new("RGB", (8, 8)).save(tmp_path / "deep" / "er" / f"{index}.png")
+    good = CliRunner().invoke(app, ["data", "check", str(tmp_path)])
+    assert (good.exit_code, good.stdout) == (0, f"{tmp_path}: 14 pictures, 0 of them damaged\n")
+    for index in range(12):
+        (tmp_path / "deep" / "er" / f"{index}.png").write_bytes(b"no picture")
+    bad = CliRunner().invoke(app, ["data", "check", str(tmp_path)])
+    assert bad.exit_code == 1
+    assert bad.stdout.count("Cannot read the picture") == 12
+    assert "14 pictures, 12 of them damaged" in bad.stdout
+    with pytest.raises(UsageError, match="add --root ROOT to check the test set a"):
+        check.check_folder("a")
