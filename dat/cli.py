@@ -386,6 +386,10 @@ def main() -> None:
         _fail(f"Stopped; what was saved is intact, {going_on}.", INTERRUPTED)
     except OSError as error:
         _fail(f"{error.strerror or error} ({error.filename or 'no file named'}).", 1)
+    except RuntimeError as error:
+        if _processes() == 1 or not _is_loss_of_another(error):
+            raise
+        sys.exit(1)  # the process that ended has said why
     except Exception as error:
         # The parser's own errors (unknown option, missing argument) know how to say what is wrong.
         sentence = getattr(error, "format_message", None)
@@ -395,9 +399,29 @@ def main() -> None:
 
 
 def _fail(sentence: str, code: int) -> None:
-    if sentence and _is_main():
-        print(f"dat: {sentence}", file=sys.stderr)
+    if sentence and _is_first_to_say(sentence):
+        who = f"process {os.environ['RANK']} of {_processes()}: " if not _is_main() else ""
+        print(f"dat: {who}{sentence}", file=sys.stderr, flush=True)
     sys.exit(code)
+
+
+def _is_first_to_say(sentence: str) -> bool:
+    if _processes() == 1:
+        return True
+    from dat.engine.processes import is_first_to_say
+
+    return is_first_to_say(sentence)
+
+
+def _is_loss_of_another(error: RuntimeError) -> bool:
+    from dat.engine.processes import is_loss_of_another
+
+    return is_loss_of_another(error)
+
+
+def _processes() -> int:
+    """How many were launched together."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def _is_main() -> bool:

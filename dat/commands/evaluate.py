@@ -26,6 +26,7 @@ from dat.commands.evaluation_plan import Plan, Settings, parse_settings, without
 from dat.commands.subject import Tested, load_run
 from dat.data.pipeline import CenterCrop
 from dat.engine import run_folder
+from dat.engine.processes import joined
 from dat.errors import UsageError
 from dat.evaluation import identity, store
 from dat.evaluation.cells import Cell, Predictions
@@ -334,5 +335,5 @@ def _hashes(folder: Path) -> dict[str, str]:
 
 
 def _place(cpu: bool) -> Place:
-    state = PartialState(cpu=cpu)
+    state = joined(cpu=cpu)
     return Place(torch.device(state.device or "cpu"), state.process_index, state.num_processes)

@@ -19,7 +19,6 @@ from typing import Literal
 
 import numpy as np
 import torch
-from accelerate import PartialState
 from accelerate.utils import gather_object
 from jaxtyping import Bool, Int64, UInt8
 from PIL import Image
@@ -31,6 +30,7 @@ from dat.data.folders import ImageFolder, ImageSource
 from dat.data.pipeline import CenterCrop, ImageDataset
 from dat.data.testsets.layouts import wnids
 from dat.data.testsets.listed import NAME_COLUMNS, from_table, names_of_classes
+from dat.engine.processes import joined
 from dat.errors import DataError, DatError, UsageError
 from dat.evaluation.stylized import Paintings, Stylized
 from dat.evaluation.suites import SEVERITIES
@@ -122,7 +122,7 @@ def make(source: ImageSource, out: Path, changes: Changes, protocol: Settings, *
     _refuse_inside(source, out)
     names = picture_names(source, form)
     settings = {**protocol, **_described(source, view, form)}
-    state = PartialState(cpu=True)
+    state = joined(cpu=True)
     place = Place(torch.device("cpu"), state.process_index, state.num_processes)
     with _together():
         complete, had_a_part = _earlier(out, settings)

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
 
 from dat.commands import report
 from dat.engine import run_folder
+from dat.engine.processes import joined, on_cpu
 from dat.engine.run_folder import Run
 from dat.errors import DatError, RunFolderError, UsageError
 from dat.recipe import file, read
@@ -73,7 +73,7 @@ def carry_out(recipe: Recipe, parts: Parts, *, resume: bool = False, cpu: bool =
     Raises:
         DatError: one of its kinds, each with a sentence for the user.
     """
-    state = PartialState(cpu=cpu)  # first: whether a batch can be shared depends on the number of processes
+    state, cpu = joined(cpu=cpu), on_cpu(cpu)  # first: whether a batch can be shared depends on the number of processes
     opened = recipe.open(parts)
     header = opened.header
     place = Place(torch.device(state.device or "cpu"), state.process_index, state.num_processes)

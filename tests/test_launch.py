@@ -1,0 +1,90 @@
+"""The command line on several processes: they find each other, and the one that fails says why, once."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dat.data.pipeline import TrainingOrder
+from dat.engine.processes import processes_asked_for
+
+pytestmark = pytest.mark.slow
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> dict[str, Any]:
+    """Two steps of four pictures, two for each process."""
+    numbers = np.random.default_rng(0)
+    for name in ("train/cat", "train/dog", "test/cat", "test/dog"):
+        (tmp_path / name).mkdir(parents=True)
+        for index in range(4):
+            Image.fromarray(numbers.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(tmp_path / name / f"{index}.png")
+    places = {"train": str(tmp_path / "train"), "test": str(tmp_path / "test")}
+    return {
+        "kind": "classification",
+        "title": "tiny",
+        "data": {"source": "folder", **places, "size": 8, "augment": {"kind": "none"}},
+        "model": {"name": "small_resnet", "options": {"depth": 8, "width": 4}},
+        "training": {"epochs": 1, "batch_size": 4, "lr": 0.01},
+        "methods": {"standard": {}},
+        "evaluation": {"suites": ["clean"]},
+        "out": str(tmp_path / "run"),
+    }
+
+
+def launched(launcher: list[str], recipe: dict[str, Any], folder: Path) -> subprocess.CompletedProcess[str]:
+    (folder / "recipe.yaml").write_text(json.dumps(recipe))
+    command = [sys.executable, "-m", *launcher, "-m", "dat", "train", str(folder / "recipe.yaml")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(REPOSITORY)}
+    return subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, timeout=240, check=False)
+
+
+TORCHRUN = ["torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+
+
+def test_processes_find_each_other_without_a_gpu_and_without_being_told(recipe: dict[str, Any], tmp_path: Path) -> None:
+    done = launched(TORCHRUN, recipe, tmp_path)
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert (tmp_path / "run" / "report.html").is_file()
+
+
+@pytest.mark.parametrize("process", [0, 1])
+def test_the_process_that_meets_a_damaged_picture_says_so_once(process: int, recipe: dict[str, Any], tmp_path: Path) -> None:
+    order = TrainingOrder(8, 4, processes=2, process=process)
+    broken = next(row for keys in order.batches(0) for _, row in keys if row)  # all processes look at the first picture
+    path = tmp_path / "train" / ("cat", "dog")[broken // 4] / f"{broken % 4}.png"
+    path.write_bytes(b"no picture")
+    done = launched(TORCHRUN, recipe, tmp_path)
+    assert done.returncode != 0
+    said = [line for line in done.stderr.splitlines() if line.startswith("dat: ")]
+    assert len(said) == 1, done.stderr[-4000:]
+    assert str(path) in said[0]
+    assert said[0].startswith("dat: process 1 of 2: ") == (process == 1)
+    assert "dat/cli.py" not in done.stderr  # torchrun's own traceback is of other files
+
+
+def test_what_all_processes_refuse_is_said_once(recipe: dict[str, Any], tmp_path: Path) -> None:
+    done = launched(TORCHRUN, {**recipe, "training": {**recipe["training"], "batch_size": 3}}, tmp_path)
+    assert done.stderr.count("cannot be shared by 2 processes") == 1, done.stderr[-4000:]
+    assert not (tmp_path / "run").exists()
+
+
+def test_accelerate_that_starts_fewer_processes_than_it_was_asked_for(recipe: dict[str, Any], tmp_path: Path) -> None:
+    done = launched(["accelerate.commands.launch", "--num_processes", "2"], recipe, tmp_path)
+    assert "asked for 2 processes, but starts only one" in done.stderr, done.stderr[-4000:]
+    assert (tmp_path / "run" / "report.html").is_file()
+
+
+def test_the_number_of_processes_is_read_from_a_command_line() -> None:
+    assert processes_asked_for(["accelerate", "launch", "--num_processes", "3", "-m", "dat"]) == 3
+    assert processes_asked_for(["accelerate", "launch", "--num-processes=4", "-m", "dat"]) == 4
+    assert processes_asked_for(["accelerate", "launch", "-m", "dat"]) == 1
