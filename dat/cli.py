@@ -407,7 +407,7 @@ def _fail(sentence: str, code: int) -> None:
 
 def _is_first_to_say(sentence: str) -> bool:
     if _processes() == 1:
-        return True
+        return _is_main()
     from dat.engine.processes import is_first_to_say
 
     return is_first_to_say(sentence)

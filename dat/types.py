@@ -1,4 +1,4 @@
-"""The words of the whole package: tensors by shape, and the the protocols of the method.
+"""The words of the whole package: tensors by shape, and the protocols of the method.
 
 Images are RGB in [0, 1] everywhere: classifiers normalise inside, discretizers map to their own range inside.
 """

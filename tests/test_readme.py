@@ -120,7 +120,7 @@ def test_the_python_of_a_page_runs(
     write_photos(tmp_path / "photos" / "val")
     sources = blocks(page, "python")
     assert len(sources) == count
-    write_digits(tmp_path / "digits")
+    write_digits(tmp_path / "own-digits")
     namespace = what_a_reader_has()
     before = [parameter.clone() for parameter in namespace["model"].parameters()]
     for source in sources:

@@ -283,6 +283,10 @@ def evaluate(
     Raises:
         DatError: one of its kinds, each with a sentence.
     """
+    if not isinstance(model, nn.Module):
+        raise UsageError(f"The model is {type(model).__name__}, no torch module; write run.model for that of dat.load_run.")
+    if isinstance(suites, str) or not isinstance(data, str | Path):
+        raise UsageError(f"suites are {suites!r} and data is {data!r}; write e.g. suites=['clean'], data='photos/val'.")
     tested = Tested(name, model, CenterCrop(size, crop_pct), classes=tuple(classes) if classes is not None else None)
     folder = Path(out) if out is not None else None
     checked = {"root": Path(data), "folder": folder, "settings": parse_settings(settings)}

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import timm
+import torch
 from timm.data import resolve_data_config  # pyright: ignore[reportPrivateImportUsage]  # timm's documented import
 from torch import nn
 
@@ -233,13 +234,16 @@ def load_run(path: str | Path, overrides: Sequence[str] = ()) -> TrainedModel:
         CheckpointError: it is no such folder, or its newest checkpoint is damaged (an older one may be named instead).
         UsageError: an override is wrong.
     """
-    path = Path(path)
+    if not isinstance(path, str | Path):
+        raise UsageError(f"A run is named by the path of a folder, not by {type(path).__name__}; write RUN/<method>-seed<k>.")
+    given, path = path, Path(path)
+    path = path if "-seed" in path.as_posix() else path.resolve()  # it may be named from inside the run
     folder = path.parent.parent if path.name.startswith("step-") else path
     label, _, seed = folder.name.rpartition("-seed")
     stored = folder.parent / "recipe.yaml"
     if not stored.is_file() or not seed.isdigit():
         raise CheckpointError(
-            f"{path} is not the folder of a trained model; give RUN/<method>-seed<k>, e.g. runs/demo/dat-seed0, or timm:NAME."
+            f"{given} is not the folder of a trained model; give RUN/<method>-seed<k>, e.g. runs/demo/dat-seed0, or timm:NAME."
         )
     recipe = read.load(str(stored), overrides)
     if not isinstance(recipe, ClassificationRecipe):
@@ -252,7 +256,7 @@ def load_run(path: str | Path, overrides: Sequence[str] = ()) -> TrainedModel:
     state = checkpoint.load(path) if folder != path else _newest_state(folder)
     classes = _class_names(folder.parent)
     model = _as_trained(recipe, label, int(seed), len(classes))
-    model.load_state_dict(dict(state.tensors.get("ema", state.tensors["model"])))
+    load_strictly(model, state.tensors.get("ema", state.tensors["model"]), name=f"{folder.name} with the settings given")
     return TrainedModel(without_auxiliary_norms(model).eval(), classes, view_of(recipe.data), recipe, label, int(seed))
 
 
@@ -267,8 +271,9 @@ def _class_names(run: Path) -> tuple[str, ...]:
 def _as_trained(recipe: ClassificationRecipe, label: str, seed: int, num_classes: int) -> nn.Module:
     """The model in the form in which it trained; weights to begin with need not be there, as those of the state count."""
     begun = recipe.model.model_copy(update={"weights": None})
-    blueprint = open_model(begun, OnDisk(), num_classes=num_classes)
-    return blueprint.untrained(seed, auxiliary_norms=wants_auxiliary_norms(recipe.methods[label]))
+    with torch.random.fork_rng(devices=[]):
+        blueprint = open_model(begun, OnDisk(), num_classes=num_classes)
+        return blueprint.untrained(seed, auxiliary_norms=wants_auxiliary_norms(recipe.methods[label]))
 
 
 def _newest_state(folder: Path) -> checkpoint.State:

@@ -49,14 +49,15 @@ def train(
     Args:
         recipe: a YAML file, the name of a recipe that comes with the package, or its values as a mapping.
         overrides: `key.sub=value`, as on the command line.
-        out: the folder of the run; by default what the recipe says, or `runs/NAME`.
+        out: the folder of the run; by default what the recipe says, or `runs/NAME` of a file or a name.
         resume: go on with the run that is in the folder; `evaluation` may be another than it was.
         cpu: use no GPU, even if there is one.
 
     Raises:
         DatError: one of its kinds, each with a sentence.
     """
-    values = file.read(file.find(str(recipe)), ()) if isinstance(recipe, str | Path) else copy.deepcopy(dict(recipe))
+    values = _values_of(recipe)
+    file.check_overrides(overrides)
     for text in overrides:
         file.override(values, text)
     if out is not None:
@@ -67,6 +68,16 @@ def train(
     return carry_out(read.parse(values, where=where), OnDisk(), resume=resume, cpu=cpu)
 
 
+def _values_of(recipe: object) -> dict[str, Any]:
+    if isinstance(recipe, str | Path):
+        return file.read(file.find(str(recipe)), ())
+    if not isinstance(recipe, Mapping):
+        raise UsageError(f"A recipe is a file, a name or a mapping, not {type(recipe).__name__}; write e.g. dat.train('demo').")
+    if "base" in recipe:
+        raise UsageError("A recipe that is given as a mapping takes no base; write its file, or all of its values.")
+    return copy.deepcopy(dict(recipe))
+
+
 def carry_out(recipe: Recipe, parts: Parts, *, resume: bool = False, cpu: bool = False) -> Path:
     """Carry out a recipe that was read; gives the folder of the run.
 
@@ -74,7 +85,8 @@ def carry_out(recipe: Recipe, parts: Parts, *, resume: bool = False, cpu: bool =
         DatError: one of its kinds, each with a sentence for the user.
     """
     state, cpu = joined(cpu=cpu), on_cpu(cpu)  # first: whether a batch can be shared depends on the number of processes
-    opened = recipe.open(parts)
+    with torch.random.fork_rng(devices=[]):  # models are tried, from streams of their own
+        opened = recipe.open(parts)
     header = opened.header
     place = Place(torch.device(state.device or "cpu"), state.process_index, state.num_processes)
     with _claimed(header, recipe, parts, resume=resume) if place.is_main else nullcontext({}) as inputs:

@@ -1,1 +1,1 @@
-"""Recipes: what to train on what, how, and where to put it; read strictly, then opened once. Below, nobody sees one."""
+"""Recipes: what to train on what, how, and where to put it; read strictly, then opened once. Below, nobody holds one."""

@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -72,24 +73,19 @@ class ExpectSection(Strict):
 
 @dataclass(frozen=True, eq=False)
 class Contestant:
-    """One method of a comparison: how it trains, what its model needs, its step if it has one."""
+    """One method of a comparison: `method` makes it, given its `Q` if it uses one; how it trains; the step of its adversary.
 
-    section: BaseModel
+    `auxiliary_norms`: whether its model has auxiliary normalisation layers while it trains.
+    """
+
+    method: Callable[[Discretizer | None], Method]
     training: Training
+    alpha: float | None
+    auxiliary_norms: bool
 
-    def method(self, discretizer: Discretizer | None) -> Method:
-        """The method; `discretizer` is its `Q`, if it uses one."""
-        return build_method(self.section, discretizer)
 
-    @property
-    def alpha(self) -> float | None:
-        """The step of its adversary."""
-        return alpha_of(self.section)
-
-    @property
-    def auxiliary_norms(self) -> bool:
-        """Whether its model has auxiliary normalisation layers while it trains."""
-        return wants_auxiliary_norms(self.section)
+def _contestant(section: BaseModel, training: Training) -> Contestant:
+    return Contestant(partial(build_method, section), training, alpha_of(section), wants_auxiliary_norms(section))
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,7 +186,7 @@ class ClassificationRecipe(Strict):
             header=header,
             data=data,
             model=model,
-            contestants={label: Contestant(method, training_of(self, label)) for label, method in self.methods.items()},
+            contestants={label: _contestant(method, training_of(self, label)) for label, method in self.methods.items()},
             seeds=tuple(self.seeds),
             discretizer=discretizer,
             plan=plan,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
 
 import torch
@@ -14,7 +14,7 @@ from pydantic.dataclasses import dataclass as validated_dataclass
 from dat.discretizers.autoencoder import Autoencoder
 from dat.discretizers.networks.vqgan import VQGAN, VQGANConfig
 from dat.discretizers.objective import Perceptual, VQGANObjective
-from dat.engine.discretizer_loop import check_training
+from dat.engine.discretizer_loop import DiscretizerTraining, check_training
 from dat.engine.steps import stream_seed
 from dat.errors import UsageError
 from dat.nn.imagenet_networks import ImageNetNetwork
@@ -82,18 +82,23 @@ class DiscretizerSection(Strict):
 class DiscretizerPlan:
     """A discretizer to train, with all that its training needs. `provenance` is kept with its weights."""
 
-    spec: DiscretizerSpec
-    perceptual: Perceptual | None
-    features: ImageNetNetwork | None
-    init: Autoencoder | None
-    provenance: Mapping[str, Any]
+    config: VQGANConfig
+    objective: VQGANObjective
+    training: DiscretizerTraining
+    seed: int
+    perceptual: Perceptual | None = None
+    perceptual_kind: str = "none"
+    features: ImageNetNetwork | None = None
+    init: tuple[str, Autoencoder] | None = None
+    provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def network(self) -> VQGAN:
         """A new network with the weights it begins with. What is drawn after it follows from the seed, too."""
-        torch.manual_seed(stream_seed(self.spec.seed, 0))
-        vqgan = VQGAN(self.spec.network)
+        torch.manual_seed(stream_seed(self.seed, 0))
+        vqgan = VQGAN(self.config)
         if self.init is not None:
-            _take_weights(vqgan, self.init, str(self.spec.init))
+            name, trained = self.init
+            _take_weights(vqgan, trained, name)
         return vqgan
 
 
@@ -107,7 +112,7 @@ def open_plan(spec: DiscretizerSpec, parts: Parts, data: Data, *, recipe_hash: s
     check_batches(spec.training, data, where="the training of the discretizer")
     if spec.training.disc_layers and spec.objective.disc_factor:
         check_patches(spec.training.disc_layers, data, stride=2 ** (len(spec.network.ch_mult) - 1))
-    init = parts.discretizer(spec.init).network if spec.init is not None else None
+    init = (spec.init, parts.discretizer(spec.init).network) if spec.init is not None else None
     perceptual, features = parts.perceptual(spec.perceptual), parts.features(spec.frechet)
     check_perceptual(perceptual, data)
     provenance: dict[str, Any] = {
@@ -121,9 +126,20 @@ def open_plan(spec: DiscretizerSpec, parts: Parts, data: Data, *, recipe_hash: s
     }
     if spec.init is not None:
         provenance["init"] = parts.origin(spec.init)
-    plan = DiscretizerPlan(spec, perceptual, features, init, provenance)
-    check_training(plan.network(), spec.objective, spec.training)
+    plan = replace(
+        _plan(spec),
+        perceptual=perceptual,
+        perceptual_kind=spec.perceptual.kind,
+        features=features,
+        init=init,
+        provenance=provenance,
+    )
+    check_training(plan.network(), plan.objective, plan.training)
     return plan
+
+
+def _plan(spec: DiscretizerSpec) -> DiscretizerPlan:
+    return DiscretizerPlan(spec.network, spec.objective, spec.training, spec.seed)
 
 
 def check_spec(spec: DiscretizerSpec) -> None:
@@ -132,7 +148,7 @@ def check_spec(spec: DiscretizerSpec) -> None:
     Raises:
         UsageError: which settings do not go together.
     """
-    check_training(DiscretizerPlan(spec, None, None, None, {}).network(), spec.objective, spec.training)
+    check_training(_plan(spec).network(), spec.objective, spec.training)
 
 
 def _take_weights(vqgan: VQGAN, trained: Autoencoder, source: str) -> None:

@@ -133,6 +133,16 @@ def _are_sections(*values: object) -> bool:
     return all(isinstance(value, dict) for value in values)
 
 
+def check_overrides(overrides: object) -> None:
+    """Refuse what is no list of texts, above all a single text, which Python takes for a list of letters.
+
+    Raises:
+        UsageError: what it is.
+    """
+    if isinstance(overrides, str) or not isinstance(overrides, Sequence) or not all(isinstance(one, str) for one in overrides):
+        raise UsageError(f"overrides are {overrides!r}; write a list of texts, e.g. ['training.epochs=3'].")
+
+
 def override(values: dict[str, Any], text: str) -> None:
     """Set the value that `key.sub=value` names, in place; sections that are missing are made.
 

@@ -72,7 +72,7 @@ class OnDisk:
 
     def origin(self, source: str) -> dict[str, str]:
         """The name and the SHA-256 of its file."""
-        return {"name": Path(source).stem, "sha256": file_sha256(weight_file(source))}
+        return self._once(("origin", source), lambda: {"name": Path(source).stem, "sha256": file_sha256(weight_file(source))})
 
     def perceptual(self, section: PerceptualSection) -> Perceptual | None:
         """As `build_perceptual`."""

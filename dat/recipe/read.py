@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from functools import cache, reduce
 from operator import or_
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter, ValidationError
@@ -32,6 +33,7 @@ def load(name: str, overrides: Sequence[str] = ()) -> Recipe:
         UsageError: listing every fault of the recipe.
     """
     path = file.find(name)
+    file.check_overrides(overrides)
     return parse(file.read(path, overrides), where=str(path))
 
 
@@ -43,13 +45,20 @@ def parse(values: Mapping[str, Any], *, where: str = "the recipe") -> Recipe:
     """
     values = _with_method_names(values)
     try:
-        return _adapter(tuple(KINDS.values())).validate_json(json.dumps(values))
+        return _adapter(tuple(KINDS.values())).validate_json(json.dumps(values, default=_path_as_text))
     except ValidationError as error:
         faults = [sentence(fault, values, _json_schema(tuple(KINDS.values()))) for fault in error.errors()]
         lines = "".join(f"\n  {fault}" for fault in faults)
         raise UsageError(f"{where} has {len(faults)} fault{'s' * (len(faults) > 1)}:{lines}") from error
     except (TypeError, ValueError) as error:  # a date, or a list that holds itself
         raise UsageError(f"{where} holds a value that is not text, number, list or mapping ({error}).") from error
+
+
+def _path_as_text(value: object) -> str:
+    """A recipe that is written in Python may hold paths."""
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"{value!r} is of type {type(value).__name__}")
 
 
 def _with_method_names(values: Mapping[str, Any]) -> dict[str, Any]:

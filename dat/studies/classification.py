@@ -145,5 +145,5 @@ class ClassificationStudy:
         with Bar("quality of the discretizer", len(opened.data.test)) as bar:
             quality = reconstruction_quality(found, opened.data.test, self.run.place, advance=partial(bar.add, ""))
         sizes = {"codebook_size": found.codebook_size, "stride": found.stride}
-        kind = {} if opened.plan is None else {"perceptual": opened.plan.spec.perceptual.kind}
+        kind = {} if opened.plan is None else {"perceptual": opened.plan.perceptual_kind}
         facts["discretizer"] = {**sizes, **quality, **kind, "quality_of": of}

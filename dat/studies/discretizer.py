@@ -25,7 +25,7 @@ class DiscretizerStudy:
 
     def jobs(self) -> Sequence[Job]:
         """The one training."""
-        return [Job("discretizer", self.opened.plan.spec.seed)]
+        return [Job("discretizer", self.opened.plan.seed)]
 
     def train(self, job: Job, title: str) -> Path:
         """The file of its weights."""
@@ -46,24 +46,24 @@ class DiscretizerStudy:
 
 def trained(plan: DiscretizerPlan, data: Data, run: Run, folder: Path) -> Path:
     """The weights of a discretizer in `folder`: trained to its end, or found there."""
-    path, spec = folder / WEIGHTS, plan.spec
+    path = folder / WEIGHTS
     is_trained = path.is_file()
     PartialState().wait_for_everyone()  # all processes have looked before one of them writes it
     if not is_trained:
         train_discretizer(
             plan.network(),
-            spec.objective,
+            plan.objective,
             plan.perceptual,
-            spec.training,
+            plan.training,
             data.train,
             data.test,
-            seed=spec.seed,
+            seed=plan.seed,
             folder=folder,
             weights=path,
             provenance=plan.provenance,
             features=plan.features,
             trained=plan.init is not None,
-            title=f"train discretizer (perceptual: {spec.perceptual.kind})",
+            title=f"train discretizer (perceptual: {plan.perceptual_kind})",
             cpu=run.cpu,
         )
     return path

@@ -413,7 +413,7 @@ def test_changed_code_is_another_model_and_its_old_rows_go(
     assert after.value == pytest.approx(100 * 20 / 24)
     assert after.checkpoint != before["clean", "accuracy"].checkpoint
     assert read_rows(tmp_path / "out" / "results.jsonl") == [after]
-    assert "1 rows of another model" in capsys.readouterr().err
+    assert "2 rows of another model" in capsys.readouterr().err
     monkeypatch.setattr(Brighter, "by", 0.25)  # back to what it was: known again
     assert evaluate(Brighter(), **{**arguments, "suites": ["clean"]})[0] == before["clean", "accuracy"]
 

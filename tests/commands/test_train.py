@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Iterator
+from inspect import unwrap
 from pathlib import Path
 from typing import Any
 
@@ -303,7 +304,7 @@ def begun(teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
         "model": {**CLASSIFIED["model"], "weights": str(root / "in" / "weights.safetensors")},
         "discretizer": {"load": str(root / "in" / "discretizer.safetensors")},
         "methods": {"standard": {}},
-        "training": {"epochs": 1, "batch_size": 8, "lr": 0.01},
+        "training": {"epochs": 1, "batch_size": 4, "lr": 0.01},
         "out": str(root / "run"),
     }
     dat.train(recipe, cpu=True)
@@ -395,3 +396,68 @@ def test_what_follows_in_equal_time_is_begun_without_a_word_and_has_inputs(
     path.write_text(json.dumps({**facts, "inputs": {**facts["inputs"], "data.train": "another"}}))
     with pytest.raises(RunFolderError, match=r"What data\.train of the recipe names is not what the run in .*equal-time"):
         dat.train(recipe, resume=True, cpu=True)
+
+
+# ---- the doors of the library
+
+
+def test_the_global_random_stream_is_left_alone(tmp_path: Path) -> None:
+    torch.manual_seed(7)
+    state = torch.get_rng_state()
+    values = {**CLASSIFIED, "methods": {"standard": {}}, "equal_time_as": None, "expect": None, "out": tmp_path / "run"}
+    folder = dat.train(values, cpu=True)
+    torch.set_rng_state(state)
+    dat.load_run(folder / "standard-seed0")
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((None,), "A recipe is a file, a name or a mapping, not NoneType"),
+        ((["demo"],), "a mapping, not list"),
+        (("demo", "training.epochs=1"), r"overrides are 'training.epochs=1'; write a list of texts"),
+        (("demo", [3]), r"overrides are \[3\]; write a list"),
+        (("demo", None), "overrides are None; write a list"),
+        (({"base": "demo"},), "as a mapping takes no base"),
+        (({"kind": "classification"},), "names no folder for its run; give out=FOLDER"),
+    ],
+)
+def test_mistakes_at_the_door_are_a_sentence(arguments: tuple[Any, ...], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        unwrap(dat.train)(*arguments)  # users have no type checks at every call, as these tests do
+
+
+def test_a_run_is_loaded_from_where_one_is_and_refuses_settings_of_another_network(
+    compared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = compared / "standard-seed0"
+    monkeypatch.chdir(folder)
+    assert dat.load_run(".").label == "standard"
+    for overrides in (
+        ["model.options.width=12"],
+        ["model.name=resnet18", "model.options={}"],
+        ["methods.standard={method: advprop}"],
+    ):
+        with pytest.raises(CheckpointError, match="standard-seed0 with the settings given are not those of this network"):
+            dat.load_run(folder, overrides)
+    with pytest.raises(UsageError, match="by the path of a folder, not by NoneType"):
+        unwrap(dat.load_run)(None)  # pyright: ignore[reportArgumentType]  # that it is refused is the point
+    with pytest.raises(UsageError, match=r"no torch module; write run\.model"):
+        unwrap(dat.evaluate)(dat.load_run(folder), suites=["clean"], data=".")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(UsageError, match=r"suites are 'clean'"):
+        dat.evaluate(dat.load_run(folder).model, suites="clean", data=".")
+
+
+def test_a_study_holds_no_recipe() -> None:
+    """Of what is opened, nothing but functions may refer to it."""
+    for name in ("demo", "discretizer/digits"):
+        recipe = recipes.load(name)
+        seen, left = set(), [recipe.open(OnDisk())]
+        while left:
+            value = left.pop()
+            assert value is not recipe
+            if id(value) not in seen and type(value).__module__.startswith("dat.recipe"):
+                seen.add(id(value))
+                left += vars(value).values()
+        assert len(seen) >= 3
