@@ -2,7 +2,7 @@
 
 import gc
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -45,3 +45,13 @@ def golden(shared_data: Path) -> Callable[[str], Path]:
         return path
 
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def hashes_are_kept_elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Not in the home of whoever runs the tests. Only ours: matplotlib would make its fonts anew in another cache."""
+    from dat.data import contents
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(contents, "CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield

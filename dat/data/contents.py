@@ -22,6 +22,8 @@ from dat.errors import DataError
 from dat.progress import Bar
 from dat.results import write_text
 
+CACHE = "~/.cache"
+"""Where hashes are remembered if XDG_CACHE_HOME does not say."""
 READERS = 8
 SHOWN_FROM_BYTES = 2**28
 """From here on reading takes seconds, and has a bar."""
@@ -97,7 +99,7 @@ def _hashed(path: Path) -> list[int | str]:
 def _cache_file(root: Path) -> Path | None:
     """Where hashes of the files below `root` are remembered; None where that would be below `root` itself."""
     chosen = os.environ.get("XDG_CACHE_HOME", "")
-    place = Path(chosen if os.path.isabs(chosen) else os.path.expanduser("~/.cache")) / "dat" / "contents"
+    place = Path(chosen if os.path.isabs(chosen) else os.path.expanduser(CACHE)) / "dat" / "contents"
     whole = root.resolve()
     if place.resolve().is_relative_to(whole):
         return None
