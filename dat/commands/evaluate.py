@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -35,13 +34,13 @@ from dat.evaluation.robustness import Rows, robustness_rows
 from dat.evaluation.selftest import Alarm, selftest
 from dat.progress import Bar, warn
 from dat.recipe.header import recipe_hash
+from dat.recipe.parts import PRECISIONS
 from dat.report.page import read_facts
 from dat.results import EVALUATION, RESULTS, SET, Row, hashes_of, machine, read_rows, versions, write_rows, write_text
 from dat.studies import measured
 from dat.studies.study import Job
 from dat.types import Place
 
-PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 PROBE = 64
 """Side of the image that asks a model for its number of outputs, where pictures are shown as they are."""
 
@@ -80,7 +79,7 @@ def assess(
         cells = [cell for suite in dict.fromkeys(suites) for cell in plan.cells(suite, suites)]
         tried = next((cell for cell in cells if cell.name == "clean"), cells[0])
         alarms = selftest(model, tried.dataset, tried.views[0], device=place.device) if self_test else []
-        notes = _said_alarms(alarms, place)
+        notes = _said_alarms(alarms)
         known = _known_as(model, place, folder, _shown_size(tested, settings.size))
         job = Evaluating(plan, known, place, folder)
         predictions = job.predictions(cells, classifier, allow_bad=allow_bad)
@@ -230,7 +229,7 @@ def _outputs(classifier: Classifier, tested: Tested, size: int | None) -> int:
     return logits.shape[1]
 
 
-def _said_alarms(alarms: Sequence[Alarm], place: Place) -> list[str]:
+def _said_alarms(alarms: Sequence[Alarm]) -> list[str]:
     """The sentences of those that do not stop an evaluation; they are kept beside its numbers.
 
     Raises:
@@ -242,8 +241,8 @@ def _said_alarms(alarms: Sequence[Alarm], place: Place) -> list[str]:
             f"The self-test found what would make the numbers wrong (--no-self-test evaluates all the same):{lines}"
         )
     notes = [alarm.sentence for alarm in alarms]
-    for note in notes if place.is_main else ():
-        print(f"self-test: {note}", file=sys.stderr)
+    for note in notes:
+        warn(note)
     return notes
 
 

@@ -401,14 +401,15 @@ def test_what_follows_in_equal_time_is_begun_without_a_word_and_has_inputs(
 # ---- the doors of the library
 
 
-def test_the_global_random_stream_is_left_alone(tmp_path: Path) -> None:
+def test_loading_a_run_leaves_the_global_random_stream_alone(compared: Path) -> None:
     torch.manual_seed(7)
     state = torch.get_rng_state()
-    values = {**CLASSIFIED, "methods": {"standard": {}}, "equal_time_as": None, "expect": None, "out": tmp_path / "run"}
-    folder = dat.train(values, cpu=True)
-    torch.set_rng_state(state)
-    dat.load_run(folder / "standard-seed0")
+    dat.load_run(compared / "standard-seed0")
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_recipe_in_python_may_hold_paths() -> None:
+    assert recipes.parse({**CLASSIFIED, "out": Path("runs") / "mine"}).out == "runs/mine"
 
 
 @pytest.mark.parametrize(
