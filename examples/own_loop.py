@@ -6,7 +6,6 @@ python examples/own_loop.py runs/demo/discretizer        (after `dat demo`)
 import argparse
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 import dat
@@ -33,7 +32,7 @@ def train(model: nn.Module, discretizer: dat.Discretizer, *, alpha: float, epoch
             x, y = images[rows], labels[rows]
 
             def loss_fn(x: torch.Tensor, y: torch.Tensor = y) -> torch.Tensor:
-                return F.cross_entropy(model(x), y, reduction="none")
+                return dat.cross_entropy(model(x), y)
 
             adversarial = dat.discrete_adversary(x, loss_fn, discretizer, alpha=alpha)
             optimizer.zero_grad()

@@ -53,10 +53,18 @@ def gradient_and_losses(images: Images, loss_fn: LossFn) -> tuple[Tensor, Tensor
 
 
 def unit_l2(tensor: Tensor) -> Tensor:
-    """Each image's tensor divided by its L2 norm; a zero stays zero (1e-10 as in the official code, which float16 lacks)."""
+    """Each image's tensor divided by its L2 norm, computed in float32 or better; a zero stays zero.
+
+    However small a gradient is, its direction counts: the largest entry is taken out first, so that no square underflows.
+    """
     exact = tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
-    norms = torch.linalg.vector_norm(exact, dim=(1, 2, 3), keepdim=True)
-    return (exact / (norms + 1e-10)).to(tensor.dtype)
+    scaled = _over(exact, exact.abs().amax(dim=(1, 2, 3), keepdim=True))
+    return _over(scaled, torch.linalg.vector_norm(scaled, dim=(1, 2, 3), keepdim=True)).to(tensor.dtype)
+
+
+def _over(tensor: Tensor, sizes: Tensor) -> Tensor:
+    """The quotient, and 0 where there is nothing to divide by."""
+    return tensor / torch.where(sizes > 0, sizes, 1)
 
 
 @contextmanager
@@ -140,7 +148,7 @@ def _checked_losses(losses: Tensor, images: Tensor) -> Tensor:
     if losses.shape != images.shape[:1]:
         raise UsageError(
             f"loss_fn gave shape {tuple(losses.shape)} for {len(images)} images; "
-            'return one loss per image, e.g. F.cross_entropy(..., reduction="none").'
+            "return one loss per image, e.g. dat.cross_entropy(model(images), labels)."
         )
     _refuse_no_numbers(losses, "loss")
     return losses

@@ -9,7 +9,7 @@ from torch import nn
 
 from dat.errors import UsageError
 from dat.nn.outputs import logits_of
-from dat.tasks.losses import shares_of
+from dat.tasks.losses import binary_cross_entropy, cross_entropy
 from dat.types import ClassTargets, Images, Logits, PerImage
 
 
@@ -20,7 +20,9 @@ class Classification:
     Soft targets `(batch, classes)` (mixup, cutmix) are taken as they are: `timm.data.Mixup` smooths them itself.
     `num_classes` is needed by methods that aim at random classes, where targets are integers.
     `sigmoid` asks of each class alone whether it is there, and sums their binary cross-entropies; smoothing and soft targets
-    are the same. Source: google-research/big_vision:big_vision/utils.py (`sigmoid_xent`), which AugReg's recipe uses.
+    are the same. AugReg's recipe uses it.
+    Both losses are those of `dat.tasks.losses`, whose gradient does not vanish where the model is sure: the adversary of a
+    well-fitted image is as long as that of any other.
     """
 
     smoothing: float = 0.0
@@ -33,12 +35,8 @@ class Classification:
 
     def losses_of_logits(self, logits: Logits, targets: ClassTargets) -> PerImage:
         """One cross-entropy per image, of what the model gave for it."""
-        smoothing = self.smoothing if targets.ndim == 1 else 0.0
-        if self.sigmoid:
-            shares = shares_of(targets, logits.float(), smoothing)
-            return F.binary_cross_entropy_with_logits(logits.float(), shares, reduction="none").sum(dim=1)
-        targets = targets if targets.ndim == 2 else targets.long()  # torch takes int64 alone
-        return F.cross_entropy(logits.float(), targets, reduction="none", label_smoothing=smoothing)
+        loss = binary_cross_entropy if self.sigmoid else cross_entropy
+        return loss(logits, targets, smoothing=self.smoothing)
 
     def random_classes(self, targets: ClassTargets, numbers: PerImage) -> ClassTargets:
         """The class `floor(number x classes)` steps after the target's, around: all classes equally likely, the own one, too.

@@ -337,3 +337,12 @@ def test_the_direction_of_a_gradient_has_length_one_in_any_precision_and_a_zero_
     found = unit_l2((direction * torch.tensor([1.0, 1e-3, 0.0]).view(3, 1, 1, 1)).to(dtype))
     lengths = torch.linalg.vector_norm(found.double(), dim=(1, 2, 3))
     torch.testing.assert_close(lengths, torch.tensor([1.0, 1.0, 0.0], dtype=torch.float64), atol=5e-3, rtol=0)
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e-38, 1e30])
+def test_the_direction_of_a_gradient_has_length_one_however_small_or_large_it_is(size: float) -> None:
+    """Squares of 1e-30 are 0 in float32, and those of 1e30 infinite."""
+    direction = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    found, expected = unit_l2(direction * size), unit_l2(direction)
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(torch.linalg.vector_norm(found, dim=(1, 2, 3)), torch.ones(2))
