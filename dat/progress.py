@@ -36,6 +36,11 @@ def warn(sentence: str) -> None:
         print(f"Note: {sentence}", file=sys.stderr, flush=True)
 
 
+def speed_text(images_per_s: float) -> str:
+    """Images per second; three digits, so that a slow speed is no 0."""
+    return f"{images_per_s:,.0f} images/s" if images_per_s >= 100 else f"{images_per_s:.3g} images/s"
+
+
 class Bar:
     """One job of `total` steps; use as a context manager.
 
@@ -84,7 +89,7 @@ class Bar:
         """Say that `count` more images are finished; their speed stands behind the note."""
         self.done += count
         elapsed = max(time.monotonic() - self.started, 1e-9)
-        self.advance(self.done, f"{note}  {(self.done - self.first) / elapsed:,.0f} images/s")
+        self.advance(self.done, f"{note}  {speed_text((self.done - self.first) / elapsed)}")
 
     def skip(self, note: str, count: int) -> None:
         """Say that `count` images need not be worked on."""

@@ -11,9 +11,11 @@ import math
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -24,7 +26,7 @@ from torch import Tensor
 from dat.data.pipeline import Fetched, TrainingOrder, training_batches
 from dat.engine import checkpoint
 from dat.errors import DatError, DivergenceError, RunFolderError
-from dat.progress import Bar
+from dat.progress import Bar, speed_text
 from dat.types import Batch, Place
 
 
@@ -98,9 +100,10 @@ def run_steps(
                 signal_number = _stop_requested(caught, place)
                 saves = done == total or signal_number or saver.is_due()
                 if at_end or saves or done % pace.log_every == 0:  # a state is saved only after its losses were seen finite
-                    bar.advance(done, log.write(done, epoch, learner.epoch_end(epoch) if at_end else {}))
-                if saves:
-                    saver.save(done)
+                    bar.advance(done, log.write(done, epoch, partial(learner.epoch_end, epoch) if at_end else dict))
+                    if saves:
+                        saver.save(done)
+                    log.begin()
                 if signal_number:
                     raise _interrupted(done, total, signal_number)
         if signal_number := _stop_requested(caught, place):  # it came while the last step was saved
@@ -169,7 +172,11 @@ def _check_finite(state: checkpoint.State, step: int) -> None:
 
 
 class _Log:
-    """`log.jsonl`: one line now and then, means since the last; lines from after the resumed step are dropped."""
+    """`log.jsonl`: one line now and then, means since the last; lines from after the resumed step are dropped.
+
+    A mean is over the steps that gave the value. `images_per_s` is of the steps alone, with the fetching of their pictures:
+    what is measured after an epoch, and the saving of a state, take time of their own.
+    """
 
     def __init__(self, path: Path, done: int, place: Place) -> None:
         self.path, self.place = path, place
@@ -178,32 +185,34 @@ class _Log:
             lines = path.read_bytes().decode(errors="replace").splitlines(keepends=True) if path.is_file() else []
             whole = [(number, line) for number, line in enumerate(lines, start=1) if line.endswith("\n")]
             path.write_text("".join(line for number, line in whole if _step_of(line, f"Line {number} of {path}") <= done))
-        self._start()
+        self.begin()
 
-    def _start(self) -> None:
+    def begin(self) -> None:
+        """The next steps are counted from here on."""
         self.sums: dict[str, Tensor] = {}
-        self.count, self.images, self.since = 0, 0, time.monotonic()
+        self.counts: Counter[str] = Counter()
+        self.images, self.since = 0, time.monotonic()
 
     def add(self, values: Mapping[str, Tensor], *, images: int) -> None:
         for name, value in values.items():
             self.sums[name] = self.sums.get(name, torch.zeros((), device=value.device)) + value.detach()
-        self.count, self.images = self.count + 1, self.images + images
+        self.counts.update(values.keys())
+        self.images += images
 
-    def write(self, step: int, epoch: int, more: Mapping[str, float | str]) -> str:
-        """Write the means of the steps since the last line; gives the note for the progress bar."""
-        means = {name: float(total) / self.count for name, total in self.sums.items()}
+    def write(self, step: int, epoch: int, more: Callable[[], Mapping[str, float | str]]) -> str:
+        """Write the means of the steps since `begin`, and what `more` then measures; gives the note for the progress bar."""
+        means = {name: float(total) / self.counts[name] for name, total in self.sums.items()}
+        speed = self.images / max(time.monotonic() - self.since, 1e-9)  # after the sums, for which the device had to finish
         if bad := [name for name, value in means.items() if not math.isfinite(value)]:
             raise DivergenceError(
                 f"{bad[0]} became {means[bad[0]]} by step {step}; lower the learning rate or use precision: fp32 or bf16. "
                 "The last checkpoint is from before."
             )
-        speed = self.images / max(time.monotonic() - self.since, 1e-9)
-        line = {"step": step, "epoch": epoch, **means, "images_per_s": round(speed, 1), **more}
+        line = {"step": step, "epoch": epoch, **means, "images_per_s": float(f"{speed:.4g}"), **more()}
         if self.place.is_main:
             with self.path.open("a") as file:
                 file.write(json.dumps(line) + "\n")
-        self._start()
-        return f"loss {means['loss']:.3f}  {speed:,.0f} images/s"
+        return f"loss {means['loss']:.3f}  {speed_text(speed)}"
 
 
 def _step_of(line: str, where: str) -> int:
