@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Literal
 
 from dat.errors import DataError, UsageError
@@ -106,9 +107,10 @@ class Comparison:
         """Mean of `method - to` over the seeds that both have."""
         return self._paired(suite, method, to, lambda ours, theirs: ours - theirs)
 
-    def ratio(self, suite: str, method: str, *, to: str = BASELINE) -> Estimate | None:
-        """Mean of `method / to` over the seeds that both have."""
-        return self._paired(suite, method, to, lambda ours, theirs: ours / theirs)
+    def ratios(self, suite: str, method: str, *, to: str = BASELINE) -> list[float]:
+        """`method / to` in each seed that both have: a seed's trainings follow one another, and meet the same machine."""
+        ours, theirs = (self.scores.get(suite, {}).get(name, {}) for name in (method, to))
+        return [value / theirs[seed] for seed, value in ours.items() if seed in theirs]
 
     def marks(self, suite: str) -> dict[str, Mark]:
         """The best method, or the methods that tie for it; empty where an interval is missing."""
@@ -292,6 +294,7 @@ class Table:
 
 ABSENT = Cell("—")
 RANKING = "Bold: best, its interval overlaps no other. ≈: tied for the best, the interval overlaps that of the highest mean."
+COST = "Cost: the median over seeds of the ratio to standard training in the same seed, with the lowest and the highest."
 UNRANKED = "No method is marked where one of them has a single seed: there is no interval to judge by."
 
 
@@ -352,7 +355,7 @@ def accuracy_table(comparison: Comparison) -> Table:
         corner="Method",
         columns=tuple(columns),
         lines=tuple(lines),
-        notes=ranking_notes(comparison, comparison.suites),
+        notes=(*ranking_notes(comparison, comparison.suites), *[COST] * (BASELINE in comparison.scores.get("cost", {}))),
     )
 
 
@@ -375,8 +378,16 @@ def cost_cells(comparison: Comparison, method: str) -> list[Cell]:
     if "cost" not in comparison.scores:
         return []
     if BASELINE in comparison.scores["cost"]:
-        return [cell(comparison.ratio("cost", method), decimals=2) if method != BASELINE else Cell("1")]
+        return [ratio_cell(comparison.ratios("cost", method)) if method != BASELINE else Cell("1")]
     return [cell(comparison.estimate("cost", method), decimals=3)]
+
+
+def ratio_cell(ratios: Sequence[float]) -> Cell:
+    """The median over seeds, with the lowest and the highest."""
+    if not ratios:
+        return ABSENT
+    low, high = (number(end(ratios), decimals=2) for end in (min, max))
+    return Cell(number(median(ratios), decimals=2), f"({low} to {high})" if len(ratios) > 1 else "")
 
 
 def difference_table(comparison: Comparison, *, method: str = "", to: str = "") -> Table:

@@ -179,10 +179,14 @@ def _speeds(folder: Path, label: str, seed: int) -> list[float]:
 
 
 def epochs_of_equal_time(trainings: Trainings, seeds: Sequence[int], folder: Path, *, reference: str) -> dict[str, int]:
-    """For each method, how many epochs take as long as those of the method `reference`; at least one."""
-    speeds = {label: np.median([np.median(_speeds(folder, label, seed)) for seed in seeds]) for label in trainings}
-    seconds = trainings[reference].epochs / speeds[reference]
-    return {label: max(1, round(float(seconds * speed))) for label, speed in speeds.items()}
+    """For each method, how many epochs take as long as those of the method `reference`; at least one.
+
+    How many times as fast it is, is the median over seeds of the ratio in the same seed: a machine may have had more to do
+    while another seed was trained.
+    """
+    speeds = {label: np.array([np.median(_speeds(folder, label, seed)) for seed in seeds]) for label in trainings}
+    ratios = {label: float(np.median(of_method / speeds[reference])) for label, of_method in speeds.items()}
+    return {label: max(1, round(trainings[reference].epochs * ratio)) for label, ratio in ratios.items()}
 
 
 def expectations(subject: Subject, expected: tuple[str, Mapping[str, Mapping[str, float]]] | None) -> list[Row]:

@@ -33,7 +33,7 @@ class Clock:
 
 
 class Timed:
-    """A step takes `step_s`, what is measured after an epoch and the saving of a state an hour each; `late` begins at step 3."""
+    """A step takes `step_s`, an evaluation and the saving of a state an hour each; `late` begins at step 3."""
 
     def __init__(self, clock: Clock, step_s: float) -> None:
         self.clock, self.step_s = clock, step_s

@@ -6,6 +6,7 @@ from scipy import stats
 from synthetic_run import METHODS, full_rows, row, rows_of
 
 from dat.errors import DataError, UsageError
+from dat.report.reading import sentences
 from dat.report.tables import (
     accuracy_table,
     all_tables,
@@ -128,14 +129,26 @@ def test_rows_of_the_paper_are_left_out():
 
 def test_accuracy_table_holds_what_the_rows_say():
     values = {"standard": [80.0, 81.0, 82.0], "dat": [90.0, 91.0, 92.0]}
-    rows = rows_of("clean", values) + rows_of("cost", {"standard": [1.0, 2.0, 1.0], "dat": [3.0, 6.0, 3.0]})
+    rows = rows_of("clean", values) + rows_of("cost", {"standard": [1.0, 2.0, 1.0], "dat": [3.0, 6.0, 3.5]})
     table = accuracy_table(comparison_table(rows))
     assert [column.title for column in table.columns] == ["Clean", "Cost per step"]
     assert [(cell.text, cell.spread, cell.mark) for cell in table.lines[1].cells] == [
         ("91.0", "± 2.5", "best"),
-        ("3.00", "± 0.00", ""),
+        ("3.00", "(3.00 to 3.50)", ""),
     ]
     assert table.lines[0].cells[1].text == "1"
+
+
+def test_cost_is_compared_within_a_seed():
+    """A seed that met a busy machine made every method of it slow: its ratio is that of the others, its seconds are not."""
+    seconds = {"standard": [0.1, 0.1, 0.4, 0.1], "dat": [0.3, 0.3, 1.2, 0.9]}
+    comparison = comparison_table(rows_of("clean", {name: [90.0] * 4 for name in seconds}) + rows_of("cost", seconds))
+    assert comparison.ratios("cost", "dat") == pytest.approx([3, 3, 3, 9])
+    table = accuracy_table(comparison)
+    assert (table.lines[1].cells[-1].text, table.lines[1].cells[-1].spread) == ("3.00", "(3.00 to 9.00)")
+    assert any(note.startswith("Cost: the median over seeds of the ratio") for note in table.notes)
+    assert "3.00 times with DAT" in " ".join(sentences(comparison))
+    assert not any(note.startswith("Cost") for note in accuracy_table(comparison_table([row("clean", 90)])).notes)
 
 
 def test_cost_is_in_seconds_where_there_is_no_standard():
