@@ -347,7 +347,8 @@ def lines_of(name: str, found: dict[str, Any]) -> Iterator[str]:
     low, high = plain["interval"]
     yield (
         f"{name}: {plain['n']} pictures, clean accuracy {found['clean']['accuracy']:.1f} %, "
-        f"of the reconstruction {plain['accuracy']:.1f} % ({low:.1f} to {high:.1f}); PSNR to the reconstruction"
+        f"of the reconstruction {plain['accuracy']:.1f} % ({low:.1f} to {high:.1f}); "
+        "PSNR: of the mean error, to the reconstruction"
     )
     yield f"{'attack':<24}{'modified codes':>15}{'alpha':>8}{'accuracy':>10}{'95 %':>15}{'loss':>8}{'PSNR':>7}{'ms/image':>10}"
     for point in found["points"]:

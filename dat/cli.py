@@ -194,7 +194,10 @@ def discretize_pictures(
     json: Json = False,
     cpu: Cpu = False,
 ) -> None:
-    """Reconstruct IMAGES with a discretizer: write pictures and codes, print PSNR and how the codebook is used."""
+    """Reconstruct IMAGES with a discretizer: write pictures and codes, print PSNR and how the codebook is used.
+
+    The PSNR of all is that of their mean error, as trainings give it; the mean of the pictures' own stands beside it.
+    """
     import torch
 
     from dat.commands import discretize

@@ -1,4 +1,4 @@
-"""Several discretizers side by side on the same pictures: one picture of their reconstructions, and their PSNR.
+"""Several discretizers side by side on the same pictures: one picture of reconstructions, and the PSNR of the mean error.
 
 python examples/compare_discretizers.py cifar-f4-1024 cifar-f4-1024-fast --pictures data/cifar10/test --out compare.png
 """
@@ -44,9 +44,10 @@ def main() -> None:
     for name in asked.discretizers:
         discretizer = dat.load_discretizer(name)
         rows[name] = discretizer(images)
-        psnr = -10 * (rows[name] - images).square().mean((1, 2, 3)).log10()
+        psnr = -10 * (rows[name] - images).square().mean().log10()
         used = 100 * usage(discretizer.encode(images), discretizer.codebook_size).fraction
-        print(f"{name}: PSNR {psnr.mean():.2f} dB, {used:.1f} % of {discretizer.codebook_size} codes used by these pictures")
+        share = f"{used:.1f} % of {discretizer.codebook_size} codes used by these pictures"
+        print(f"{name}: PSNR of the mean error {psnr:.2f} dB, {share}")
     figure = Figure(figsize=(1.5 * asked.count, 1.6 * len(rows)), layout="constrained")
     axes = figure.subplots(len(rows), asked.count, squeeze=False)
     for line, (name, pictures) in zip(axes, rows.items(), strict=True):

@@ -50,7 +50,7 @@ class RandomCodes:
 
 @dataclass(frozen=True)
 class Outcome:
-    """One picture through `Q`: its size in pixels, the shape of its codes, how many are distinct, and PSNR in dB."""
+    """One picture through `Q`: its size in pixels, the shape of its codes, how many are distinct, and its PSNR in dB."""
 
     image: str
     width: int
@@ -64,7 +64,8 @@ class Outcome:
 class Total:
     """All pictures together. `fraction` of the codebook that occurs, `perplexity` the effective number of codes.
 
-    `left_out`: how many could not be read.
+    `psnr_db`: of the mean squared error over all pixels of all pictures, as trainings, their pages and the cards of weights
+    have it; `mean_psnr_db`: the mean of the pictures' own. `left_out`: how many could not be read.
     """
 
     images: int
@@ -72,6 +73,7 @@ class Total:
     used: int
     fraction: float
     perplexity: float
+    psnr_db: float
     mean_psnr_db: float
     left_out: int = 0
 
@@ -100,6 +102,7 @@ def discretize(
     generator = torch.Generator().manual_seed(random_codes.seed if random_codes else 0)
     outcomes: list[Outcome] = []
     found: dict[str, PictureCodes] = {}
+    squared_error, numbers = 0.0, 0
     shown: list[Pair] = []
     _clear(out)
     with Bar("discretize", len(paths)) as bar:
@@ -110,6 +113,8 @@ def discretize(
             decoded = discretizer.decode(codes.to(device)).cpu().float()[..., : images.shape[2], : images.shape[3]]
             write_bytes(out / RECONSTRUCTIONS / f"{name}.png", _png(_picture(decoded)))
             outcomes.append(_outcome(path, images, decoded, codes))
+            squared_error += _squared_error(images, decoded)
+            numbers += images.numel()
             found[name] = codes
             shown += [(images, decoded)] if len(shown) < MOST_SHOWN else []
             bar.advance(len(outcomes), "")
@@ -117,7 +122,7 @@ def discretize(
         raise DataError(f"None of the {len(paths)} pictures can be read; name others.")
     write_bytes(out / CODES, _npz(found))
     write_bytes(out / PICTURE, _png(draw(shown, outcomes[: len(shown)])))
-    total = _total(outcomes, found.values(), discretizer.codebook_size)
+    total = _total(outcomes, found.values(), discretizer.codebook_size, psnr_db(squared_error / numbers))
     return outcomes, replace(total, left_out=len(paths) - len(outcomes))
 
 
@@ -206,16 +211,20 @@ def _resampled(codes: PictureCodes, codebook_size: int, settings: RandomCodes, g
 
 
 def _outcome(path: Path, images: Picture, decoded: Picture, codes: PictureCodes) -> Outcome:
-    psnr = round(psnr_db((decoded - images).square().mean().item()), 2)
+    psnr = round(psnr_db(_squared_error(images, decoded) / images.numel()), 2)
     height, width = images.shape[2:]
     return Outcome(str(path), width, height, tuple(codes.shape[1:]), len(codes.unique()), psnr)
 
 
-def _total(outcomes: Sequence[Outcome], codes: Iterable[PictureCodes], codebook_size: int) -> Total:
+def _squared_error(images: Picture, decoded: Picture) -> float:
+    return float((decoded.double() - images.double()).square().sum())
+
+
+def _total(outcomes: Sequence[Outcome], codes: Iterable[PictureCodes], codebook_size: int, psnr: float) -> Total:
     usage = code_space.usage(torch.cat([one.flatten() for one in codes]).unsqueeze(0), codebook_size)
-    psnr = sum(outcome.psnr_db for outcome in outcomes) / len(outcomes)
-    used = codebook_size - len(usage.dead)
-    return Total(len(outcomes), codebook_size, used, usage.fraction, round(usage.perplexity, 2), round(psnr, 2))
+    mean_psnr = sum(outcome.psnr_db for outcome in outcomes) / len(outcomes)
+    used, rounded = codebook_size - len(usage.dead), (round(value, 2) for value in (usage.perplexity, psnr, mean_psnr))
+    return Total(len(outcomes), codebook_size, used, usage.fraction, *rounded)
 
 
 def as_table(outcomes: Sequence[Outcome], total: Total) -> str:
@@ -226,7 +235,8 @@ def as_table(outcomes: Sequence[Outcome], total: Total) -> str:
         for one in outcomes
     ]
     use = f"{total.used} of {total.codebook_size} codes used ({total.fraction:.1%}), perplexity {total.perplexity:.1f}"
-    return f"{in_columns(rows)}\n\n{use}; mean PSNR {total.mean_psnr_db:.2f} dB"
+    psnr = f"PSNR of the mean error {total.psnr_db:.2f} dB, mean of the pictures' PSNR {total.mean_psnr_db:.2f} dB"
+    return f"{in_columns(rows)}\n\n{use}; {psnr}"
 
 
 # ---- one picture of originals, reconstructions and differences

@@ -47,7 +47,7 @@ def is_collapsed(codes_used: float) -> bool:
 
 
 def psnr_db(mean_squared_error: float) -> float:
-    """Peak signal-to-noise ratio of images in [0, 1], in dB; at most 120, so that JSON can hold that of equal ones."""
+    """Peak signal-to-noise ratio in dB of a mean squared error of images in [0, 1]; at most 120, so that JSON can hold it."""
     return -10 * math.log10(max(mean_squared_error, 1e-12))
 
 

@@ -209,9 +209,9 @@ def unexplained(latents: Latents, targets: Latents) -> Scalar:
 def agreement(
     student: FrozenDiscretizer, teacher: FrozenDiscretizer, test: ImageDataset, place: Place, *, batch_size: int = 64
 ) -> Measured:
-    """How well one discretizer stands for another on all test pictures, on this process alone; PSNR in dB.
+    """How well one discretizer stands for another on all test pictures, on this process alone.
 
-    `code_agreement`: part of positions with the teacher's code. `psnr_to_teacher_db`: of both whole passes;
+    PSNRs are of the mean squared error, in dB. `code_agreement`: part of positions with the teacher's code. `psnr_to_teacher_db`: of both whole passes;
     `decoder_psnr_to_teacher_db`: of both decoders on the teacher's codes. `psnr_db`, `teacher_psnr_db`: to the originals.
     """
     squared = dict.fromkeys(("psnr_to_teacher_db", "decoder_psnr_to_teacher_db", "psnr_db", "teacher_psnr_db"), 0.0)

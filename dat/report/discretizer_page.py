@@ -35,15 +35,15 @@ from dat.results import RUN, write_text
 RECONSTRUCTIONS = "reconstructions.npz"
 
 QUALITY_WORDS = {
-    "psnr_db": "PSNR in dB",
+    "psnr_db": "PSNR of the mean error in dB",
     "ssim": "SSIM",
     "codes_used": "share of codes used",
     "perplexity": "perplexity of the codes",
     "dead_codes": "codes never used",
     "code_agreement": "share of codes equal to the teacher's",
-    "psnr_to_teacher_db": "PSNR to the teacher's output in dB",
-    "decoder_psnr_to_teacher_db": "PSNR to the teacher's output in dB, of the same codes",
-    "teacher_psnr_db": "PSNR of the teacher in dB",
+    "psnr_to_teacher_db": "PSNR of the mean error to the teacher's output in dB",
+    "decoder_psnr_to_teacher_db": "PSNR of the mean error to the teacher's output in dB, of the same codes",
+    "teacher_psnr_db": "PSNR of the mean error of the teacher in dB",
     "flops": "MFLOP an image",
     "teacher_flops": "MFLOP an image of the teacher",
     "flops_ratio": "FLOPs over the teacher's",

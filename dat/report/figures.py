@@ -275,12 +275,12 @@ def training_figure(methods: Sequence[str], logs: dict[str, list[Log]]) -> Figur
 
 HEALTH = {
     "loss": "loss",
-    "psnr_db": "PSNR, dB",
+    "psnr_db": "PSNR of the mean error, dB",
     "ssim": "SSIM",
     "codes_used": "share of codes used",
     "perplexity": "perplexity of the codes",
     "code_agreement": "codes as the teacher's",
-    "psnr_to_teacher_db": "PSNR to the teacher's output, dB",
+    "psnr_to_teacher_db": "PSNR to the teacher, mean error, dB",
     "discriminator": "loss of the discriminator",
     "discriminator_accuracy": "discriminator right",
 }

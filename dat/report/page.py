@@ -51,7 +51,7 @@ DISCRETIZER_WORDS = {
     "stride": "pixels along a code",
     "codes_used": "share of codes used",
     "perplexity": "perplexity of the codes",
-    "psnr_db": "PSNR in dB",
+    "psnr_db": "PSNR of the mean error in dB",
     "perceptual": "perceptual distance",
 }
 

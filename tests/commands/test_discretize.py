@@ -23,9 +23,13 @@ from dat.commands.discretize import (
     draw,
     find_pictures,
 )
+from dat.data.folders import ImageFolder
+from dat.data.pipeline import CenterCrop, ImageDataset
 from dat.discretizers.frozen import FrozenDiscretizer
 from dat.discretizers.networks.vqgan import VQGAN, VQGANConfig
+from dat.engine.discretizer_health import reconstruction_quality
 from dat.errors import DataError, UsageError
+from dat.types import Place
 
 TINY = VQGANConfig(n_embed=12, embed_dim=3, z_channels=5, ch=32, ch_mult=(1, 1), num_res_blocks=1, attn_resolutions=())
 
@@ -72,9 +76,14 @@ def test_files_and_numbers_are_those_of_the_discretizer(photos: Path, discretize
     )
     psnr = -10 * np.log10(np.mean(((reconstruction - original) / 255) ** 2))
     assert first.psnr_db == pytest.approx(psnr, abs=0.02)  # the file is rounded to 8 bits
+    named = (("cat", photos / "a" / "cat.png"), ("cat-2", photos / "b" / "cat.png"))
     used = set(stored["cat"].flatten()) | set(stored["cat-2"].flatten())
     assert (total.images, total.used, total.fraction) == (2, len(used), pytest.approx(len(used) / 12))
     assert total.mean_psnr_db == pytest.approx(sum(one.psnr_db for one in outcomes) / 2, abs=0.01)
+    made = tmp_path / "out" / "reconstructions"
+    errors = [np.square((pixels(made / f"{name}.png") - pixels(path)) / 255) for name, path in named]
+    assert total.psnr_db == pytest.approx(-10 * np.log10(np.concatenate([one.ravel() for one in errors]).mean()), abs=0.02)
+    assert total.psnr_db != total.mean_psnr_db
     assert pixels(tmp_path / "out" / "picture.png").shape[1] > 2 * CAPTION
 
 
@@ -151,6 +160,21 @@ def test_the_table_says_everything(photos: Path, discretizer: FrozenDiscretizer,
     cells = [str(photos / "a" / "cat.png"), "20 x 13", "7 x 10", str(outcomes[0].distinct), f"{outcomes[0].psnr_db:.2f}"]
     assert re.split(r" {2,}", lines[1]) == cells
     assert lines[-1].startswith(f"{total.used} of 12 codes used ({total.fraction:.1%}), perplexity")
+    said = f"PSNR of the mean error {total.psnr_db:.2f} dB, mean of the pictures' PSNR {total.mean_psnr_db:.2f} dB"
+    assert lines[-1].endswith(said)
+
+
+def test_the_psnr_is_the_one_of_trainings(discretizer: FrozenDiscretizer, tmp_path: Path):
+    """A flat picture and a noisy one: the mean of their own PSNRs is far from that of the mean error, which trainings give."""
+    for name, spread in (("flat", 1), ("noisy", 256)):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        noise = np.random.default_rng(0).integers(0, spread, (16, 16, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(tmp_path / "photos" / name / "1.png")
+    _, total = discretize(find_pictures([tmp_path / "photos"]), discretizer, tmp_path / "out")
+    test = ImageDataset(ImageFolder(tmp_path / "photos"), CenterCrop(), seed=0)
+    trained = reconstruction_quality(discretizer, test, Place(torch.device("cpu"), 0, 1))
+    assert total.psnr_db == pytest.approx(trained["psnr_db"], abs=0.006)
+    assert total.mean_psnr_db > total.psnr_db + 0.1
 
 
 def test_amplification_leaves_all_but_one_percent_in_range():

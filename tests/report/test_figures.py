@@ -80,7 +80,7 @@ def test_mean_curve_ends_with_the_shortest():
 def test_discretizer_log_without_a_curve_is_refused():
     with pytest.raises(DataError, match="no loss and no measure"):
         health_figure([{"step": 1, "images_per_s": 3.0}])
-    assert titles([{"step": s, "psnr_db": 20.0 + s, "loss": None} for s in range(3)]) == ["PSNR, dB"]
+    assert titles([{"step": s, "psnr_db": 20.0 + s, "loss": None} for s in range(3)]) == ["PSNR of the mean error, dB"]
 
 
 def test_health_is_drawn_with_distances_last():
