@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial, reduce
 from operator import or_
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import matplotlib as mpl
 import torch
@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from dat.attacks.codes import adversarial_codes
 from dat.attacks.discrete import discrete_adversary
+from dat.data.draw import Draw
 from dat.data.folders import ImageFolder
 from dat.data.pipeline import CenterCrop, ImageDataset, evaluation_batches
 from dat.discretizers.codes import modified_code_rate, resample, resample_nearby
@@ -188,7 +189,8 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, help="folder of test pictures, one subfolder per class")
     parser.add_argument("--weights", type=Path, help="of a small_resnet, such as the public ones of CIFAR-10")
     parser.add_argument("--depth", type=int, default=20, help="layers of that network")
-    parser.add_argument("--per-class", type=int, default=100, help="pictures of each class, the first ones")
+    parser.add_argument("--per-class", type=int, default=100, help="so many times the number of classes are drawn")
+    parser.add_argument("--draw", choices=get_args(Draw), default="in-proportion", help="which, as in a recipe")
     parser.add_argument("--discretizers", nargs="+", default=["cifar-f2-1024", "cifar-f2-1024-fast"], help="names or files")
     parser.add_argument("--rates", nargs="+", type=float, default=RATES, help="shares of the codes that are modified")
     parser.add_argument("--threads", type=int, default=1, help="of PyTorch; with several, seconds say little")
@@ -201,7 +203,7 @@ def parsed() -> argparse.Namespace:
 def compared(options: argparse.Namespace) -> dict[str, Any]:
     """All attacks at all rates on each discretizer, the setting, and the versions."""
     torch.set_num_threads(options.threads)
-    images, targets, classes = pictures(options.data, options.per_class)
+    images, targets, classes = pictures(options.data, options.per_class, options.draw)
     classifier = trained(options.weights, classes=classes, depth=options.depth)
     results = {}
     for name in options.discretizers:
@@ -215,9 +217,9 @@ def compared(options: argparse.Namespace) -> dict[str, Any]:
     return {"discretizers": results, "passes": passes, "setting": setting(options), "versions": versions()}
 
 
-def pictures(root: Path, per_class: int) -> tuple[Images, Tensor, int]:
-    """The first pictures of each class, their classes, and how many classes there are."""
-    folder = ImageFolder(root, limit_per_class=per_class)
+def pictures(root: Path, per_class: int, draw: Draw) -> tuple[Images, Tensor, int]:
+    """Pictures that were drawn, their classes, and how many classes there are."""
+    folder = ImageFolder(root, per_class=per_class, draw=draw)
     images, targets, _ = next(iter(evaluation_batches(ImageDataset(folder, CenterCrop(), seed=SEED), len(folder))))
     return images, targets, len(folder.classes)
 

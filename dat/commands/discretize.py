@@ -223,8 +223,8 @@ def _squared_error(images: Picture, decoded: Picture) -> float:
 def _total(outcomes: Sequence[Outcome], codes: Iterable[PictureCodes], codebook_size: int, psnr: float) -> Total:
     usage = code_space.usage(torch.cat([one.flatten() for one in codes]).unsqueeze(0), codebook_size)
     mean_psnr = sum(outcome.psnr_db for outcome in outcomes) / len(outcomes)
-    used, rounded = codebook_size - len(usage.dead), (round(value, 2) for value in (usage.perplexity, psnr, mean_psnr))
-    return Total(len(outcomes), codebook_size, used, usage.fraction, *rounded)
+    used, perplexity = codebook_size - len(usage.dead), round(usage.perplexity, 2)
+    return Total(len(outcomes), codebook_size, used, usage.fraction, perplexity, round(psnr, 2), round(mean_psnr, 2))
 
 
 def as_table(outcomes: Sequence[Outcome], total: Total) -> str:

@@ -28,7 +28,7 @@ from dat.errors import DataError, UsageError, did_you_mean
 from dat.evaluation.attacked import PGD, AutoAttack
 from dat.evaluation.cells import Cell, View, all_classes
 from dat.evaluation.stylized import Paintings, Stylized
-from dat.evaluation.suites import FGSM, SEVERITIES, Clean, Corruption, Suite
+from dat.evaluation.suites import FGSM, SEVERITIES, Clean, Corruption, Suite, clean_beside
 from dat.recipe import file
 from dat.recipe.data import LARGEST
 from dat.recipe.faults import sentence
@@ -48,9 +48,10 @@ class Settings(Strict):
 
     `size`, `crop_pct`, `interpolation`, `crop_mode`: the test transform. `c_protocol`: published corruptions are cropped
     without resizing (`hendrycks`), or resized first as easyrobust's benchmark script does (`easyrobust`). Radii and steps are
-    in units of 1/255. `severities`, `corruptions`, `c_pictures` (so many, spread evenly) make less of the corruptions that are
-    generated; `extra_corruptions` adds the four that never count in an mCE. `masks`: clean accuracies on the classes of
-    ImageNet-A and -R, which stand beside these suites anyway. `frost`: a folder with the six original textures.
+    in units of 1/255. `severities`, `corruptions`, `c_pictures` (so many, spread evenly over the list by class and name; they
+    are then shown as they are, too) make less of the corruptions that are generated; `extra_corruptions` adds the four that
+    never count in an mCE. `masks`: clean accuracies on the classes of ImageNet-A and -R, which stand beside these suites
+    anyway. `frost`: a folder with the six original textures.
     `styles`: a folder of paintings, `adain`: the files of VGG and decoder. `seed`: of all that is random.
     """
 
@@ -226,7 +227,8 @@ class Plan:
             return [self._cell("clean", dataset, Clean(), (view, *self._on_fewer_classes(suites)))]
         if suite == "c-generated":
             few = self._fewer(dataset)
-            return [
+            unchanged = [self._cell(clean_beside(suite), few, Clean(), (view,))] * (few is not dataset)
+            return unchanged + [
                 self._cell(f"c-generated/{change.corruption}/{change.severity}", few, change, (view,))
                 for change in self._corruptions()
             ]

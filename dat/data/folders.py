@@ -13,15 +13,13 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Int64
 from PIL import Image
 
 from dat.data.contents import contents
+from dat.data.draw import Draw, Labels, drawn
 from dat.data.images import decode, size_of
 from dat.errors import DataError, UsageError
 from dat.progress import warn
-
-Labels = Int64[np.ndarray, " pictures"]
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif")
 """torchvision's list and `.gif`. timm's three would leave out the others without a word."""
@@ -135,25 +133,37 @@ class ImageFolder(PictureFiles):
     Classes are the subfolders in alphabetical order; in numerical order where every name is a number (unlike
     torchvision), so that class i of ImageNet-V2 (folders 0 ... 999) is folder i. Pictures are in the order of their names
     and may lie deeper than one folder. Names that begin with a dot and files of other kinds are left out. Links are
-    followed. `limit_per_class` keeps the first pictures of each class.
+    followed. `per_class` keeps so many times the number of classes, chosen as `dat.data.draw.drawn` does.
 
     Raises:
+        UsageError: `per_class` is below 1.
         DataError: no such folder, no class folders, a class without pictures, or classes other than `classes`
             (those of a checkpoint, in its order).
     """
 
-    def __init__(self, root: str | Path, *, classes: Sequence[str] | None = None, limit_per_class: int | None = None) -> None:
-        if limit_per_class is not None and limit_per_class < 1:
-            raise UsageError(f"limit_per_class is {limit_per_class}; give 1 or more, or leave it out for all pictures.")
+    def __init__(
+        self,
+        root: str | Path,
+        *,
+        classes: Sequence[str] | None = None,
+        per_class: int | None = None,
+        draw: Draw = "in-proportion",
+    ) -> None:
+        if per_class is not None and per_class < 1:
+            raise UsageError(f"per_class is {per_class}; give 1 or more, or leave it out for all pictures.")
         root = Path(root)
         found = _class_folders(root)
         if classes is not None:
             _require_same_classes(root, found, tuple(classes))
         files = {name: sorted(_files(root, name, above=frozenset())) for name in found}
         _say_left_out(root, [file for names in files.values() for file in names])
-        pictures = [_pictures_of_class(root, name, files[name])[:limit_per_class] for name in found]
+        pictures = [_pictures_of_class(root, name, files[name]) for name in found]
         targets = np.repeat(np.arange(len(found), dtype=np.int64), [len(names) for names in pictures])
-        super().__init__(root, [name for names in pictures for name in names], targets, found, named_by_class=True)
+        names = [name for names in pictures for name in names]
+        if per_class is not None:
+            chosen = drawn(names, targets, per_class, draw)
+            names, targets = [names[position] for position in chosen.tolist()], targets[chosen]
+        super().__init__(root, names, targets, found, named_by_class=True)
 
 
 def _class_folders(root: Path) -> tuple[str, ...]:

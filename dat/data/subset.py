@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from dat.data.draw import Draw, drawn
 from dat.data.folders import ImageSource, Labels
 
 
@@ -51,6 +52,13 @@ def first_per_class(source: ImageSource, count: int) -> Subset:
     """The first `count` pictures of each class."""
     positions = [np.flatnonzero(source.targets == label)[:count] for label in range(len(source.classes))]
     return Subset(source, np.sort(np.concatenate(positions)))
+
+
+def fewer(source: ImageSource, per_class: int, draw: Draw = "in-proportion") -> ImageSource:
+    """`per_class` times the number of classes, chosen as `dat.data.draw.drawn` does; the source itself, if it has no more."""
+    names = [source.name(index) for index in range(len(source))]
+    positions = drawn(names, source.targets, per_class, draw)
+    return source if len(positions) == len(source) else Subset(source, positions)
 
 
 def spread(source: ImageSource, count: int) -> Subset:

@@ -211,8 +211,9 @@ def agreement(
 ) -> Measured:
     """How well one discretizer stands for another on all test pictures, on this process alone.
 
-    PSNRs are of the mean squared error, in dB. `code_agreement`: part of positions with the teacher's code. `psnr_to_teacher_db`: of both whole passes;
-    `decoder_psnr_to_teacher_db`: of both decoders on the teacher's codes. `psnr_db`, `teacher_psnr_db`: to the originals.
+    `code_agreement`: part of positions with the teacher's code. PSNRs are of the mean squared error, in dB.
+    `psnr_to_teacher_db`: of both whole passes; `decoder_psnr_to_teacher_db`: of both decoders on the teacher's codes.
+    `psnr_db`, `teacher_psnr_db`: to the originals.
     """
     squared = dict.fromkeys(("psnr_to_teacher_db", "decoder_psnr_to_teacher_db", "psnr_db", "teacher_psnr_db"), 0.0)
     pixels, found, expected = 0, [], []

@@ -20,7 +20,7 @@ from dat.errors import DataError
 from dat.evaluation.cells import Cell, Correct, Labels, Predictions, View
 from dat.evaluation.intervals import METHOD, PictureScores, bootstrap_interval
 from dat.evaluation.metrics import ALEXNET_CLEAN_ERROR, Shares, mce, relative_mce
-from dat.evaluation.suites import SEVERITIES
+from dat.evaluation.suites import SEVERITIES, clean_beside
 from dat.results import Row, wilson
 
 IMAGENET_C = ("c", "c-generated")
@@ -181,7 +181,7 @@ def _corruption_set(name: str, cells: Sequence[Cell], predictions: Mapping[str, 
     by_name = {cell.name: cell for cell in cells}
     members = {key: by_name[cell_name] for key, cell_name in members_of(name, by_name).items()}
     answers = {key: _accuracy_answers(cell, predictions) for key, cell in members.items()}
-    clean_cell = next((cell for cell in cells if cell.name == "clean"), None)
+    clean_cell = by_name.get(clean_beside(name), by_name.get("clean"))
     clean = _accuracy_answers(clean_cell, predictions) if clean_cell else None
     listings: dict[int, str] = {}
     paired = _show_the_same(list(members.values()), list(answers.values()), listings)

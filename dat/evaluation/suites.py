@@ -37,6 +37,11 @@ class Suite(Protocol):
         ...
 
 
+def clean_beside(name: str) -> str:
+    """The suite of the very pictures that a set of corruptions was made of, where the suite `clean` shows others."""
+    return f"clean-{name}"
+
+
 CLIMBED = "logsumexp(others) - true"
 """What attacks of an evaluation climb, in the protocol: `dat.tasks.losses.margin`, in the words of its formula."""
 

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError, model_validator
 
+from dat.data.draw import Draw
 from dat.discretizers.frozen import FrozenDiscretizer, check_image_size
 from dat.engine.loop import Training
 from dat.errors import DataError
@@ -33,20 +34,28 @@ from dat.types import Discretizer, Method
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What is measured on every model; the corrupted pictures may be fewer than the clean ones, `c_per_class` of each class."""
+    """What is measured on every model; the corrupted pictures may be fewer than the clean ones.
+
+    They are `c_per_class` times as many as there are classes, chosen as `c_draw` says.
+    """
 
     suites: tuple[Suite, ...]
     corruptions: tuple[Suite, ...]
     c_per_class: int | None
+    c_draw: Draw
     batch_size: int
 
 
 class EvaluationSection(Strict):
-    """Test sets: `clean`, `fgsm` (one step of `fgsm_epsilon_255` / 255), `c` (15 corruptions at 5 severities)."""
+    """Test sets: `clean`, `fgsm` (one step of `fgsm_epsilon_255` / 255), `c` (15 corruptions at 5 severities).
+
+    `c_per_class`, `c_draw`: fewer pictures to corrupt, as `test_per_class` and `draw` of the data choose them.
+    """
 
     suites: list[Literal["clean", "fgsm", "c"]] = Field(default=["clean", "fgsm", "c"], min_length=1)
     fgsm_epsilon_255: float = Field(default=1.0, ge=0, le=255)
     c_per_class: int | None = Field(default=None, ge=1)
+    c_draw: Draw = "in-proportion"
     batch_size: int = Field(default=256, ge=1)
 
     def build(self) -> Evaluation:
@@ -54,7 +63,7 @@ class EvaluationSection(Strict):
         single: dict[str, Suite] = {"clean": Clean(), "fgsm": FGSM(self.fgsm_epsilon_255 / 255)}
         suites = tuple(single[name] for name in self.suites if name in single)
         corruptions = tuple(corruption_suites()) if "c" in self.suites else ()
-        return Evaluation(suites, corruptions, self.c_per_class, self.batch_size)
+        return Evaluation(suites, corruptions, self.c_per_class, self.c_draw, self.batch_size)
 
 
 PaperColumn = Literal["clean", "fgsm", "damagenet", "a", "mce", "v2", "r", "sketch", "stylized"]

@@ -10,6 +10,7 @@ import torch
 from pydantic import Field
 
 from dat.data.concatenated import Concatenated
+from dat.data.draw import Draw
 from dat.data.embedded import digits, in_memory
 from dat.data.folders import ImageFolder, ImageSource
 from dat.data.pipeline import CenterCrop, CropFlip, ImageDataset, ImageNet, Transform
@@ -64,6 +65,8 @@ class FolderData(Strict):
 
     `allow_bad`: so many training pictures that cannot be read are left out, and named; every picture is then read once at the
     start, so that all epochs are of the same pictures.
+    `train_per_class`, `test_per_class`: so many times as many pictures as there are classes. `draw` says which: at random, of
+    each class its share of the folder and at least one, or the `first` of each class by name, as older versions did.
     `extra_train`: folders of the same classes whose pictures are trained on as well, e.g. distorted copies (DeepAugment).
     """
 
@@ -74,8 +77,9 @@ class FolderData(Strict):
     size: int | None = Field(default=None, ge=1, le=LARGEST)
     crop_pct: float = Field(default=0.875, gt=0, le=1)
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
-    train_per_class: int | None = None
-    test_per_class: int | None = None
+    train_per_class: int | None = Field(default=None, ge=1)
+    test_per_class: int | None = Field(default=None, ge=1)
+    draw: Draw = "in-proportion"
     classes: int | None = None
     in_memory: bool = False
     allow_bad: int = Field(default=0, ge=0)
@@ -139,7 +143,7 @@ def build_test(section: DigitsData | FolderData, *, classes: tuple[str, ...]) ->
     if isinstance(section, DigitsData):
         source: ImageSource = digits("test", size=section.size)
     else:
-        folder = ImageFolder(section.test, classes=classes, limit_per_class=section.test_per_class)
+        folder = ImageFolder(section.test, classes=classes, per_class=section.test_per_class, draw=section.draw)
         _one_size(section, folder)
         source = in_memory(folder) if section.in_memory else folder
     view = view_of(section)
@@ -150,14 +154,13 @@ def build_test(section: DigitsData | FolderData, *, classes: tuple[str, ...]) ->
 def _train_source(section: DigitsData | FolderData) -> ImageSource:
     if isinstance(section, DigitsData):
         return digits("train", size=section.size)
-    train = ImageFolder(section.train, limit_per_class=section.train_per_class)
+    chosen: Any = {"per_class": section.train_per_class, "draw": section.draw}
+    train = ImageFolder(section.train, **chosen)
     if section.classes not in (None, len(train.classes)):
         raise DataError(
             f"data.classes is {section.classes}, but {section.train} has {len(train.classes)} class folders; correct one."
         )
-    extra = [
-        ImageFolder(folder, classes=train.classes, limit_per_class=section.train_per_class) for folder in section.extra_train
-    ]
+    extra = [ImageFolder(folder, classes=train.classes, **chosen) for folder in section.extra_train]
     _one_size(section, train, *extra)
     whole: ImageSource = Concatenated([train, *extra]) if extra else train
     if section.allow_bad:

@@ -11,6 +11,8 @@ from typing import Any
 import yaml
 
 from dat.errors import UsageError, did_you_mean
+from dat.recipe.older import with_old_draw
+from dat.results import RUN
 
 
 class _Loader(yaml.SafeLoader):
@@ -82,11 +84,14 @@ def read(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """The values of a recipe file, with `key.sub=value` replaced; `out` defaults to a folder under `runs/` named after it.
 
     `base: NAME` takes the values of another file first (beside this one, or a shipped one), which this one then changes.
+    That of a run of an older version draws its pictures as that version did.
 
     Raises:
         UsageError: the file is no YAML mapping, its base is not there, or an override cannot be applied.
     """
     values = _with_base(path, ())
+    if (path.parent / RUN).is_file():
+        values = with_old_draw(values)
     for text in overrides:
         override(values, text)
     values.setdefault("out", f"runs/{path.stem}" if path.parent == SHIPPED else f"runs/{path.parent.name}-{path.stem}")

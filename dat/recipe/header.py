@@ -13,6 +13,7 @@ import yaml
 
 from dat.engine.run_folder import NOT_COUNTED
 from dat.recipe.data import Data, DataSection
+from dat.recipe.older import without_old_draw
 from dat.recipe.parts import Parts
 
 
@@ -111,4 +112,4 @@ def recipe_hash(recipe: Recipe, *, without: str = "") -> str:
     settings = recipe.model_dump(mode="json", exclude={*NOT_COUNTED, without})
     if settings["data"].get("allow_bad") == 0:  # runs of before there was this key have the same hash
         del settings["data"]["allow_bad"]
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
+    return hashlib.sha256(json.dumps(without_old_draw(settings), sort_keys=True).encode()).hexdigest()[:12]

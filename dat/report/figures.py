@@ -24,7 +24,7 @@ from matplotlib.lines import Line2D
 from PIL import Image, ImageDraw
 
 from dat.errors import DataError
-from dat.report.tables import BASELINE, Comparison, Estimate, method_title, suite_title
+from dat.report.tables import BASELINE, CLEAN_OF_C, Comparison, Estimate, method_title, suite_title
 
 INK, MUTED, GRID, PAPER = "#1f2329", "#656d77", "#d9dde2", "#fffefc"
 PAGE_COLOURS = {INK: "ink", MUTED: "muted", GRID: "grid", PAPER: "paper"}
@@ -169,20 +169,26 @@ def overview_figure(comparison: Comparison) -> Figure:
 
 @mpl.rc_context(STYLE)
 def severity_figure(comparison: Comparison) -> Figure:
-    """Accuracy against severity, over all corruptions and in each group; severity 0 is the clean test set."""
-    groups = ["", *(f"{group}/" for group in comparison.corruptions)]
+    """Accuracy against severity, over all corruptions and in each group; severity 0 is the same pictures as they are."""
+    groups, severity_0 = ["", *(f"{group}/" for group in comparison.corruptions)], uncorrupted(comparison)
     figure, axes = panels(len(groups), width=9.6, height=3.1, same_height=True)
     for panel, group in zip(axes, groups, strict=True):
-        suites = ["clean"] * ("clean" in comparison.scores) + [f"severity/{group}{s}" for s in comparison.severities]
+        suites = severity_0 + [f"severity/{group}{s}" for s in comparison.severities]
         for index, (method, look) in enumerate(looks(comparison.methods).items()):
             draw_severities(panel, comparison, method, look, suites, shift=shift(index, len(comparison.methods)))
         panel.set_title(group[:-1].capitalize() or "All corruptions", loc="left", fontweight="bold")
-        panel.set_xticks(range(len(suites)), ["0" if suite == "clean" else suite.split("/")[-1] for suite in suites])
+        panel.set_xticks(range(len(suites)), ["0" if suite in severity_0 else suite.split("/")[-1] for suite in suites])
         panel.grid(axis="x", visible=False)
     axes[0].set_ylabel("accuracy, %")
     figure.supxlabel("severity", fontsize=9)
     add_legend(figure, looks(comparison.methods))
     return figure
+
+
+def uncorrupted(comparison: Comparison) -> list[str]:
+    """The suite that shows the corrupted pictures as they are; none, where the clean pictures are more or fewer than these."""
+    count = comparison.images[f"severity/{comparison.severities[0]}"]
+    return [name for name in (CLEAN_OF_C, "clean") if comparison.images.get(name) == count][:1]
 
 
 def shift(index: int, count: int) -> float:

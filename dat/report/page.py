@@ -246,8 +246,9 @@ def severity_plot(_run: Path, comparison: Comparison) -> Plot:
         comparison,
         "severity",
         figures.severity_figure(comparison),
-        "Accuracy against the severity of the corruption, over all corruptions and in each group. Severity 0 is the "
-        "clean test set. Lines through the marks: 95 % intervals over seeds; marks are set slightly apart.",
+        "Accuracy against the severity of the corruption, over all corruptions and in each group. Severity 0: the same "
+        "pictures as they are, where that was measured. Lines through the marks: 95 % intervals over seeds; marks are set "
+        "slightly apart.",
     )
 
 

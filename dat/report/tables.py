@@ -47,9 +47,12 @@ METHOD_TITLES = {
     "deepaugment-augmix-dat": "DeepAugment + AugMix + DAT",
 }
 TIMES, MINUS, DASH = "\N{MULTIPLICATION SIGN}", "\N{MINUS SIGN}", "\N{EN DASH}"
+CLEAN_OF_C = "clean-c"
+"""Accuracy on the very pictures that are corrupted, as they are; a column beside `c`, and no test set of its own."""
 SUITE_TITLES = {
     "clean": "Clean",
     "fgsm": "FGSM",
+    "clean-c": "Clean, the corrupted pictures",
     "c": "Corruptions",
     "damagenet": "DamageNet",
     "a": "ImageNet-A",
@@ -206,7 +209,7 @@ def collect(rows: Iterable[Row]) -> Scores:
 def whole_suites(rows: Iterable[Row]) -> tuple[str, ...]:
     """Test sets that are one column each: clean, FGSM, the mean over corruptions, then others as they come."""
     names = [row.suite for row in rows if row.metric == "accuracy" and not row.suite.startswith("c/")]
-    return tuple(name for name in dict.fromkeys([*SUITE_TITLES, *names]) if name in names)
+    return tuple(name for name in dict.fromkeys([*SUITE_TITLES, *names]) if name in names and name != CLEAN_OF_C)
 
 
 def grouped(corruptions: Iterable[str]) -> dict[str, tuple[str, ...]]:
@@ -341,8 +344,9 @@ def ranking_notes(comparison: Comparison, suites: Iterable[str]) -> tuple[str, .
 
 def accuracy_table(comparison: Comparison) -> Table:
     """Methods by test sets, with the share of codes that the method changes and what a step costs."""
-    suites = [suite for suite in (*comparison.suites, "codes") if suite in comparison.scores]
-    columns = [Column(suite_title(suite), images_text(comparison, suite)) for suite in comparison.suites]
+    whole = with_clean_of_c(comparison)
+    suites = [suite for suite in (*whole, "codes") if suite in comparison.scores]
+    columns = [Column(suite_title(suite), images_text(comparison, suite)) for suite in whole]
     columns += [Column("Codes changed", "%")] * ("codes" in suites)
     columns += cost_columns(comparison)
     lines = [
@@ -357,6 +361,12 @@ def accuracy_table(comparison: Comparison) -> Table:
         lines=tuple(lines),
         notes=(*ranking_notes(comparison, comparison.suites), *[COST] * (BASELINE in comparison.scores.get("cost", {}))),
     )
+
+
+def with_clean_of_c(comparison: Comparison) -> list[str]:
+    """The test sets; before the corruptions, where it was measured, what the same pictures give as they are."""
+    shown = [name for suite in comparison.suites for name in ([CLEAN_OF_C, suite] if suite == "c" else [suite])]
+    return [name for name in shown if name in comparison.scores]
 
 
 def accuracy_cells(comparison: Comparison, method: str, suites: Iterable[str]) -> list[Cell]:

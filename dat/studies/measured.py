@@ -15,13 +15,13 @@ from torch import Tensor, nn
 
 from dat.analysis.codes import Change, discrete_change, mean_rate
 from dat.data.pipeline import CenterCrop, ImageDataset, evaluation_batches
-from dat.data.subset import Subset, first_per_class
+from dat.data.subset import Subset, fewer, first_per_class
 from dat.discretizers.frozen import FrozenDiscretizer
 from dat.engine.loop import Training
 from dat.evaluation.cells import Cell, Correct, Predictions, all_classes
 from dat.evaluation.metrics import accuracy_rows
 from dat.evaluation.predict import Classifier, Shelf, predict
-from dat.evaluation.suites import Suite
+from dat.evaluation.suites import Clean, Suite, clean_beside
 from dat.progress import Bar
 from dat.recipe.classification import Evaluation
 from dat.results import Row, machine, versions, write_bytes
@@ -89,9 +89,11 @@ def images_to_show(subject: Subject) -> int:
 
 
 def _parts(subject: Subject) -> list[tuple[ImageDataset, tuple[Suite, ...]]]:
-    """Pictures and what is done to them; the corrupted pictures may be fewer."""
-    evaluation = subject.evaluation
-    parts = [(subject.test, evaluation.suites), (_fewer_pictures(subject), evaluation.corruptions)]
+    """Pictures and what is done to them; the corrupted pictures may be fewer, and are then shown as they are, too."""
+    evaluation, few = subject.evaluation, _fewer_pictures(subject)
+    is_shown = few is subject.test and any(suite.name == "clean" for suite in evaluation.suites)
+    unchanged = () if is_shown else (Clean(clean_beside("c")),)
+    parts = [(subject.test, evaluation.suites), (few, (*unchanged, *evaluation.corruptions) if evaluation.corruptions else ())]
     return [(dataset, suites) for dataset, suites in parts if suites]
 
 
@@ -118,36 +120,43 @@ def _answers(
 
 
 def _fewer_pictures(subject: Subject) -> ImageDataset:
-    """The test pictures for what is measured many times: `c_per_class` of each class."""
-    count = subject.evaluation.c_per_class
-    if count is None:
+    """The test pictures for what is measured many times: `c_per_class` times as many as there are classes."""
+    evaluation, source = subject.evaluation, subject.test.source
+    if evaluation.c_per_class is None:
         return subject.test
-    return ImageDataset(first_per_class(subject.test.source, count), subject.test.transform, seed=0)
+    chosen = fewer(source, evaluation.c_per_class, evaluation.c_draw)
+    return subject.test if chosen is source else ImageDataset(chosen, subject.test.transform, seed=0)
+
+
+def _drawn_as(subject: Subject) -> dict[str, object]:
+    """How the fewer pictures were chosen, for protocols; as older versions did, which said nothing, it says nothing."""
+    is_drawn = subject.evaluation.c_draw != "first" and _fewer_pictures(subject) is not subject.test
+    return {"draw": "in proportion to classes", "draw_seed": 0} if is_drawn else {}
 
 
 def _rows_of(subject: Subject, answers: Mapping[str, Correct], job: Job) -> list[Row]:
     view = subject.test.transform
-    suites = [*subject.evaluation.suites, *subject.evaluation.corruptions]
     crop_pct = view.crop_pct if isinstance(view, CenterCrop) and view.size is not None else None
     height, width = subject.size
-    protocol = {"data": subject.fingerprint, "height": height, "width": width, "crop_pct": crop_pct}
-    return accuracy_rows(
+    shown = {"data": subject.fingerprint, "height": height, "width": width, "crop_pct": crop_pct}
+    of_part = partial(
+        accuracy_rows,
         answers,
-        suites,
         height=height,
         width=width,
         method=job.label,
         seed=job.seed,
         recipe_hash=subject.recipe_hash,
-        protocol=protocol,
         versions=versions(),
     )
+    parts = ((suites, {} if dataset is subject.test else _drawn_as(subject)) for dataset, suites in _parts(subject))
+    return [row for suites, drawn in parts for row in of_part(suites, protocol={**shown, **drawn})]
 
 
 def modified_codes(subject: Subject, models: Models, discretizer: FrozenDiscretizer, *, alpha: float) -> list[Row]:
     """How many codes of the test pictures (as many as are corrupted) an adversary of this step modifies, per model."""
     dataset, size = _fewer_pictures(subject), subject.evaluation.batch_size
-    protocol: dict[str, object] = {"data": subject.fingerprint, "alpha": alpha}
+    protocol: dict[str, object] = {"data": subject.fingerprint, "alpha": alpha, **_drawn_as(subject)}
     rows = []
     with Bar("modified codes", len(models) * len(dataset)) as bar:
         for number, (job, model) in enumerate(models.items()):

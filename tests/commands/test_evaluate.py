@@ -380,7 +380,7 @@ def test_the_pictures_of_a_cell_are_looked_at_when_its_turn_comes(photos: Path, 
     tested = subject.Tested("reader", Reader(), CenterCrop(16), classes=CLASSES)
     plan, cells = Plan(tested, photos, parse_settings({}), 4), []
     for number in (1, 2, 3):
-        dataset = ImageDataset(ImageFolder(photos, limit_per_class=number), CenterCrop(16), seed=0)
+        dataset = ImageDataset(ImageFolder(photos, per_class=number), CenterCrop(16), seed=0)
         cells.append(plan._cell(f"c/fog/{number}", dataset, Clean(), (all_classes(4),)))
     with patch.object(ImageFolder, "fingerprint", fingerprint_and_tell), patch.object(assess, "predict", predict_and_tell):
         job = assess.Evaluating(plan, "0", Place(torch.device("cpu")), tmp_path / "out")

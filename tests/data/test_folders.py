@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dat.data.draw import drawn
 from dat.data.folders import ImageFolder, ImageSource
 from dat.errors import DataError, UsageError
 
@@ -55,14 +56,23 @@ def test_copies_of_a_set_share_its_names(pets: Path) -> None:
     assert all(first.name(index) is second.name(index) for index in range(len(first)))
 
 
-def test_limit_keeps_the_first_of_each_class(pets: Path) -> None:
-    folder = ImageFolder(pets, limit_per_class=2)
+def test_fewer_pictures_are_those_that_are_drawn(pets: Path) -> None:
+    whole, folder = ImageFolder(pets), ImageFolder(pets, per_class=1)
+    chosen = drawn([whole.name(index) for index in range(len(whole))], whole.targets, 1)
+    assert [folder.name(index) for index in range(len(folder))] == [whole.name(index) for index in chosen.tolist()]
+    assert folder.targets.tolist() == [0, 1, 2]
+    assert folder.fingerprint() != whole.fingerprint()
+    assert len(ImageFolder(pets, per_class=100)) == len(whole)
+
+
+def test_older_versions_kept_the_first_of_each_class(pets: Path) -> None:
+    folder = ImageFolder(pets, per_class=2, draw="first")
     assert [folder.name(index) for index in range(len(folder))] == [
         "cat/a.png", "cat/b.PNG", "dog/x.jpg", "dog/y.tiff", "eel/z.webp",
     ]  # fmt: skip
     assert folder.targets.tolist() == [0, 0, 1, 1, 2]
-    with pytest.raises(UsageError, match="limit_per_class is 0"):
-        ImageFolder(pets, limit_per_class=0)
+    with pytest.raises(UsageError, match="per_class is 0"):
+        ImageFolder(pets, per_class=0)
 
 
 @pytest.mark.parametrize("name", ["with space.png", "ünïcödé-图.png", "new\nline.png", "percent%20.png", "-dash.png"])

@@ -18,6 +18,7 @@ from dat.errors import DataError, UsageError
 from dat.evaluation import store
 from dat.evaluation.intervals import PictureScores, Positions, Scores
 from dat.evaluation.robustness import Answers, answers_of, members_of, of_set, picture_scores, without_set
+from dat.evaluation.suites import clean_beside
 from dat.report import figures
 from dat.report.page import (
     Facts,
@@ -197,13 +198,13 @@ class Predicted:
             raise UsageError("the cells hold different pictures, so there is no score per picture.")
         values, positions = self._of_set(row, members) if members else self._of_cell(row)
         self._check(row, values)
-        parts = [*members.values(), *[_clean_beside(row)] * (row.metric == "relative_mce")] or [row.suite]
+        parts = [*members.values(), *[self._clean_beside(row)] * (row.metric == "relative_mce")] or [row.suite]
         pictures = dict.fromkeys(str(self.rows[part, "accuracy"].protocol.get("data", "")) for part in parts)
         return Scores(values, positions, "/".join(pictures), row.protocol)
 
     def _of_set(self, row: Row, members: Mapping[tuple[str, int], str]) -> tuple[PictureScores, Positions]:
         answers = {key: self._of(name, "accuracy") for key, name in members.items()}
-        clean = self._of(_clean_beside(row), "accuracy").correct.astype(float) if row.metric == "relative_mce" else None
+        clean = self._of(self._clean_beside(row), "accuracy").correct.astype(float) if row.metric == "relative_mce" else None
         shares = {key: answer.correct.astype(float) for key, answer in answers.items()}
         return picture_scores(row.metric, shares, clean), next(iter(answers.values())).positions
 
@@ -220,17 +221,19 @@ class Predicted:
             self._answers[suite, metric] = answers_of(suite, {}, views[metric], predictions)
         return self._answers[suite, metric]
 
+    def _clean_beside(self, row: Row) -> str:
+        """The clean pictures that a set of corruptions was made of, as they are, or where they were not shown, all of them."""
+        suite, pictures = without_set(row.suite)
+        same = self.rows.get((of_set(clean_beside(suite), pictures), "accuracy"))
+        is_same = same is not None and same.protocol.get("data") == row.protocol.get("data")
+        return same.suite if same is not None and is_same else of_set("clean", pictures)
+
     def _check(self, row: Row, values: np.ndarray) -> None:
         if len(values) != row.n or abs(float(values.mean()) - row.value) > TOLERANCE:
             raise DataError(
                 f"The predictions in {self.folder} give {values.mean():.4f} on {len(values)} pictures for {row.metric} of "
                 f"{row.suite}, its row {row.value:.4f} on {row.n}; evaluate again into a new folder."
             )
-
-
-def _clean_beside(row: Row) -> str:
-    """The clean pictures that a set of corruptions was made of."""
-    return of_set("clean", without_set(row.suite)[1])
 
 
 def notes_of(cards: Sequence[Card], facts: Sequence[Facts]) -> list[str]:
@@ -319,7 +322,8 @@ def severity_plot(cards: Sequence[Card], suite: str) -> Plot:
         f"severity-{suite}",
         figures.severity_figure(comparison),
         f"Accuracy against the severity of the corruption on {set_title(suite)}, over all corruptions and in each "
-        "group. Severity 0 is the clean test set. Marks are set slightly apart; intervals are in the tables.",
+        "group. Severity 0: the same pictures as they are, where that was measured. Marks are set slightly apart; intervals "
+        "are in the tables.",
     )
 
 

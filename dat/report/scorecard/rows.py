@@ -13,9 +13,10 @@ import numpy as np
 from dat.errors import UsageError
 from dat.evaluation.intervals import Difference, Scores, paired_difference
 from dat.evaluation.robustness import corruption_cell, members_of, of_set, without_set
-from dat.evaluation.suites import SEVERITIES
+from dat.evaluation.suites import SEVERITIES, clean_beside
 from dat.report.tables import (
     ABSENT,
+    CLEAN_OF_C,
     Cell,
     Column,
     Comparison,
@@ -159,7 +160,8 @@ def key_column(cards: Sequence[Card], key: Key) -> Column:
     rows = rows_of(cards, key).values()
     counts = sorted({row.n for row in rows})
     generated = ["generated"] * any(
-        bool(row.protocol.get("generated")) or without_set(row.suite)[0].endswith(GENERATED) for row in rows
+        bool(row.protocol.get("generated")) or without_set(row.suite)[0] in (f"c{GENERATED}", f"stylized{GENERATED}")
+        for row in rows
     )
     words = [*generated, *["not alike"] * is_mixed(cards, key), *[f"n {count:,}" for count in counts]]
     return Column(key_title(key), ", ".join(words))
@@ -260,8 +262,10 @@ def severity_comparison(cards: Sequence[Card], suite: str) -> Comparison:
     Raises:
         DataError: there is no accuracy to draw.
     """
-    clean = of_set("clean", without_set(suite)[1])
-    renamed = {**{cell: cell.replace(suite, "c", 1) for cell in cells_of(cards, suite)}, suite: "c", clean: "clean"}
+    plain, pictures = without_set(suite)
+    clean, same = of_set("clean", pictures), of_set(clean_beside(plain), pictures)
+    cells = {cell: cell.replace(suite, "c", 1) for cell in cells_of(cards, suite)}
+    renamed = {**cells, suite: "c", clean: "clean", same: CLEAN_OF_C}
     rows = [
         replace(row, suite=renamed[name], method=card.title, seed=None)
         for card in cards
