@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -34,6 +35,7 @@ from dat.evaluation.cells import all_classes
 from dat.evaluation.predict import Classifier, predict
 from dat.evaluation.suites import Clean
 from dat.nn.norm import Normalized
+from dat.report.scorecard.page import write_scorecard
 from dat.results import Row, read_rows, write_rows
 from dat.types import Place
 
@@ -302,8 +304,14 @@ def test_fewer_pictures_for_corruptions_are_spread_over_the_set(photos: Path, tm
     for count in (6, 8):  # the second is not taken for the first
         rows = rows_by_suite(evaluate(Reader(), **arguments, c_pictures=count))
     assert rows["clean", "accuracy"].n == 24
-    assert rows["c-generated/brightness/1", "accuracy"].n == 8
+    corrupted, same = rows["c-generated/brightness/1", "accuracy"], rows["clean-c-generated", "accuracy"]
+    assert (corrupted.n, same.n) == (8, 8)
+    assert same.protocol["data"] == corrupted.protocol["data"] != rows["clean", "accuracy"].protocol["data"]
     assert len([*(tmp_path / "out" / "pictures").iterdir()]) == 3
+    page, _ = write_scorecard([tmp_path / "out"])
+    assert re.search(r"Clean, the corrupted pictures \(n 8\)", page)
+    rows = rows_by_suite(evaluate(Reader(), **{**arguments, "out": None}))
+    assert ("clean-c-generated", "accuracy") not in rows
 
 
 def test_given_frost_is_named_by_its_hash_and_made_frost_as_made(photos: Path, tmp_path: Path) -> None:

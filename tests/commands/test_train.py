@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+import yaml
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
@@ -320,6 +321,20 @@ def began_with(begun: dict[str, Any]) -> Iterator[Path]:
     yield root / "in"
     shutil.rmtree(root / "in")
     (root / "kept").rename(root / "in")
+
+
+def test_a_run_of_an_older_version_goes_on_with_the_pictures_it_drew(begun: dict[str, Any], tmp_path: Path) -> None:
+    """The first of each class; another draw is named and refused, and the recipe that the run stored means the old one."""
+    older = {**begun, "data": {**begun["data"], "train_per_class": 2, "draw": "first"}, "out": str(tmp_path / "run")}
+    dat.train(older, cpu=True)
+    stored = yaml.safe_load((tmp_path / "run" / "recipe.yaml").read_text())
+    del stored["data"]["draw"], stored["evaluation"]["c_draw"]
+    (tmp_path / "run" / "recipe.yaml").write_text(yaml.safe_dump(stored))
+    now = {**older, "data": {key: value for key, value in older["data"].items() if key != "draw"}}
+    with pytest.raises(RunFolderError, match=r"data\.draw was not there, is in-proportion"):
+        dat.train(now, resume=True, cpu=True)
+    dat.train(tmp_path / "run" / "recipe.yaml", resume=True, cpu=True)
+    dat.train(now, ["data.draw=first"], resume=True, cpu=True)
 
 
 def exchange(first: Path, second: Path) -> None:

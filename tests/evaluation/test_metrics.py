@@ -149,6 +149,18 @@ def test_relative_mce_needs_the_clean_pictures(right: np.ndarray) -> None:
     assert [row.metric for row in found.rows if row.suite == "c"] == ["accuracy", "mce"]
 
 
+def test_relative_mce_is_against_the_very_same_pictures(right: np.ndarray) -> None:
+    """Where fewer pictures are corrupted, not against all clean ones."""
+    cells, predictions = full(right)
+    more = cell("clean", dataset(2 * N, prefix="other"))
+    same = cell("clean-c", PICTURES)
+    shown = predictions | {"clean": answered(dataset(2 * N, prefix="other"), [True] * 2 * N), "clean-c": predictions["clean"]}
+    row = number(rows_of([more, same, *cells[:75]], shown), "c", "relative_mce")
+    before = number(rows_of(cells, predictions), "c", "relative_mce")
+    assert (row.value, row.ci, row.protocol["clean_pictures"]) == (before.value, before.ci, N)
+    assert row.ci is not None
+
+
 def test_cells_of_different_pictures_have_no_common_interval(right: np.ndarray) -> None:
     cells, predictions = full(right)
     copies = [cell(of.name, dataset(N, kind="JPEG")) for of in cells]

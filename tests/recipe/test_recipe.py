@@ -43,6 +43,7 @@ SHIPPED = {
     *(f"imagenet/table{number}/{row}" for number, rows in TABLES.items() for row in rows),
 }
 DEMO = yaml.safe_load(resolved(recipes.load("demo")))
+FOLDER = {"source": "folder", "train": "train", "test": "test", "size": 8, "augment": {"kind": "none"}}
 Values = Mapping[str, Any]
 Keys = tuple[str, ...]
 
@@ -418,6 +419,7 @@ OTHER = {
     "methods.dat.gradient_scale": "linf",
     "evaluation.suites": ["clean"],
     "evaluation.c_per_class": 3,
+    "evaluation.c_draw": None,  # of fewer pictures only
     "seeds": [7],
 }
 
@@ -450,6 +452,50 @@ def test_the_hash_changes_with_every_setting():
         assert recipe_hash(recipes.parse(changed_values)) != first, name
         seen += 1
     assert seen > 80
+
+
+def test_a_recipe_that_draws_as_older_versions_has_their_hash():
+    """The hashes that were computed before there was a choice, of runs that are kept."""
+    for name, known in (("cifar10-compare", "753234290dce"), ("discretizers/distil-photos-f4", "518d8620fe22")):
+        assert recipe_hash(recipes.load(f"results/{name}/recipe.yaml")) == known
+    assert recipe_hash(recipes.load("cifar10/compare", ["evaluation.c_draw=first"])) == "753234290dce"
+    assert recipe_hash(recipes.load("cifar10/compare")) != "753234290dce"
+
+
+@pytest.mark.parametrize(("section", "key"), [("data", "draw"), ("evaluation", "c_draw")])
+def test_the_hash_changes_with_the_draw_where_there_is_one(section: str, key: str):
+    def hashed(draw: str, limit: int | None) -> str:
+        limits = {"test_per_class": limit} if section == "data" else {"c_per_class": limit}
+        values: dict[str, Any] = {**DEMO, "data": FOLDER}
+        return recipe_hash(recipes.parse({**values, section: {**values[section], **limits, key: draw}}))
+
+    assert hashed("first", 3) != hashed("in-proportion", 3)
+    assert hashed("first", None) == hashed("in-proportion", None)
+
+
+def test_a_stored_recipe_of_an_older_version_draws_as_that_did(tmp_path: Path):
+    values = {**DEMO, "data": {**FOLDER, "train_per_class": 5}, "evaluation": {"c_per_class": 3}}
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(values))
+
+    def draws(*overrides: str) -> tuple[str, str]:
+        recipe = recipes.load(str(path), overrides)
+        assert isinstance(recipe, recipes.ClassificationRecipe)
+        assert isinstance(recipe.data, recipe_data.FolderData)
+        return recipe.data.draw, recipe.evaluation.c_draw
+
+    assert draws() == ("in-proportion", "in-proportion")  # one that was written by hand
+    (tmp_path / "run.json").write_text("{}")
+    assert draws() == ("first", "first")
+    assert draws("evaluation.c_draw=in-proportion") == ("first", "in-proportion")
+    path.write_text(yaml.safe_dump({**values, "evaluation": {}}))
+    assert draws("evaluation.c_per_class=3") == ("first", "in-proportion")  # it drew nothing then
+
+
+@pytest.mark.parametrize("key", ["train_per_class", "test_per_class"])
+def test_no_pictures_of_a_class_are_refused(key: str):
+    with pytest.raises(UsageError, match=rf"data\.{key}: must be greater than or equal to 1, not 0"):
+        recipes.parse({**DEMO, "data": {**FOLDER, key: 0}})
 
 
 # ---- one method's own training, a paper's numbers, equal time
