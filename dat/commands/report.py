@@ -70,7 +70,8 @@ def _write_comparison(run: Path, mixed: bool) -> Path:
 def _comparison_outcome(run: Path) -> str:
     said = f"{terminal_page(run)}\n\nReport: {run / 'report.html'}"
     again = run / "equal-time"
-    return f"{said}\n\nThe same in equal time:\n\n{_comparison_outcome(again)}" if (again / RESULTS).is_file() else said
+    is_done_again = (run / "equal-time.yaml").is_file() and (again / RESULTS).is_file()
+    return f"{said}\n\nThe same in equal time:\n\n{_comparison_outcome(again)}" if is_done_again else said
 
 
 def _write_discretizer(run: Path, _: bool) -> Path:

@@ -251,7 +251,8 @@ def load_run(path: str | Path, overrides: Sequence[str] = ()) -> TrainedModel:
     if label not in recipe.methods:
         known = ", ".join(recipe.methods)
         raise CheckpointError(
-            f"{folder.name} is none of the models of {folder.parent} ({known}); give it its first name again."
+            f"{folder.name} is none of the models of {folder.parent} ({known}); give it its first name again, "
+            "or put it back into the recipe."
         )
     state = checkpoint.load(path) if folder != path else _newest_state(folder)
     classes = _class_names(folder.parent)

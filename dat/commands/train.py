@@ -1,16 +1,19 @@
 """From a recipe to a filled run folder: train, measure, show. Everything here can be stopped and resumed.
 
 RUN/run.json  recipe.yaml  results.jsonl  report.html  report.md  pictures.npz
-RUN/<method>-seed<k>/   log.jsonl  checkpoints/
-RUN/discretizer/   log.jsonl  checkpoints/  discretizer.safetensors  reconstructions.npz   (of its own recipe: in RUN itself)
+RUN/<method>-seed<k>/   settings.json  log.jsonl  checkpoints/
+RUN/discretizer/   settings.json  log.jsonl  checkpoints/  discretizer.safetensors  reconstructions.npz
+                   (of a recipe of its own: in RUN itself)
 RUN/equal-time.yaml  equal-time/   what follows a comparison in equal steps, if its recipe says so
+RUN/earlier/<recipe hash>/   what a recipe ended with that was changed since
 """
 
 from __future__ import annotations
 
 import copy
+import shutil
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -18,22 +21,28 @@ from typing import Any
 import torch
 
 from dat.commands import report
-from dat.engine import run_folder
+from dat.engine import dependence, run_folder
+from dat.engine.dependence import Dependence
 from dat.engine.processes import joined, on_cpu
 from dat.engine.run_folder import Run
 from dat.errors import DatError, RunFolderError, UsageError
+from dat.progress import warn
 from dat.recipe import file, read
 from dat.recipe.header import Header, Recipe, recipe_hash
-from dat.recipe.inputs import inputs_of
+from dat.recipe.inputs import dependences, inputs_of
 from dat.recipe.parts import OnDisk, Parts
 from dat.results import RESULTS, RUN, hashes_of, machine, versions, write_rows, write_text
 from dat.studies.study import Study
 from dat.studies.table import STUDIES
 from dat.types import Place
 
-SHOWN = (RESULTS, "recipe.yaml", "pictures.npz", "reconstructions.npz", "log.jsonl", "*/log.jsonl")
-"""What the page of a run is made from, beside `run.json`, which keeps their hashes, and weights, which have their own."""
 RECIPE = "recipe.yaml"
+SHOWN = (RESULTS, RECIPE, "pictures.npz", "reconstructions.npz")
+"""What the page of a run is made from, beside `run.json`, which keeps their hashes, logs, and weights, which have their own."""
+OUTCOME = ("report.html", "report.md", "pictures.npz", "equal-time.yaml", RESULTS)
+"""What a run ends with: of one recipe, never of two."""
+KEPT = ("discretizer", "timed_seeds")
+"""Facts that a run goes on with."""
 
 
 def train(
@@ -50,7 +59,7 @@ def train(
         recipe: a YAML file, the name of a recipe that comes with the package, or its values as a mapping.
         overrides: `key.sub=value`, as on the command line.
         out: the folder of the run; by default what the recipe says, or `runs/NAME` of a file or a name.
-        resume: go on with the run that is in the folder; `evaluation` may be another than it was.
+        resume: go on with the run that is in the folder; all may be another that no training which has begun depends on.
         cpu: use no GPU, even if there is one.
 
     Raises:
@@ -97,7 +106,7 @@ def carry_out(recipe: Recipe, parts: Parts, *, resume: bool = False, cpu: bool =
         state.wait_for_everyone()
         study = STUDIES[header.kind](opened, run)
         with _noticing_removal(run):
-            _finish(study, run)
+            _finish(study, run, recipe.depends_on())
         if (path := study.following()) is not None:
             again = read.load(str(path))
             carry_out(again, parts, resume=run_folder.holds_run(Path(again.out)), cpu=cpu)
@@ -110,13 +119,55 @@ def _claimed(header: Header, recipe: Recipe, parts: Parts, *, resume: bool) -> I
     if resume and not run_folder.holds_run(header.folder):
         print(f"There is no run in {header.folder} yet; beginning anew.", file=sys.stderr)
     inputs = inputs_of(recipe, parts.data(recipe.data))
-    settings = recipe.model_dump(mode="json")
-    known = _known_as(recipe, header)
-    with run_folder.claimed(header.folder, recipe_hash=known, resume=resume, settings=settings, inputs=inputs):
+    wanted = dependences(recipe.depends_on(), inputs)
+    with run_folder.claimed(header.folder, resume=resume):
+        before = _as_it_began(header, wanted) if run_folder.holds_run(header.folder) else {}
+        dependence.check(header.folder, wanted, before)
+        dependence.keep(header.folder, wanted, before)
+        if run_folder.holds_run(header.folder):
+            _put_aside(header, [name for name in wanted if dependence.has_begun(header.folder / name)])
         yield inputs
 
 
-def _finish(study: Study, run: Run) -> None:
+def _as_it_began(header: Header, wanted: Mapping[str, Dependence]) -> dict[str, Dependence]:
+    """What the parts of the run depend on by its own recipe; nothing, where that cannot be told.
+
+    Raises:
+        RunFolderError: it is a run of another kind, or damaged.
+    """
+    known = run_folder.read_run(header.folder)
+    if known.get("kind", header.kind) != header.kind:
+        raise RunFolderError(
+            f"{header.folder} holds a run of kind {known['kind']}, not {header.kind}; write out=ANOTHER_FOLDER."
+        )
+    inputs = known.get("inputs") or {}
+    if known["recipe_hash"] == header.recipe_hash:
+        return dependences({name: part.settings for name, part in wanted.items()}, inputs)
+    try:
+        recipe = read.load(str(header.folder / RECIPE))
+    except DatError:
+        return {}
+    return dependences(recipe.depends_on(), inputs) if recipe_hash(recipe) == known["recipe_hash"] else {}
+
+
+def _put_aside(header: Header, begun: Sequence[str]) -> None:
+    """What another recipe ended with goes to a folder of its own, so that its numbers and those to come never mix."""
+    folder, before = header.folder, run_folder.read_run(header.folder)["recipe_hash"]
+    if before == header.recipe_hash:
+        return
+    aside = folder / "earlier" / before
+    if found := [name for name in OUTCOME if (folder / name).is_file()]:
+        aside.mkdir(parents=True, exist_ok=True)
+        if (folder / RECIPE).is_file():
+            shutil.copyfile(folder / RECIPE, aside / RECIPE)
+        for name in found:
+            (folder / name).replace(aside / name)
+    used = f"; it uses what has begun: {', '.join(begun)}" if begun else ""
+    kept = f"; its results so far are in {aside}" if (aside / RESULTS).is_file() else ""
+    warn(f"{folder} goes on with a changed recipe{used}{kept}.")
+
+
+def _finish(study: Study, run: Run, parts: Iterable[str]) -> None:
     jobs, models = study.jobs(), {}
     for number, job in enumerate(jobs, start=1):
         models[job] = study.train(job, f"[{number}/{len(jobs)}] {job}")
@@ -126,7 +177,7 @@ def _finish(study: Study, run: Run) -> None:
         study.pictures(models)
         if rows:
             write_rows(run.folder / RESULTS, rows)
-        run.facts["files"] = hashes_of(run.folder, SHOWN)
+        run.facts["files"] = hashes_of(run.folder, [*SHOWN, *(f"{part}/log.jsonl" for part in parts)])
         run.write()
         report.write(run.folder)
 
@@ -151,23 +202,10 @@ def _refuse_removal(run: Run) -> None:
         raise RunFolderError(f"{run.folder} was taken away while it was filled; train again, it cannot be continued.")
 
 
-def _known_as(recipe: Recipe, header: Header) -> str:
-    """By which hash the folder knows the recipe: that of its run, where no more than what is measured has changed since."""
-    stored = header.folder / RECIPE
-    if not stored.is_file():
-        return header.recipe_hash
-    try:
-        before = read.load(str(stored))
-    except DatError:
-        return header.recipe_hash
-    is_same = recipe_hash(before, without="evaluation") == recipe_hash(recipe, without="evaluation")
-    return recipe_hash(before) if is_same else header.recipe_hash
-
-
 def _facts(header: Header) -> dict[str, Any]:
     """What the report says beside the rows, and what a later evaluation needs; the rest is added as it is found."""
     known = run_folder.read_run(header.folder) if (header.folder / RUN).is_file() else {}
-    kept = {key: known[key] for key in ("discretizer",) if key in known}
+    kept = {key: known[key] for key in KEPT if key in known}
     return {
         "kind": header.kind,
         "name": header.folder.name,

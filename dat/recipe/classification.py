@@ -18,7 +18,7 @@ from dat.discretizers.frozen import FrozenDiscretizer, check_image_size
 from dat.engine.loop import Training
 from dat.errors import DataError
 from dat.evaluation.suites import FGSM, Clean, Suite, corruption_suites
-from dat.recipe.data import Data, DataSection
+from dat.recipe.data import Data, DataSection, tested_on, trained_on
 from dat.recipe.discretizer import DiscretizerPlan, DiscretizerSection, check_spec, open_plan
 from dat.recipe.faults import sentence
 from dat.recipe.fits import check_batches, check_corruptible, check_network
@@ -222,6 +222,23 @@ class ClassificationRecipe(Strict):
             "equal_time_as": None,
         }
         return self.model_copy(update=changes)
+
+    def depends_on(self) -> dict[str, dict[str, Any]]:
+        """Of the run, what is measured with; of its discretizer and of each model, what was trained from what, and how."""
+        data, discretizer = self.data.model_dump(mode="json"), self.discretizer and self.discretizer.model_dump(mode="json")
+        parts = {".": {"data": tested_on(self.data), "discretizer": discretizer}}
+        if discretizer is not None and discretizer["train"] is not None:
+            parts["discretizer"] = {"data": data, "discretizer": {"train": discretizer["train"]}}
+        for label, method in self.methods.items():
+            settings = {
+                "data": trained_on(self.data),
+                "model": self.model.model_dump(mode="json"),
+                "training": _TRAINING.dump_python(training_of(self, label), mode="json"),
+                "methods": {label: method.model_dump(mode="json", exclude={"training"})},
+                **({"discretizer": discretizer} if needs_discretizer(method) else {}),
+            }
+            parts |= {f"{label}-seed{seed}": {**settings, "seed": seed} for seed in self.seeds}
+        return parts
 
     def _check_fit(self, data: Data, model: Blueprint) -> None:
         for label in self.methods:

@@ -89,6 +89,10 @@ class FolderData(Strict):
 LOOKED_AT = 2000
 """So many pictures of a folder, at even distances, are asked for their size."""
 
+TO_TEST = {"test", "test_per_class"}
+TO_TRAIN = {"train", "extra_train", "train_per_class", "allow_bad", "augment"}
+"""Keys of test and of training pictures alone."""
+
 DataSection = Annotated[DigitsData | FolderData, Field(discriminator="source")]
 
 
@@ -115,6 +119,16 @@ class Data:
     def seeded(self, seed: int) -> Data:
         """The same pictures, augmented by the random numbers of another seed."""
         return dataclasses.replace(self, train=ImageDataset(self.train.source, self.train.transform, seed=seed))
+
+
+def trained_on(section: DigitsData | FolderData) -> dict[str, Any]:
+    """The settings that training pictures depend on."""
+    return section.model_dump(mode="json", exclude=TO_TEST)
+
+
+def tested_on(section: DigitsData | FolderData) -> dict[str, Any]:
+    """The settings that test pictures depend on."""
+    return section.model_dump(mode="json", exclude=TO_TRAIN)
 
 
 def build_data(section: DigitsData | FolderData, *, seed: int) -> Data:

@@ -20,7 +20,7 @@ from dat.errors import UsageError
 from dat.nn.imagenet_networks import ImageNetNetwork
 from dat.recipe.data import Data, DataSection
 from dat.recipe.fits import check_batches, check_patches, check_perceptual
-from dat.recipe.header import Header, header_of
+from dat.recipe.header import Header, header_of, whole
 from dat.recipe.parts import Parts, Precision
 from dat.recipe.perceptual import FrechetSection, MultiscaleGradientSection, NoPerceptual, PerceptualSection, with_hashes
 from dat.recipe.rehearsal import MADE_UP, SIDE, shorter, stride_of
@@ -192,6 +192,10 @@ class DiscretizerRecipe(DiscretizerSpec):
         data = parts.data(self.data)
         header = header_of(self, data, "a VQGAN")
         return OpenedDiscretizer(header, data, open_plan(self, parts, data, recipe_hash=header.recipe_hash))
+
+    def depends_on(self) -> dict[str, dict[str, Any]]:
+        """As `whole`."""
+        return whole(self)
 
     def rehearsal(self) -> DiscretizerRecipe:
         """The same with a small network, which begins with random weights, for two short steps."""

@@ -17,7 +17,7 @@ from dat.engine.distill import Distillation
 from dat.engine.steps import stream_seed
 from dat.recipe.data import Data, DataSection
 from dat.recipe.fits import check_batches, check_perceptual
-from dat.recipe.header import Header, header_of
+from dat.recipe.header import Header, header_of, whole
 from dat.recipe.parts import Parts, Precision
 from dat.recipe.perceptual import MultiscaleGradientSection, NoPerceptual, PerceptualSection, with_hashes
 from dat.recipe.rehearsal import MADE_UP, SIDE, shorter, stride_of
@@ -104,6 +104,10 @@ class DistillationRecipe(Strict):
         perceptual = parts.perceptual(self.perceptual)
         check_perceptual(perceptual, data)
         return OpenedDistillation(header, data, teacher, student, perceptual, self.training, self.seed, provenance)
+
+    def depends_on(self) -> dict[str, dict[str, Any]]:
+        """As `whole`."""
+        return whole(self)
 
     def rehearsal(self) -> DistillationRecipe:
         """The same with a small teacher of the same stride, for two short steps."""

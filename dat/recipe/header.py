@@ -11,10 +11,12 @@ from typing import Any, Protocol, runtime_checkable
 
 import yaml
 
-from dat.engine.run_folder import NOT_COUNTED
 from dat.recipe.data import Data, DataSection
 from dat.recipe.older import without_old_draw
 from dat.recipe.parts import Parts
+
+NOT_COUNTED = ("out", "title", "expect")
+"""Settings on which nothing depends that is trained or measured."""
 
 
 @runtime_checkable
@@ -51,6 +53,10 @@ class Recipe(Protocol):
 
     def rehearsal(self) -> Recipe:
         """The same for networks shrunk to nothing and two short steps."""
+        ...
+
+    def depends_on(self) -> Mapping[str, Mapping[str, Any]]:
+        """Of each folder inside the run ("." for the run itself), the settings that what is kept there follows from."""
         ...
 
     def model_dump(self, *, mode: str = ..., exclude: set[str] | None = ...) -> dict[str, Any]:
@@ -104,12 +110,14 @@ def resolved(recipe: Recipe) -> str:
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-def recipe_hash(recipe: Recipe, *, without: str = "") -> str:
-    """Twelve hexadecimal digits over all settings but the output folder, the title, and the numbers of a paper.
+def whole(recipe: Recipe) -> dict[str, dict[str, Any]]:
+    """What the run of a single training depends on."""
+    return {".": recipe.model_dump(mode="json", exclude={*NOT_COUNTED})}
 
-    `without`: one more section that is left out; without `evaluation`, it is the hash of all that the trainings depend on.
-    """
-    settings = recipe.model_dump(mode="json", exclude={*NOT_COUNTED, without})
+
+def recipe_hash(recipe: Recipe) -> str:
+    """Twelve hexadecimal digits over all settings but the output folder, the title, and the numbers of a paper."""
+    settings = recipe.model_dump(mode="json", exclude={*NOT_COUNTED})
     if settings["data"].get("allow_bad") == 0:  # runs of before there was this key have the same hash
         del settings["data"]["allow_bad"]
     return hashlib.sha256(json.dumps(without_old_draw(settings), sort_keys=True).encode()).hexdigest()[:12]

@@ -11,6 +11,7 @@ from typing import Any
 
 from dat.data.pipeline import ImageDataset
 from dat.discretizers.pretrained import weight_files
+from dat.engine.dependence import Dependence
 from dat.nn.perceptual import backbone_file
 from dat.nn.weights import file_sha256
 from dat.recipe.data import Data
@@ -35,6 +36,21 @@ def inputs_of(recipe: Recipe, data: Data) -> dict[str, str]:
     files = dict(_files_of(recipe.model_dump(mode="json")))
     hashes = {key: " ".join(map(file_sha256, paths)) for key, paths in files.items()}
     return {"data.train": _of(data.train, MOST_BYTES), "data.test": data.fingerprint, **hashes}
+
+
+def dependences(parts: Mapping[str, Mapping[str, Any]], inputs: Mapping[str, str]) -> dict[str, Dependence]:
+    """Of each part of a run its settings, and those of the inputs that they name."""
+    return {
+        name: Dependence(settings, {key: digest for key, digest in inputs.items() if _names(settings, key)})
+        for name, settings in parts.items()
+    }
+
+
+def _names(settings: Mapping[str, Any], key: str) -> bool:
+    """Whether one of the settings names this input. Digits have no paths: both sets come with one package."""
+    section, _, name = key.rpartition(".")
+    found = _at(settings, section) if section else settings
+    return isinstance(found, Mapping) and (name in found or found.get("source") == "digits")
 
 
 def _of(pictures: ImageDataset, most_bytes: int) -> str:

@@ -268,7 +268,7 @@ def corruption_plot(_run: Path, comparison: Comparison) -> Plot:
 
 def training_plot(run: Path, comparison: Comparison) -> Plot:
     """Training curves."""
-    logs = {m: [read_log(path) for path in sorted(run.glob(f"{m}-seed*/log.jsonl"))] for m in comparison.methods}
+    logs = {method: [read_log(path) for path in _logs_of(run, comparison, method)] for method in comparison.methods}
     if not any(logs.values()):
         raise DataError("The run holds no <method>-seed<k>/log.jsonl.")
     return draw(
@@ -278,6 +278,12 @@ def training_plot(run: Path, comparison: Comparison) -> Plot:
         "Training loss against step. Thick: mean over seeds; thin: each seed. Each method minimises its own loss, on "
         "its own pictures, so the height of one curve says nothing about another.",
     )
+
+
+def _logs_of(run: Path, comparison: Comparison, method: str) -> list[Path]:
+    """Those of measured models; others of the folder may be of an earlier recipe."""
+    measured = {f"{method}-seed{seed}" for seed in comparison.seeds(method)}
+    return [path for path in sorted(run.glob(f"{method}-seed*/log.jsonl")) if path.parent.name in measured]
 
 
 def discretizer_plot(run: Path, comparison: Comparison) -> Plot:

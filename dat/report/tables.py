@@ -106,6 +106,10 @@ class Comparison:
         values = self.scores.get(suite, {}).get(method, {})
         return estimate(list(values.values()), n=self.images.get(suite, 0))
 
+    def seeds(self, method: str) -> set[Seed]:
+        """Of all models of a method that were measured."""
+        return {seed for methods in self.scores.values() for seed in methods.get(method, {})}
+
     def difference(self, suite: str, method: str, *, to: str = BASELINE) -> Estimate | None:
         """Mean of `method - to` over the seeds that both have."""
         return self._paired(suite, method, to, lambda ours, theirs: ours - theirs)

@@ -62,7 +62,9 @@ class ClassificationStudy:
             rows = measured.accuracies(self._subject, models)
         if not self.run.place.is_main:
             return rows
-        if self._discretizer is not None:
+        if self._discretizer is None:
+            self.run.facts.pop("discretizer", None)
+        else:
             with self.run.timed("analyse"):
                 self._describe(self._discretizer)
                 rows += measured.modified_codes(self._subject, models, self._discretizer, alpha=self._alpha)
@@ -82,16 +84,18 @@ class ClassificationStudy:
     def following(self) -> Path | None:
         """The same with the epochs of each method that fit into the time of one of them, written when all are trained.
 
-        The time of an epoch is the median of what the logs say, so it is right on a machine that did nothing else.
+        The time of an epoch is the median of what the logs say, so it is right on a machine that did nothing else. Seeds that
+        are added later do not count: the epochs stay as they were.
         """
         if self.opened.equal_time_as is None:
             return None
         path = self.run.folder / "equal-time.yaml"
         if self.run.place.is_main:
             trainings = {label: contestant.training for label, contestant in self.opened.contestants.items()}
-            epochs = measured.epochs_of_equal_time(
-                trainings, self.opened.seeds, self.run.folder, reference=self.opened.equal_time_as
-            )
+            timed = [seed for seed in self.run.facts.get("timed_seeds", ()) if seed in self.opened.seeds]
+            self.run.facts["timed_seeds"] = timed = timed or [*self.opened.seeds]
+            self.run.write()
+            epochs = measured.epochs_of_equal_time(trainings, timed, self.run.folder, reference=self.opened.equal_time_as)
             trained_here = self._weights if self.opened.plan is not None else None
             write_text(path, self.opened.in_equal_time(epochs, trained_here))
         PartialState().wait_for_everyone()

@@ -375,8 +375,12 @@ def test_inputs_stand_in_the_run_from_the_start_and_older_runs_have_none(begun: 
     assert facts["inputs"]["model.weights"] == file_sha256(began_with / "weights.safetensors")
     put(began_with / "train" / "ant" / "0.bmp", 50)
     run.write_text(json.dumps({key: value for key, value in facts.items() if key != "inputs"}))
+    kept = {path: path.read_text() for path in run.parent.rglob("settings.json")}
+    for path in kept:
+        path.unlink()
     dat.train(begun, resume=True, cpu=True)
-    run.write_text(json.dumps(facts))
+    for path, text in {**kept, run: json.dumps(facts)}.items():
+        path.write_text(text)
 
 
 def test_what_a_discretizer_is_trained_by_is_an_input_too(teacher: Path, darknet: Path) -> None:
@@ -387,7 +391,10 @@ def test_what_a_discretizer_is_trained_by_is_an_input_too(teacher: Path, darknet
 
 def test_settings_that_differ_are_named_with_both_values(begun: dict[str, Any]) -> None:
     other = {**begun, "title": "another", "training": {**begun["training"], "epochs": 5, "weight_decay": 0.5}}
-    said = r"with other settings \(training\.epochs was 1, is 5; training\.weight_decay was 0\.\d+, is 0\.5\); resume it with"
+    said = (
+        r"run holds trainings with other settings \(training\.epochs was 1, is 5; training\.weight_decay was 0\.\d+, is 0\.5\); "
+        r"put those back, remove \S+run/standard-seed0 to train anew, or write out=ANOTHER_FOLDER\. --resume with"
+    )
     with pytest.raises(RunFolderError, match=said):
         dat.train(other, resume=True, cpu=True)
 
@@ -407,9 +414,9 @@ def test_what_follows_in_equal_time_is_begun_without_a_word_and_has_inputs(
     del recipe["expect"]
     dat.train(recipe, cpu=True)
     assert "There is no run" not in capsys.readouterr().err
-    path = tmp_path / "run" / "equal-time" / "run.json"
-    facts = json.loads(path.read_text())
-    path.write_text(json.dumps({**facts, "inputs": {**facts["inputs"], "data.train": "another"}}))
+    path = tmp_path / "run" / "equal-time" / "standard-seed0" / "settings.json"
+    kept = json.loads(path.read_text())
+    path.write_text(json.dumps({**kept, "inputs": {**kept["inputs"], "data.train": "another"}}))
     with pytest.raises(RunFolderError, match=r"What data\.train of the recipe names is not what the run in .*equal-time"):
         dat.train(recipe, resume=True, cpu=True)
 

@@ -30,7 +30,7 @@ from dat.nn.imagenet_networks import tiny_darknet
 from dat.nn.zoo import create_network
 from dat.recipe import data, read
 from dat.recipe.data import DataSection
-from dat.recipe.header import header_of
+from dat.recipe.header import header_of, whole
 from dat.recipe.read import KINDS
 from dat.recipe.strict import Strict
 from dat.results import Row, read_rows, write_text
@@ -74,6 +74,9 @@ class CountingRecipe(Strict):
 
     def rehearsal(self) -> CountingRecipe:
         return self
+
+    def depends_on(self) -> dict[str, dict[str, Any]]:
+        return whole(self)
 
 
 class CountingStudy:
@@ -365,6 +368,8 @@ def test_reconstructions_are_measured_after_the_trainings_and_once(
     first_picture.write_bytes(first_picture.read_bytes() + b"another")
     facts = json.loads((folder / "run.json").read_text())
     write_text(folder / "run.json", json.dumps({key: value for key, value in facts.items() if key != "inputs"}))
+    for path in folder.rglob("settings.json"):
+        path.unlink()
     dat.train(values, resume=True, cpu=True)  # a run of before inputs were noted
     assert done[-2:] == ["train", "reconstruction_quality"]
 
