@@ -14,7 +14,6 @@ import pytest
 from PIL import Image
 
 from dat.data.pipeline import TrainingOrder
-from dat.engine.processes import processes_asked_for
 
 pytestmark = pytest.mark.slow
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -41,10 +40,10 @@ def recipe(tmp_path: Path) -> dict[str, Any]:
     }
 
 
-def launched(launcher: list[str], recipe: dict[str, Any], folder: Path) -> subprocess.CompletedProcess[str]:
+def launched(launcher: list[str], recipe: dict[str, Any], folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
     (folder / "recipe.yaml").write_text(json.dumps(recipe))
     command = [sys.executable, "-m", *launcher, "-m", "dat", "train", str(folder / "recipe.yaml")]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(REPOSITORY)}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(REPOSITORY), **variables}
     return subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, timeout=240, check=False)
 
 
@@ -84,7 +83,19 @@ def test_accelerate_that_starts_fewer_processes_than_it_was_asked_for(recipe: di
     assert (tmp_path / "run" / "report.html").is_file()
 
 
-def test_the_number_of_processes_is_read_from_a_command_line() -> None:
-    assert processes_asked_for(["accelerate", "launch", "--num_processes", "3", "-m", "dat"]) == 3
-    assert processes_asked_for(["accelerate", "launch", "--num-processes=4", "-m", "dat"]) == 4
-    assert processes_asked_for(["accelerate", "launch", "-m", "dat"]) == 1
+def test_the_same_of_a_configuration(recipe: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "accelerate").mkdir()
+    (tmp_path / "accelerate" / "default_config.yaml").write_text(CONFIGURATION)
+    done = launched(["accelerate.commands.launch"], recipe, tmp_path, HF_HOME=str(tmp_path))
+    assert "asked for 3 processes, but starts only one" in done.stderr, done.stderr[-4000:]
+    assert (tmp_path / "run" / "report.html").is_file()
+
+
+CONFIGURATION = """\
+compute_environment: LOCAL_MACHINE
+distributed_type: MULTI_CPU
+mixed_precision: 'no'
+num_machines: 1
+num_processes: 3
+use_cpu: true
+"""

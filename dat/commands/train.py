@@ -20,7 +20,6 @@ from typing import Any
 
 import torch
 
-from dat.commands import report
 from dat.engine import dependence, run_folder
 from dat.engine.dependence import Dependence
 from dat.engine.processes import joined, on_cpu
@@ -179,6 +178,8 @@ def _finish(study: Study, run: Run, parts: Iterable[str]) -> None:
             write_rows(run.folder / RESULTS, rows)
         run.facts["files"] = hashes_of(run.folder, [*SHOWN, *(f"{part}/log.jsonl" for part in parts)])
         run.write()
+        from dat.commands import report  # draws, and takes a tenth of the start to import
+
         report.write(run.folder)
 
 

@@ -8,9 +8,11 @@ import sys
 from collections.abc import Sequence
 from datetime import timedelta
 from itertools import pairwise
+from pathlib import Path
 
 import psutil
 import torch
+import yaml
 from accelerate import PartialState
 from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]  # documented, but not in its __all__
 
@@ -27,8 +29,10 @@ def joined(*, cpu: bool) -> PartialState:
     """The processes that were launched, joined; on stderr, how many are missing of those that were asked for."""
     state = PartialState(cpu=on_cpu(cpu))
     if state.num_processes == 1 and "ACCELERATE_MIXED_PRECISION" in os.environ:  # which `accelerate launch` sets
+        from accelerate.commands.config.config_args import default_config_file  # with all its questions; needed here alone
+
         parent = psutil.Process().parent()
-        asked = processes_asked_for(parent.cmdline() if parent is not None else ())
+        asked = processes_asked_for(parent.cmdline() if parent is not None else (), Path(default_config_file))
         if asked > 1:
             print(
                 f"accelerate launch was asked for {asked} processes, but starts only one, as it sees no GPUs; without GPUs, "
@@ -38,11 +42,29 @@ def joined(*, cpu: bool) -> PartialState:
     return state
 
 
-def processes_asked_for(command: Sequence[str]) -> int:
-    """`--num_processes` of a command line; no variable of the environment tells it. 1 where it is not there."""
+def processes_asked_for(command: Sequence[str], configuration: Path) -> int:
+    """`--num_processes` of a command line, or else that of its `--config_file`, or of the `configuration` without one.
+
+    No variable of the environment tells it. 1 where it is nowhere.
+    """
+    given = _flag(command, "num_processes")
+    return int(given) if given.isdigit() else _processes_of(Path(_flag(command, "config_file") or configuration))
+
+
+def _flag(command: Sequence[str], name: str) -> str:
+    """Its value, empty where it is not there."""
     words = [word for part in command for word in part.split("=")]
-    given = [value for word, value in pairwise(words) if word in ("--num_processes", "--num-processes")]
-    return int(given[0]) if given and given[0].isdigit() else 1
+    return next((value for word, value in pairwise(words) if word.replace("-", "_") == f"__{name}"), "")
+
+
+def _processes_of(configuration: Path) -> int:
+    """What `accelerate config` wrote, YAML or JSON; a file that tells nothing is accelerate's to complain of."""
+    try:
+        found = yaml.safe_load(configuration.read_text())
+    except (OSError, ValueError, yaml.YAMLError):
+        return 1
+    count = found.get("num_processes") if isinstance(found, dict) else None
+    return count if isinstance(count, int) else 1
 
 
 def is_first_to_say(sentence: str) -> bool:

@@ -392,7 +392,7 @@ def test_what_a_discretizer_is_trained_by_is_an_input_too(teacher: Path, darknet
 def test_settings_that_differ_are_named_with_both_values(begun: dict[str, Any]) -> None:
     other = {**begun, "title": "another", "training": {**begun["training"], "epochs": 5, "weight_decay": 0.5}}
     said = (
-        r"run holds trainings with other settings \(training\.epochs was 1, is 5; training\.weight_decay was 0\.\d+, is 0\.5\); "
+        r"holds trainings with other settings \(training\.epochs was 1, is 5; training\.weight_decay was 0\.\d+, is 0\.5\); "
         r"put those back, remove \S+run/standard-seed0 to train anew, or write out=ANOTHER_FOLDER\. --resume with"
     )
     with pytest.raises(RunFolderError, match=said):

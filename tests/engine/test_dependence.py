@@ -72,9 +72,9 @@ def test_weights_alone_are_a_beginning_and_half_a_checkpoint_is_none(run: Path) 
 
 def test_of_many_settings_and_folders_the_first_are_named(tmp_path: Path) -> None:
     names = [f"dat-seed{seed}" for seed in range(12)]
-    keep(tmp_path, {name: depending(**{f"key{number}": 0 for number in range(20)}) for name in names}, {})
+    keep(tmp_path, {name: Dependence({f"key{number}": 0 for number in range(20)}, {}) for name in names}, {})
     begin(tmp_path, *names)
-    said = refusal(tmp_path, {name: depending(**{f"key{number}": 1 for number in range(20)}) for name in names})
+    said = refusal(tmp_path, {name: Dependence({f"key{number}": 1 for number in range(20)}, {}) for name in names})
     assert "key7 was 0, is 1; 12 more)" in said
     assert f"{tmp_path / 'dat-seed7'}, 4 more to train anew" in said
 

@@ -11,6 +11,7 @@ from processes import ACCUMULATED, SIZES
 from safetensors.torch import load_file
 from tiny import environment
 
+from dat.engine.processes import processes_asked_for
 from dat.methods import METHODS
 
 HERE = Path(__file__).resolve().parent
@@ -73,3 +74,31 @@ def test_two_processes_predict_what_one_does_and_both_know_it(runs: tuple[Path, 
     )
     assert [len(outputs) for size in SIZES for outputs in one[str(size)]] == [size for size in SIZES for _ in range(2)]
     assert first == second == one
+
+
+@pytest.mark.parametrize(
+    ("words", "count"),
+    [
+        (["--num_processes", "3"], 3),
+        (["--num-processes=4"], 4),
+        (["--num_processes=5", "--config_file", "mine.json"], 5),
+        (["--config-file", "mine.json"], 6),
+        (["--config_file=mine.json"], 6),
+        (["--config_file", "nowhere.yaml"], 1),
+        ([], 2),
+    ],
+)
+def test_the_number_of_processes_is_read_from_a_command_line_or_a_configuration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], count: int
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.json").write_text('{"num_processes": 6}')
+    Path("default.yaml").write_text("num_processes: 2\nmixed_precision: 'no'\n")
+    command = ["accelerate", "launch", *words, "-m", "dat", "train", "demo", "training.epochs=1"]
+    assert processes_asked_for(command, Path("default.yaml")) == count
+
+
+@pytest.mark.parametrize("content", ["", "[1]", "num_processes: many", "num_processes: [", "\x00"])
+def test_a_configuration_that_tells_no_number_is_one_process(tmp_path: Path, content: str) -> None:
+    (tmp_path / "odd.yaml").write_text(content)
+    assert processes_asked_for(["accelerate", "launch"], tmp_path / "odd.yaml") == 1
