@@ -399,6 +399,21 @@ def test_settings_that_differ_are_named_with_both_values(begun: dict[str, Any]) 
         dat.train(other, resume=True, cpu=True)
 
 
+def test_other_test_pictures_are_measured_and_nothing_is_trained_again(begun: dict[str, Any], tmp_path: Path) -> None:
+    run = Path(shutil.copytree(begun["out"], tmp_path / "run"))
+    trained = {path: path.stat().st_mtime_ns for path in run.glob("standard-seed0/checkpoints/*/*")}
+    for name in ("ant", "bee"):
+        put(tmp_path / "other" / name / "0.bmp", 30)
+    other = {**begun, "data": {**begun["data"], "test": str(tmp_path / "other")}}
+    dat.train(other, out=run, resume=True, cpu=True)
+    assert {path: path.stat().st_mtime_ns for path in run.glob("standard-seed0/checkpoints/*/*")} == trained
+    counts = {json.loads(line)["n"] for line in (run / "results.jsonl").read_text().splitlines() if '"clean"' in line}
+    assert counts == {2}
+    put(tmp_path / "other" / "ant" / "0.bmp", 31)
+    with pytest.raises(RunFolderError, match=r"^What data\.test of the recipe names is not what the run"):
+        dat.train(other, out=run, resume=True, cpu=True)
+
+
 def test_resuming_where_there_is_no_run_is_said(begun: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
     dat.train(begun, resume=True, cpu=True)
     assert "There is no run" not in capsys.readouterr().err
