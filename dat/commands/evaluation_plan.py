@@ -18,6 +18,7 @@ from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
 from dat.commands.subject import Tested
 from dat.data.corruptions.frost import frost_textures
+from dat.data.corruptions.severities import ParameterSet
 from dat.data.corruptions.table import CORRUPTIONS, EXTRA_CORRUPTIONS
 from dat.data.folders import ImageSource, set_name
 from dat.data.pipeline import CenterCrop, CropMode, ImageDataset, Interpolation
@@ -49,9 +50,10 @@ class Settings(Strict):
     `size`, `crop_pct`, `interpolation`, `crop_mode`: the test transform. `c_protocol`: published corruptions are cropped
     without resizing (`hendrycks`), or resized first as easyrobust's benchmark script does (`easyrobust`). Radii and steps are
     in units of 1/255. `severities`, `corruptions`, `c_pictures` (so many, spread evenly over the list by class and name; they
-    are then shown as they are, too) make less of the corruptions that are generated; `extra_corruptions` adds the four that
-    never count in an mCE. `masks`: clean accuracies on the classes of ImageNet-A and -R, which stand beside these suites
-    anyway. `frost`: a folder with the six original textures.
+    are then shown as they are, too) make less of the corruptions that are generated, `c_parameters` names whose constants
+    their severities are (None: by the size of the pictures); `extra_corruptions` adds the four that never count in an mCE.
+    `masks`: clean accuracies on the classes of ImageNet-A and -R, which stand beside these suites anyway. `frost`: a folder
+    with the six original textures.
     `styles`: a folder of paintings, `adain`: the files of VGG and decoder. `seed`: of all that is random.
     """
 
@@ -70,6 +72,7 @@ class Settings(Strict):
     extra_corruptions: bool = False
     severities: tuple[int, ...] = Field(default=SEVERITIES, min_length=1)
     c_pictures: int | None = Field(default=None, ge=1)
+    c_parameters: ParameterSet | None = None
     masks: tuple[Literal["a", "r"], ...] = ()
     frost: str | None = None
     styles: str | None = None
@@ -252,7 +255,11 @@ class Plan:
         chosen = self.settings
         names = [*chosen.corruptions, *(EXTRA_CORRUPTIONS if chosen.extra_corruptions else ())]
         textures = frost_textures(chosen.frost) if chosen.frost is not None else None
-        return [Corruption(name, severity, chosen.seed, textures) for name in names for severity in chosen.severities]
+        return [
+            Corruption(name, severity, chosen.seed, textures, chosen.c_parameters)
+            for name in names
+            for severity in chosen.severities
+        ]
 
     def _fewer(self, dataset: ImageDataset) -> ImageDataset:
         count = self.settings.c_pictures

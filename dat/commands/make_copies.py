@@ -85,7 +85,7 @@ def make_corruptions(source: ImageSource, out: Path, *, cells: Cells, view: Cent
     }
     protocol: Settings = {"copy": "corruptions", "seed": cells.seed}
     if view.size is None:
-        protocol |= {**corruption_protocol(224, 224, textures), "corruption_parameters": "imagenet-c, below 64 px cifar-10-c"}
+        protocol |= {**corruption_protocol(224, 224, textures), "corruption_parameters": "by the size of each picture"}
     else:
         protocol |= corruption_protocol(view.size, view.size, textures)
     if textures:

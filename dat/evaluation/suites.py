@@ -8,6 +8,7 @@ from typing import Protocol, runtime_checkable
 
 from dat.attacks.pixels import fgsm
 from dat.data.corruptions.frost import Texture, textures_sha256
+from dat.data.corruptions.severities import ParameterSet, check_parameter_set
 from dat.data.corruptions.table import CORRUPTIONS, check_request, corrupt, corruption_protocol
 from dat.types import Images, Indices, LossFn
 
@@ -85,16 +86,22 @@ class FGSM:
 
 @dataclass(frozen=True)
 class Corruption:
-    """One of the 15 corruptions of ImageNet-C at one severity, generated here: not the published files."""
+    """One of the 15 corruptions of ImageNet-C at one severity, generated here: not the published files.
+
+    `parameters`: whose severities; None takes those that suit the size.
+    """
 
     corruption: str
     severity: int
     seed: int = 0
     frost_textures: Sequence[Texture] | None = field(default=None, repr=False, compare=False)
+    parameters: ParameterSet | None = None
     depends_on_model: bool = False
 
     def __post_init__(self) -> None:
         check_request(self.corruption, self.severity, self.seed)
+        if self.parameters is not None:
+            check_parameter_set(self.parameters)
 
     @property
     def name(self) -> str:
@@ -103,12 +110,13 @@ class Corruption:
 
     def images(self, images: Images, ids: Indices, loss_fn: LossFn | None) -> Images:
         """The corrupted images: a function of (seed, id) per image."""
-        made_of = {"seed": self.seed, "frost_textures": self.frost_textures}
+        made_of = {"seed": self.seed, "frost_textures": self.frost_textures, "parameters": self.parameters}
         return corrupt(images, self.corruption, self.severity, ids=ids, **made_of)
 
     def protocol(self, height: int, width: int) -> dict[str, object]:
         """That it was generated, with which parameters and textures."""
-        made_with = {"generated": True, "seed": self.seed, **corruption_protocol(height, width, self.frost_textures)}
+        drawn = corruption_protocol(height, width, self.frost_textures, self.parameters)
+        made_with = {"generated": True, "seed": self.seed, **drawn}
         if self.corruption == "frost" and self.frost_textures is not None:
             return {**made_with, "frost_sha256": textures_sha256(self.frost_textures)[:12]}
         return made_with

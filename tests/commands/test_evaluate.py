@@ -100,6 +100,13 @@ def test_rows_say_what_was_measured_and_how(photos: Path) -> None:
     assert rows["c-generated/brightness/5", "accuracy"].value < 50  # it reads brightness
 
 
+def test_whose_severities_are_meant_can_be_named(photos: Path) -> None:
+    rows = rows_by_suite(evaluate(Reader(), data=photos, **{**ARGUMENTS, "size": 48}))
+    assert rows["c-generated/brightness/5", "accuracy"].protocol["corruption_parameters"] == "tiny-imagenet-c"
+    named = rows_by_suite(evaluate(Reader(), data=photos, **{**ARGUMENTS, "size": 48, "c_parameters": "imagenet-c"}))
+    assert named["c-generated/brightness/5", "accuracy"].protocol["corruption_parameters"] == "imagenet-c"
+
+
 def test_a_library_call_leaves_model_and_streams_as_they_were(photos: Path) -> None:
     model = nn.Sequential(Reader(), nn.Dropout(0.5)).train()
     torch.manual_seed(3)

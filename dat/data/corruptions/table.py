@@ -1,9 +1,9 @@
-"""ImageNet-C and CIFAR-10-C made on the fly: 15 corruptions in five severities, and the four extra ones.
+"""ImageNet-C, Tiny-ImageNet-C and CIFAR-10-C made on the fly: 15 corruptions in five severities, and the four extra ones.
 
 Images made here are not the published sets: those drew their noise unseeded and (ImageNet-C) went through JPEG of quality
 85. Mark results on them as generated; `corruption_protocol` says with what.
 
-Source: hendrycks/robustness:ImageNet-C/create_c/make_imagenet_c.py and make_cifar_c.py.
+Source: hendrycks/robustness:ImageNet-C/create_c/make_imagenet_c.py, make_tinyimagenet_c.py and make_cifar_c.py.
 """
 
 from __future__ import annotations
@@ -20,13 +20,12 @@ from torch import Tensor
 from dat.data.corruptions import blur, digital, noise, weather
 from dat.data.corruptions import spatter as splash
 from dat.data.corruptions.draws import Draws, streams_of
+from dat.data.corruptions.severities import PARAMETER_SETS, Parameters, ParameterSet, check_parameter_set, parameter_set
 from dat.errors import UsageError
 from dat.types import Images, Indices
 
 FrostTextures = Sequence[np.ndarray | Tensor]
 Bytes = UInt8[Tensor, "batch 3 height width"]
-Parameters = tuple[float | int, ...]
-Severities = tuple[Parameters, ...]
 
 CORRUPTIONS = (
     "gaussian_noise",
@@ -53,83 +52,6 @@ VERSION = 2
 PIECE = 2**18
 LEAST_SIDE = 8
 """Smaller pictures are not corrupted."""
-IMAGENET_SHORTEST = 64
-"""From this shorter side on, the parameters of ImageNet-C; below, those of CIFAR-10-C."""
-
-# Parameters of severities 1 to 5, in the order of the function's arguments after the images and the random numbers.
-# Elastic: lengths in shares of the side, of 224 where the original writes 244. Frost: the last entry reduces the texture.
-IMAGENET: dict[str, Severities] = {
-    "gaussian_noise": ((0.08,), (0.12,), (0.18,), (0.26,), (0.38,)),
-    "shot_noise": ((60.0,), (25.0,), (12.0,), (5.0,), (3.0,)),
-    "impulse_noise": ((0.03,), (0.06,), (0.09,), (0.17,), (0.27,)),
-    "defocus_blur": ((3.0, 0.1), (4.0, 0.5), (6.0, 0.5), (8.0, 0.5), (10.0, 0.5)),
-    "glass_blur": ((0.7, 1, 2), (0.9, 2, 1), (1.0, 2, 3), (1.1, 3, 2), (1.5, 4, 2)),
-    "motion_blur": ((10.0, 3.0), (15.0, 5.0), (15.0, 8.0), (15.0, 12.0), (20.0, 15.0)),
-    "zoom_blur": ((1.11, 0.01), (1.16, 0.01), (1.21, 0.02), (1.26, 0.02), (1.31, 0.03)),
-    "snow": (
-        (0.1, 0.3, 3.0, 0.5, 10.0, 4.0, 0.8),
-        (0.2, 0.3, 2.0, 0.5, 12.0, 4.0, 0.7),
-        (0.55, 0.3, 4.0, 0.9, 12.0, 8.0, 0.7),
-        (0.55, 0.3, 4.5, 0.85, 12.0, 8.0, 0.65),
-        (0.55, 0.3, 2.5, 0.85, 12.0, 12.0, 0.55),
-    ),
-    "frost": ((1.0, 0.4, 1), (0.8, 0.6, 1), (0.7, 0.7, 1), (0.65, 0.7, 1), (0.6, 0.75, 1)),
-    "fog": ((1.5, 2.0), (2.0, 2.0), (2.5, 1.7), (2.5, 1.5), (3.0, 1.4)),
-    "brightness": ((0.1,), (0.2,), (0.3,), (0.4,), (0.5,)),
-    "contrast": ((0.4,), (0.3,), (0.2,), (0.1,), (0.05,)),
-    "elastic_transform": (
-        (488 / 224, 170.8 / 224, 24.4 / 224),
-        (488 / 224, 19.52 / 224, 48.8 / 224),
-        (12.2 / 224, 2.44 / 224, 4.88 / 224),
-        (17.08 / 224, 2.44 / 224, 4.88 / 224),
-        (29.28 / 224, 2.44 / 224, 4.88 / 224),
-    ),
-    "pixelate": ((0.6,), (0.5,), (0.4,), (0.3,), (0.25,)),
-    "jpeg_compression": ((25,), (18,), (15,), (10,), (7,)),
-    "speckle_noise": ((0.15,), (0.2,), (0.35,), (0.45,), (0.6,)),
-    "gaussian_blur": ((1.0,), (2.0,), (3.0,), (4.0,), (6.0,)),
-    "spatter": (
-        (0.65, 0.3, 4.0, 0.69, 0.6, 0),
-        (0.65, 0.3, 3.0, 0.68, 0.6, 0),
-        (0.65, 0.3, 2.0, 0.68, 0.5, 0),
-        (0.65, 0.3, 1.0, 0.65, 1.5, 1),
-        (0.67, 0.4, 1.0, 0.65, 1.5, 1),
-    ),
-    "saturate": ((0.3, 0.0), (0.1, 0.0), (2.0, 0.0), (5.0, 0.1), (20.0, 0.2)),
-}
-CIFAR: dict[str, Severities] = {
-    "gaussian_noise": ((0.04,), (0.06,), (0.08,), (0.09,), (0.10,)),
-    "shot_noise": ((500.0,), (250.0,), (100.0,), (75.0,), (50.0,)),
-    "impulse_noise": ((0.01,), (0.02,), (0.03,), (0.05,), (0.07,)),
-    "defocus_blur": ((0.3, 0.4), (0.4, 0.5), (0.5, 0.6), (1.0, 0.2), (1.5, 0.1)),
-    "glass_blur": ((0.05, 1, 1), (0.25, 1, 1), (0.4, 1, 1), (0.25, 1, 2), (0.4, 1, 2)),
-    "motion_blur": ((6.0, 1.0), (6.0, 1.5), (6.0, 2.0), (8.0, 2.0), (9.0, 2.5)),
-    "zoom_blur": ((1.06, 0.01), (1.11, 0.01), (1.16, 0.01), (1.21, 0.01), (1.26, 0.01)),
-    "snow": (
-        (0.1, 0.2, 1.0, 0.6, 8.0, 3.0, 0.95),
-        (0.1, 0.2, 1.0, 0.5, 10.0, 4.0, 0.9),
-        (0.15, 0.3, 1.75, 0.55, 10.0, 4.0, 0.9),
-        (0.25, 0.3, 2.25, 0.6, 12.0, 6.0, 0.85),
-        (0.3, 0.3, 1.25, 0.65, 14.0, 12.0, 0.8),
-    ),
-    "frost": ((1.0, 0.2, 5), (1.0, 0.3, 5), (0.9, 0.4, 5), (0.85, 0.4, 5), (0.75, 0.45, 5)),
-    "fog": ((0.2, 3.0), (0.5, 3.0), (0.75, 2.5), (1.0, 2.0), (1.5, 1.75)),
-    "brightness": ((0.05,), (0.1,), (0.15,), (0.2,), (0.3,)),
-    "contrast": ((0.75,), (0.5,), (0.4,), (0.3,), (0.15,)),
-    "elastic_transform": ((0.0, 0.0, 0.08), (0.05, 0.2, 0.07), (0.08, 0.06, 0.06), (0.1, 0.04, 0.05), (0.1, 0.03, 0.03)),
-    "pixelate": ((0.95,), (0.9,), (0.85,), (0.75,), (0.65,)),
-    "jpeg_compression": ((80,), (65,), (58,), (50,), (40,)),
-    "speckle_noise": ((0.06,), (0.1,), (0.12,), (0.16,), (0.2,)),
-    "gaussian_blur": ((0.4,), (0.6,), (0.7,), (0.8,), (1.0,)),
-    "spatter": (
-        (0.62, 0.1, 0.7, 0.7, 0.5, 0),
-        (0.65, 0.1, 0.8, 0.7, 0.5, 0),
-        (0.65, 0.3, 1.0, 0.69, 0.5, 0),
-        (0.65, 0.1, 0.7, 0.69, 0.6, 1),
-        (0.65, 0.1, 0.5, 0.68, 0.6, 1),
-    ),
-    "saturate": ((0.3, 0.0), (0.1, 0.0), (1.5, 0.0), (2.0, 0.1), (2.5, 0.2)),
-}
 
 FIXED: dict[str, Callable[..., Tensor]] = {
     "defocus_blur": blur.defocus_blur,
@@ -164,11 +86,13 @@ def corrupt(
     ids: Indices,
     seed: int = 0,
     frost_textures: FrostTextures | None = None,
+    parameters: ParameterSet | None = None,
 ) -> Images:
     """One corruption of every image: values k/255, of the type and on the device of `images`.
 
-    Any size from 8 pixels up. Shorter side below 64: parameters of CIFAR-10-C (native 32); from 64 on: of ImageNet-C
-    (native 224). Lengths stay in pixels except those of `elastic_transform`, which scale with the shorter side.
+    Any size from 8 pixels up. Without `parameters`, the shorter side says whose severities are meant: those of CIFAR-10-C
+    (native 32) to 45 pixels, of Tiny-ImageNet-C (native 64) to 119, of ImageNet-C (native 224) above. Lengths stay in pixels
+    except those of `elastic_transform`, which scale with the shorter side.
     `images` are rounded to 8 bits first, as the originals read files. The numbers drawn for an image depend on `seed`,
     its id, the name and the severity only, so an image is the same in any batch. The work is done where the images are
     (JPEG, and the drops of `spatter`, on the processor); another device draws the same numbers and may round
@@ -176,15 +100,17 @@ def corrupt(
     (height, width, 3); without them `frost` uses textures made here.
 
     Raises: UsageError for an unknown name, a severity outside 1 to 5, images that are not RGB floats in [0, 1] of at
-    least 8 pixels a side, ids that do not match the images, a negative id or seed, or textures of another form.
+    least 8 pixels a side, ids that do not match the images, a negative id or seed, textures of another form, or
+    parameters of no such set.
 
-    Source: hendrycks/robustness:ImageNet-C/create_c/make_imagenet_c.py, make_cifar_c.py.
+    Source: hendrycks/robustness:ImageNet-C/create_c/make_imagenet_c.py, make_tinyimagenet_c.py, make_cifar_c.py.
     """
     check_request(name, severity, seed)
     _check_images(images, ids)
     textures = _textures(frost_textures) if frost_textures is not None else None
     height, width = images.shape[-2:]
-    apply = _bound(name, _parameters(height, width)[name][severity - 1], textures)
+    chosen = PARAMETER_SETS[_chosen(height, width, parameters)]
+    apply = _bound(name, chosen[name][severity - 1], textures)
     key = (seed, (*CORRUPTIONS, *EXTRA_CORRUPTIONS).index(name), severity)
     streams = streams_of(key, ids.to(images.device))
     result = torch.empty(images.shape, dtype=images.dtype, device=images.device)
@@ -198,18 +124,23 @@ def corrupt(
     return result
 
 
-def corruption_protocol(height: int, width: int, frost_textures: FrostTextures | None) -> dict[str, str | int]:
+def corruption_protocol(
+    height: int, width: int, frost_textures: FrostTextures | None, parameters: ParameterSet | None = None
+) -> dict[str, str | int]:
     """What generated corruptions of this size are made with, for the protocol of a result."""
     return {
         "corruption_images": "generated",
         "corruption_version": VERSION,
-        "corruption_parameters": "imagenet-c" if min(height, width) >= IMAGENET_SHORTEST else "cifar-10-c",
+        "corruption_parameters": _chosen(height, width, parameters),
         "frost_textures": "procedural" if frost_textures is None else "given",
     }
 
 
-def _parameters(height: int, width: int) -> dict[str, Severities]:
-    return IMAGENET if min(height, width) >= IMAGENET_SHORTEST else CIFAR
+def _chosen(height: int, width: int, parameters: ParameterSet | None) -> ParameterSet:
+    if parameters is None:
+        return parameter_set(height, width)
+    check_parameter_set(parameters)
+    return parameters
 
 
 def _bound(name: str, parameters: Parameters, textures: Sequence[Tensor] | None) -> Callable[[Images, Draws], Bytes]:

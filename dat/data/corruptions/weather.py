@@ -79,7 +79,9 @@ def plasma_fractal(draws: Draws, side: int, roughness: float) -> Maps:
     return heights / heights.amax((1, 2), keepdim=True)
 
 
-def frost(levels: Levels, draws: Draws, keep: float, ice: float, stride: int, *, textures: Sequence[Texture] | None) -> Levels:
+def frost(
+    levels: Levels, draws: Draws, keep: float, ice: float, stride: float, *, textures: Sequence[Texture] | None
+) -> Levels:
     """`keep` times the image plus `ice` times a random crop of one of the textures; procedural ice where None."""
     height, width = levels.shape[-2:]
     choices = (textures or procedural_textures())[:DRAWN_TEXTURES]
@@ -93,17 +95,26 @@ def frost(levels: Levels, draws: Draws, keep: float, ice: float, stride: int, *,
     return ground.add_(levels, alpha=keep)
 
 
-def _enlarged(texture: Texture, height: int, width: int, stride: int) -> Texture:
-    """Every `stride`-th pixel of the texture (what OpenCV's bilinear reduction by five picks), larger than the image.
+def _enlarged(texture: Texture, height: int, width: int, stride: float) -> Texture:
+    """The texture reduced by `stride`, larger than the image.
 
     Textures too small for the image, which stop the original, are enlarged bilinearly.
     """
-    reduced = texture[:, stride // 2 :: stride, stride // 2 :: stride]
+    reduced = _reduced(texture, stride)
     factor = max((height + 1) / reduced.shape[1], (width + 1) / reduced.shape[2])
     if factor <= 1:
         return reduced
     size = (max(height + 1, round(reduced.shape[1] * factor)), max(width + 1, round(reduced.shape[2] * factor)))
     return F.interpolate(reduced[None].double(), size, mode="bilinear", align_corners=False)[0].round().to(torch.uint8)
+
+
+def _reduced(texture: Texture, stride: float) -> Texture:
+    """OpenCV's bilinear reduction, which does not average: where the stride is whole and odd, every such pixel."""
+    if stride % 2 == 1:
+        start = int(stride) // 2
+        return texture[:, start :: int(stride), start :: int(stride)]
+    smaller = F.interpolate(texture[None].double(), scale_factor=1 / stride, mode="bilinear", align_corners=False)
+    return smaller[0].round().to(torch.uint8)
 
 
 @cache

@@ -16,12 +16,19 @@ from torch import Tensor
 
 from dat.data.corruptions import blur, digital, noise, spatter, weather
 from dat.data.corruptions.draws import Draws, streams_of
-from dat.data.corruptions.table import (
+from dat.data.corruptions.severities import (
     CIFAR,
+    IMAGENET,
+    NATIVE_SIDES,
+    PARAMETER_SETS,
+    TINY_IMAGENET,
+    check_parameter_set,
+    parameter_set,
+)
+from dat.data.corruptions.table import (
     CORRUPTIONS,
     EXTRA_CORRUPTIONS,
     FIXED,
-    IMAGENET,
     RANDOM,
     _check_images,
     corrupt,
@@ -130,9 +137,56 @@ def test_the_tables_name_every_corruption_with_five_severities():
     assert len(EXTRA_CORRUPTIONS) == 4
     assert {*FIXED, *RANDOM} == set(ALL)
     assert not FIXED.keys() & RANDOM.keys()
-    for table in (IMAGENET, CIFAR):
+    assert PARAMETER_SETS.keys() == NATIVE_SIDES.keys()
+    for table in (IMAGENET, TINY_IMAGENET, CIFAR):
         assert set(table) == set(ALL)
         assert {len(severities) for severities in table.values()} == {5}
+
+
+def test_a_size_has_the_constants_of_the_nearest_published_one():
+    named = {side: parameter_set(side, 300) for side in (8, 32, 45, 46, 64, 96, 119, 120, 128, 224, 512)}
+    names = list(dict.fromkeys(named.values()))
+    assert names == ["cifar-10-c", "tiny-imagenet-c", "imagenet-c"]
+    assert [[side for side in named if named[side] == name] for name in names] == [
+        [8, 32, 45],
+        [46, 64, 96, 119],
+        [120, 128, 224, 512],
+    ]
+
+
+def test_pictures_of_64_pixels_have_the_constants_of_tiny_imagenet():
+    images, ids = pictures(2, 64, 64), torch.arange(2)
+    disk = np.array([[0.0, 1, 1, 1, 0], *[[1.0] * 5] * 3, [0.0, 1, 1, 1, 0]]) / 21  # radius 2.5: all but the four corners
+    expected = ndimage.correlate(as_levels(images).double().numpy(), disk[None, None], mode="mirror")
+    assert np.abs(as_levels(corrupt(images, "defocus_blur", 4, ids=ids)).numpy() - expected).max() <= 1 + 1e-6
+    for image, result in zip(as_levels(images), as_levels(corrupt(images, "jpeg_compression", 5, ids=ids)), strict=True):
+        buffer = io.BytesIO()
+        Image.fromarray(image.byte().permute(1, 2, 0).numpy()).save(buffer, "JPEG", quality=25)
+        assert np.array_equal(result.permute(1, 2, 0).numpy(), np.asarray(Image.open(buffer)))
+    grey = torch.full((2, 3, 64, 64), 128 / 255)
+    assert corrupt(grey, "gaussian_noise", 3, ids=ids).std() == pytest.approx(0.12, abs=0.003)
+    assert (corrupt(grey, "impulse_noise", 5, ids=ids) != grey).float().mean() == pytest.approx(0.14, abs=0.01)
+
+
+def test_a_set_of_constants_can_be_named():
+    images, ids = pictures(1, 64, 64), torch.arange(1)
+    chosen = {name: corrupt(images, "defocus_blur", 5, ids=ids, parameters=name) for name in PARAMETER_SETS}
+    error = {name: (result - images).square().mean().item() for name, result in chosen.items()}
+    assert torch.equal(chosen["tiny-imagenet-c"], corrupt(images, "defocus_blur", 5, ids=ids))
+    assert error["cifar-10-c"] < error["tiny-imagenet-c"] < error["imagenet-c"]
+    assert corruption_protocol(64, 64, None, "imagenet-c")["corruption_parameters"] == "imagenet-c"
+    with pytest.raises(UsageError, match="'imagenet'; write one of cifar-10-c, tiny-imagenet-c, imagenet-c"):
+        check_parameter_set("imagenet")
+
+
+def test_frost_for_64_pixels_reduces_its_texture_as_opencv_does():
+    texture = np.random.default_rng(0).integers(0, 256, (240, 230, 3), dtype=np.uint8)
+    reduced = weather._reduced(torch.from_numpy(texture).permute(2, 0, 1), 10 / 3)
+    assert reduced.shape == (3, 72, 69)
+    for row, column in ((0, 0), (1, 5), (40, 33), (71, 68)):
+        down, right = (row + 0.5) / 0.3 - 0.5, (column + 0.5) / 0.3 - 0.5
+        expected = ndimage.map_coordinates(texture[..., 1].astype(float), [[down], [right]], order=1)
+        assert abs(int(reduced[1, row, column]) - expected[0]) <= 0.5 + 1e-9
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -359,7 +413,7 @@ def test_frost_never_draws_the_sixth_texture_and_reduces_by_five():
 
 def test_frost_enlarges_textures_that_are_smaller_than_the_image():
     textures = [torch.full((30, 50, 3), 100, dtype=torch.uint8)]
-    result = corrupt(torch.zeros(1, 3, 70, 90), "frost", 1, ids=torch.tensor([0]), frost_textures=textures)
+    result = corrupt(torch.zeros(1, 3, 120, 140), "frost", 1, ids=torch.tensor([0]), frost_textures=textures)
     assert as_levels(result).unique().tolist() == [40.0]
 
 
@@ -389,8 +443,8 @@ def test_protocol_names_the_parameters_and_the_textures():
         "corruption_parameters": "cifar-10-c",
         "frost_textures": "procedural",
     }
-    assert corruption_protocol(64, 224, [texture])["corruption_parameters"] == "imagenet-c"
-    assert corruption_protocol(63, 224, [texture])["corruption_parameters"] == "cifar-10-c"
+    assert corruption_protocol(224, 320, [texture])["corruption_parameters"] == "imagenet-c"
+    assert corruption_protocol(64, 224, [texture])["corruption_parameters"] == "tiny-imagenet-c"
     assert corruption_protocol(64, 224, [texture])["frost_textures"] == "given"
 
 
