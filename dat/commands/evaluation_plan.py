@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -163,15 +162,12 @@ class Plan:
 
     @cached_property
     def view(self) -> CenterCrop:
-        """How pictures are brought to the model; of another size as its own transform would, which in timm rounds down."""
+        """How pictures are brought to the model; of another size as its own transform would."""
         shown = {"size", "crop_pct", "interpolation", "crop_mode"}
         given = self.settings.model_dump(include=shown, exclude_none=True)
         if not given.keys() & {"size", "crop_pct"}:
             return dataclasses.replace(self.tested.view, **given)
-        view = dataclasses.replace(self.tested.view, **given, resize=None)
-        if self.tested.view.resize is None or view.size is None:
-            return view
-        return dataclasses.replace(view, resize=math.floor(view.size / view.crop_pct))
+        return dataclasses.replace(self.tested.view, **given, resize=None)
 
     @cached_property
     def clean(self) -> tuple[ImageDataset, View]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -138,7 +137,7 @@ def _from_timm(name: str, *, pretrained: bool) -> nn.Module:
 
 
 def _view_of_timm(name: str, config: Mapping[str, Any]) -> CenterCrop:
-    """timm's own test transform: the short side is rounded down.
+    """timm's own test transform.
 
     Raises:
         UsageError: it is one that is not done here.
@@ -154,8 +153,7 @@ def _view_of_timm(name: str, config: Mapping[str, Any]) -> CenterCrop:
             f"timm shows pictures to {name} with {odd}, which is not done here; to crop their centre instead, "
             f"call dat.evaluate with timm.create_model({name!r}, pretrained=True) in dat.Normalized and its size."
         )
-    crop_pct = config["crop_pct"]
-    return CenterCrop(height, crop_pct, interpolation, math.floor(height / crop_pct), crop_mode)
+    return CenterCrop(height, config["crop_pct"], interpolation, crop_mode=crop_mode)
 
 
 def _not_done_here(crop_mode: str, interpolation: str, sides: tuple[int, int]) -> str | None:

@@ -7,6 +7,7 @@ left as they were found. Knows no model and no device; images leave as RGB in [0
 
 from __future__ import annotations
 
+import math
 import random
 import signal
 import threading
@@ -50,10 +51,9 @@ ORDER, CROPS, TRANSFORMS = 0, 1, 2
 
 @dataclass(frozen=True)
 class CenterCrop:
-    """The short side is resized to round(size / crop_pct), then the centre is cut out. Not random.
+    """The short side is resized to size / crop_pct, rounded down as timm does, then the centre is cut out. Not random.
 
-    `size` None keeps the pictures as they are; they must then have one size. `resize` says the short side itself: timm
-    rounds size / crop_pct down, which differs from ours where crop_pct is not the usual 0.875. A `resize` of 0 leaves the
+    `size` None keeps the pictures as they are; they must then have one size. `resize` says the short side itself; 0 leaves the
     scale as it is, as published corruptions want it; the centre of a smaller picture then has a black border.
     `crop_mode` "squash" resizes both sides to what is otherwise the short one, so that nothing is cropped where crop_pct is 1.
 
@@ -77,7 +77,7 @@ class CenterCrop:
     @property
     def short_side(self) -> int:
         """To which the pictures are resized before the crop, both sides where they are squashed; 0 where they are not."""
-        return round((self.size or 0) / self.crop_pct) if self.resize is None else self.resize
+        return math.floor((self.size or 0) / self.crop_pct) if self.resize is None else self.resize
 
     def __call__(self, picture: Image.Image) -> Image.Image:
         """The picture, cropped."""

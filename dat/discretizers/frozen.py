@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from dat.discretizers.autoencoder import Autoencoder
@@ -16,10 +16,11 @@ from dat.errors import UsageError
 from dat.types import Codes, Images, Latents, Vectors, check_images
 
 PaddedImages = Float[Tensor, "batch 3 rows columns"]
+Rows = Int[Tensor, " rows"]
 MOST_LISTED = 2**18
 """Codes of the largest codebook of which neighbours are sought: the work grows with the square of their number."""
-DISTANCES = 2**24
-"""Of one chunk of that search: 64 MiB."""
+DISTANCES = 2**22
+"""Of one chunk of that search: 32 MiB."""
 WHOLE_NUMBERS = (torch.int64, torch.int32, torch.int16, torch.int8)
 
 
@@ -123,7 +124,7 @@ class FrozenDiscretizer(nn.Module):
     def neighbours(self, count: int) -> Neighbours:
         """For each code the `count` other codes whose vectors are nearest to its own, the nearest first; ties in any order.
 
-        Sought once per count, over all pairs of codes (16384 of them: a second on a CPU core), then kept.
+        Sought once per count, over all pairs of codes (16384 of them: some seconds on a CPU core), then kept.
 
         Raises:
             UsageError: the codebook has fewer other codes, or more than 2**18.
@@ -169,18 +170,41 @@ class FrozenDiscretizer(nn.Module):
 def nearest_others(vectors: Vectors, count: int) -> Neighbours:
     """For each row the `count` other rows at the smallest Euclidean distances, the smallest first.
 
+    Equal to the search over `sum((a - b)^2)` in float64 up to the order of ties: matrix products name more candidates than
+    asked for, and where their rounding may have left out another, all rows are looked at.
+
     Raises:
         UsageError: there are not so many.
     """
     if not 0 < count < len(vectors):
         raise UsageError(f"neighbours is {count}, but a codebook of {len(vectors)} has 1 to {len(vectors) - 1} other codes.")
-    found = []
+    vectors = vectors.double()
     size = max(1, DISTANCES // len(vectors))
-    for first in range(0, len(vectors), size):
-        distances = torch.cdist(vectors[first : first + size], vectors)
-        distances.diagonal(first).fill_(torch.inf)
-        found.append(distances.topk(count, largest=False).indices)
-    return torch.cat(found)
+    rows = torch.arange(len(vectors), device=vectors.device)
+    return torch.cat([_nearest_to(part, vectors, count) for part in rows.split(size)])
+
+
+def _nearest_to(rows: Rows, vectors: Vectors, count: int) -> Neighbours:
+    """The same for some of the rows."""
+    squares = _squares(rows, vectors, "use_mm_for_euclid_dist")
+    # So many that the first shell of a lattice, whose codes are all tied, is among them.
+    candidates = squares.topk(min(4 * count + 32, len(vectors) - 1), largest=False)
+    differences = (vectors[candidates.indices] - vectors[rows, None]).square_().sum(dim=2)
+    found = differences.topk(count, largest=False)
+    near = candidates.indices.gather(1, found.indices)
+    longest = torch.linalg.vector_norm(vectors, dim=1).max()
+    rounding = (vectors.shape[1] + 8) * 2.0**-50 * longest.square()
+    doubtful = (found.values[:, -1] >= candidates.values[:, -1] - rounding).nonzero()[:, 0]
+    if candidates.indices.shape[1] < len(vectors) - 1 and len(doubtful):
+        plain = _squares(rows[doubtful], vectors, "donot_use_mm_for_euclid_dist")
+        near[doubtful] = plain.topk(count, largest=False).indices
+    return near
+
+
+def _squares(rows: Rows, vectors: Vectors, mode: str) -> Tensor:
+    """Squared distances of some rows to all, infinite to themselves."""
+    squares = torch.cdist(vectors[rows], vectors, compute_mode=mode).square_()
+    return squares.scatter_(1, rows[:, None], torch.inf)
 
 
 def check_codes(codes: Tensor, network: Autoencoder) -> None:

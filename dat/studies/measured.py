@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from dat.analysis.codes import Change, discrete_change, mean_rate
-from dat.data.pipeline import CenterCrop, ImageDataset, evaluation_batches
+from dat.data.pipeline import CenterCrop, ImageDataset, Transform, evaluation_batches
 from dat.data.subset import Subset, fewer, first_per_class
 from dat.discretizers.frozen import FrozenDiscretizer
 from dat.engine.loop import Training
@@ -136,9 +136,8 @@ def _drawn_as(subject: Subject) -> dict[str, object]:
 
 def _rows_of(subject: Subject, answers: Mapping[str, Correct], job: Job) -> list[Row]:
     view = subject.test.transform
-    crop_pct = view.crop_pct if isinstance(view, CenterCrop) and view.size is not None else None
     height, width = subject.size
-    shown = {"data": subject.fingerprint, "height": height, "width": width, "crop_pct": crop_pct}
+    shown = {"data": subject.fingerprint, "height": height, "width": width, **_cropped(view)}
     of_part = partial(
         accuracy_rows,
         answers,
@@ -151,6 +150,14 @@ def _rows_of(subject: Subject, answers: Mapping[str, Correct], job: Job) -> list
     )
     parts = ((suites, {} if dataset is subject.test else _drawn_as(subject)) for dataset, suites in _parts(subject))
     return [row for suites, drawn in parts for row in of_part(suites, protocol={**shown, **drawn})]
+
+
+def _cropped(view: Transform) -> dict[str, object]:
+    """How test pictures are cropped; also to what they are resized before, where crop_pct does not say that to the pixel."""
+    if not isinstance(view, CenterCrop) or view.size is None:
+        return {"crop_pct": None}
+    is_whole = (view.size / view.crop_pct).is_integer()
+    return {"crop_pct": view.crop_pct, **({} if is_whole else {"resize": view.short_side})}
 
 
 def modified_codes(subject: Subject, models: Models, discretizer: FrozenDiscretizer, *, alpha: float) -> list[Row]:

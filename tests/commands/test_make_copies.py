@@ -98,7 +98,7 @@ def test_made_json_says_with_what(folder: Path, tmp_path: Path) -> None:
         "source_sha256": ImageFolder(folder).fingerprint(),
         "source_pictures": 5,
         "size": 32,
-        "resize": 37,
+        "resize": 36,
         "interpolation": "bicubic",
         "format": "png",
     }

@@ -108,8 +108,17 @@ def test_center_crop_is_that_of_timm(interpolation: str, shape: tuple[int, int])
     assert np.array_equal(np.asarray(ours(picture)).transpose(2, 0, 1), np.asarray(expected))
 
 
-def test_the_short_side_is_rounded() -> None:
-    assert CenterCrop(95, 0.953)(Image.new("RGB", (200, 300))).size == (95, 95)  # resized to 100, where timm has 99
+@pytest.mark.parametrize("size", [28, 32, 48, 64, 95, 96, 112, 128, 160, 176, 192, 224, 240, 256, 288])
+@pytest.mark.parametrize("crop_pct", [0.875, 0.9, 0.95, 0.96])
+def test_usual_sizes_are_cropped_to_the_pixel_as_by_timm(size: int, crop_pct: float) -> None:
+    picture = Image.fromarray(np.random.default_rng(1).integers(0, 256, (97, 61, 3), dtype=np.uint8))
+    theirs = create_transform(size, interpolation="bilinear", crop_pct=crop_pct, normalize=False)
+    expected = theirs(picture)  # pyright: ignore[reportCallIssue, reportArgumentType]  # timm's annotation is a tuple
+    ours = CenterCrop(size, crop_pct, "bilinear")(picture)
+    assert np.array_equal(np.asarray(ours).transpose(2, 0, 1), np.asarray(expected))
+
+
+def test_small_pictures_are_enlarged() -> None:
     assert CenterCrop(224, 1.0)(Image.new("RGB", (10, 20))).size == (224, 224)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -136,6 +137,16 @@ def test_neighbours_in_chunks_are_those_of_the_whole(monkeypatch: pytest.MonkeyP
     whole = nearest_others(vectors, 7)
     monkeypatch.setattr("dat.discretizers.frozen.DISTANCES", 3 * 50)
     assert torch.equal(nearest_others(vectors, 7), whole)
+
+
+@pytest.mark.parametrize("around", [0.0, 1e3, 1e5])
+def test_neighbours_are_exact_wherever_the_codebook_lies(around: float) -> None:
+    spread = torch.randn(300, 6, generator=torch.Generator().manual_seed(0))
+    vectors = torch.cat([around + spread[:150], -around + spread[150:]])  # no centre is near both halves
+    plain = np.array([((vectors.double() - row) ** 2).sum(dim=1).numpy() for row in vectors.double()])
+    np.fill_diagonal(plain, np.inf)
+    found = np.take_along_axis(plain, nearest_others(vectors, 7).numpy(), axis=1)
+    assert np.array_equal(found, np.sort(plain, axis=1)[:, :7])
 
 
 @pytest.mark.parametrize("count", [0, 16, 100])

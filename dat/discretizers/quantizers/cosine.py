@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from dat.discretizers.quantizers.entropy import entropies
 from dat.discretizers.quantizers.nearest import Codebook, CodebookQuantizer, Quantized, as_grid, as_vectors, nearest_code
 from dat.types import Codes, Latents
+
+SHORTEST = 1e-12
+"""Below this length torch's `normalize` no longer gives length 1."""
 
 
 class CosineQuantizer(CodebookQuantizer):
@@ -29,19 +33,19 @@ class CosineQuantizer(CodebookQuantizer):
     @property
     def rows(self) -> Codebook:
         """The codebook at length 1."""
-        return F.normalize(self.embedding.weight, dim=1)
+        return unit(self.embedding.weight, dim=1)
 
     def quantized(self, latents: Latents) -> Quantized:
         """Each latent, at length 1, replaced by the code at the smallest angle to it."""
-        unit, codes = F.normalize(latents, dim=1), self.encode(latents)
+        units, codes = unit(latents, dim=1), self.encode(latents)
         nearest, temperature = self.decode(codes).to(latents.dtype), self.entropy_temperature
         # Squared distances of unit vectors are 2 - 2 cos, of which softmax sees the cosine only.
-        logits = None if temperature is None else 2 * as_vectors(unit) @ self.rows.to(unit.dtype).T / temperature
+        logits = None if temperature is None else 2 * as_vectors(units) @ self.rows.to(units.dtype).T / temperature
         return Quantized(
-            vectors=unit + (nearest - unit).detach(),
+            vectors=units + (nearest - units).detach(),
             codes=codes,
-            codebook_loss=(nearest - unit.detach()).square().mean(),
-            commitment_loss=(nearest.detach() - unit).square().mean(),
+            codebook_loss=(nearest - units.detach()).square().mean(),
+            commitment_loss=(nearest.detach() - units).square().mean(),
             entropy_loss=None if logits is None else entropies(logits).loss,
         )
 
@@ -51,4 +55,14 @@ class CosineQuantizer(CodebookQuantizer):
 
     def decode(self, codes: Codes) -> Latents:
         """Codebook row at each position, at length 1."""
-        return F.normalize(self.embedding(codes), dim=-1).permute(0, 3, 1, 2)
+        return unit(self.embedding(codes), dim=-1).permute(0, 3, 1, 2)
+
+
+def unit(vectors: Tensor, *, dim: int) -> Tensor:
+    """Vectors at length 1; one shorter than 1e-12, which has no direction, passes its gradient as if it had length 1.
+
+    torch's `normalize`, whose gradient is 1e12 there: one step would throw the encoder out of its range.
+    """
+    normalized = F.normalize(vectors, dim=dim)
+    is_short = torch.linalg.vector_norm(vectors.detach(), dim=dim, keepdim=True) < SHORTEST
+    return torch.where(is_short, vectors + (normalized - vectors).detach(), normalized)

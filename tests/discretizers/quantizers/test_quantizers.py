@@ -12,7 +12,7 @@ from torch import Tensor
 from dat.discretizers.frozen import FrozenDiscretizer
 from dat.discretizers.networks.vqgan import VQGAN, VQGANConfig
 from dat.discretizers.pretrained import load_discretizer, save_discretizer
-from dat.discretizers.quantizers.cosine import CosineQuantizer
+from dat.discretizers.quantizers.cosine import CosineQuantizer, unit
 from dat.discretizers.quantizers.entropy import EPSILON, bit_entropies, entropies
 from dat.discretizers.quantizers.finite_scalar import FiniteScalarQuantizer
 from dat.discretizers.quantizers.gumbel import GumbelQuantizer, gumbel_noise
@@ -180,6 +180,21 @@ def test_cosine_is_llamagens(golden: Golden) -> None:
         torch.autograd.grad(torch.stack(losses).sum(), (latents, quantizer.embedding.weight)), ("z", "codebook"), strict=True
     ):
         assert_near(ours, io[f"grad_{key}_total"], 1e-4)
+
+
+def test_a_latent_or_a_code_of_length_0_passes_a_gradient_that_a_step_can_take() -> None:
+    quantizer, latents = CosineQuantizer(16, 4), latents_for("cosine").detach()
+    latents[0, :, 0, 0] = 0
+    with torch.no_grad():
+        quantizer.embedding.weight[0] = 0  # no code is nearer to 0
+    latents.requires_grad_()
+    result = quantizer(latents)
+    (result.vectors.sum() + result.codebook_loss + result.commitment_loss).backward()
+    assert latents.grad is not None
+    assert quantizer.embedding.weight.grad is not None
+    assert torch.allclose(latents.grad[0, :, 0, 0], torch.ones(4), atol=0.1)
+    assert quantizer.embedding.weight.grad.abs().max() < 100
+    assert torch.equal(unit(latents, dim=1), torch.nn.functional.normalize(latents, dim=1))
 
 
 def test_cosine_ignores_lengths_and_keeps_those_of_its_weights() -> None:
