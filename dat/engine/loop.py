@@ -6,6 +6,7 @@ knows nothing of recipes and of what a method does: it back-propagates each loss
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -30,12 +31,17 @@ from dat.data.pipeline import Fetched, TrainingOrder
 from dat.engine import optimizer_state
 from dat.engine.checkpoint import State
 from dat.engine.steps import Pace, run_steps, stream_seed
-from dat.errors import UsageError
+from dat.errors import UsageError, did_you_mean
 from dat.nn.norm import Normalized, has_auxiliary_norms
 from dat.progress import warn
 from dat.types import Batch, DrawingTask, Method, Place, Task
 
 Precision = Literal["fp32", "bf16", "fp16"]
+SCHEDULES = ("cosine", "step", "multistep", "poly", "tanh", "constant")
+POWER = 0.9
+"""Of the polynomial. Source: Chen et al., "DeepLab", PAMI 2018, section 4.1."""
+STAGES = 3
+"""Of a step schedule, equally long, as in He et al., CVPR 2016, section 3.4, and its successors."""
 MOST_OF_START = 0.05
 """What an average of weights may hold of its start at the end of a training."""
 
@@ -43,6 +49,9 @@ MOST_OF_START = 0.05
 @dataclass(frozen=True)
 class Training:
     """Settings of the supervised loop; the names of optimizers and schedules are timm's.
+
+    From `lr` the rate falls to `min_lr` at the end: "cosine", "poly" (nearly a line), "tanh" (late). "step" multiplies it by
+    `decay_rate` after each third, "multistep" where `milestones` say; "constant" keeps it.
 
     `batch_size` is per optimizer step, over all processes and micro-batches: the result does not depend on how it is split,
     unless images see each other (batch statistics, mixup) or the model draws at random (dropout).
@@ -55,8 +64,8 @@ class Training:
     `sigmoid` is that of `dat.tasks.classification.Classification`, `smoothing` that of both it and mixup.
 
     Raises:
-        UsageError: milestones without the multistep schedule, or that schedule without them, or not rising within `epochs`;
-            a warm-up as long as the training.
+        UsageError: no such schedule; milestones without the multistep schedule, or that schedule without them, or not rising
+            within `epochs`; a warm-up as long as the training.
     """
 
     epochs: int
@@ -88,6 +97,9 @@ class Training:
     save_minutes: float = 10.0
 
     def __post_init__(self) -> None:
+        if self.schedule not in SCHEDULES:
+            near = difflib.get_close_matches(self.schedule, SCHEDULES, n=1)
+            raise UsageError(f"schedule is {self.schedule!r}; {did_you_mean(near)}write one of {', '.join(SCHEDULES)}.")
         rising = [0, *self.milestones, self.epochs]
         if bool(self.milestones) != (self.schedule == "multistep"):
             raise UsageError(
@@ -318,24 +330,23 @@ def _optimizer(network: nn.Module, settings: Training) -> torch.optim.Optimizer:
 
 def _schedule(optimizer: torch.optim.Optimizer, settings: Training, steps_per_epoch: int) -> Scheduler:
     before = settings.warmup_epochs if settings.warmup_prefix else 0
-    try:
-        schedule, _ = create_scheduler_v2(
-            optimizer,
-            sched=settings.schedule,
-            num_epochs=settings.epochs - before,
-            decay_milestones=[epoch - before for epoch in settings.milestones],
-            decay_rate=settings.decay_rate,
-            warmup_epochs=settings.warmup_epochs,
-            warmup_prefix=settings.warmup_prefix,
-            warmup_lr=settings.warmup_lr,
-            min_lr=settings.min_lr,
-            step_on_epochs=False,
-            updates_per_epoch=steps_per_epoch,
-        )
-    except ValueError:
-        schedule = None
-    if schedule is None:
-        raise UsageError(f"schedule is {settings.schedule!r}; write one of cosine, step, multistep, poly or tanh.")
+    # What timm's decay rate means to each: the power of a polynomial, and a constant is steps that change nothing.
+    rates = {"poly": POWER, "constant": 1.0}
+    schedule, _ = create_scheduler_v2(
+        optimizer,
+        sched="step" if settings.schedule == "constant" else settings.schedule,
+        num_epochs=settings.epochs - before,
+        decay_epochs=(settings.epochs - before) / STAGES,
+        decay_milestones=[epoch - before for epoch in settings.milestones],
+        decay_rate=rates.get(settings.schedule, settings.decay_rate),
+        warmup_epochs=settings.warmup_epochs,
+        warmup_prefix=settings.warmup_prefix,
+        warmup_lr=settings.warmup_lr,
+        min_lr=settings.min_lr,
+        step_on_epochs=False,
+        updates_per_epoch=steps_per_epoch,
+    )
+    assert schedule is not None
     return schedule
 
 

@@ -23,7 +23,6 @@ LOWEST = {
 """Smallest value of each number that a training has."""
 SHARES = ("momentum", "layer_decay", "ema_decay", "ema_codebook_decay", "smoothing")
 """Numbers of a training that are not above 1."""
-SCHEDULES = ["cosine", "step", "multistep", "poly", "tanh"]
 
 
 @validated_dataclass(config=STRICT, frozen=True)
@@ -33,10 +32,12 @@ class TrainingSection(Training):
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_ranges(self)
-        for key, known in (("optimizer", [*map(str, list_optimizers())]), ("schedule", SCHEDULES)):
-            if (name := getattr(self, key)) not in known:
-                near = difflib.get_close_matches(name, known, n=1)
-                raise UsageError(f"{key} is {name!r}; {did_you_mean(near)}write a name that timm knows, e.g. {known[0]}.")
+        known = [*map(str, list_optimizers())]
+        if self.optimizer not in known:
+            near = difflib.get_close_matches(self.optimizer, known, n=1)
+            raise UsageError(
+                f"optimizer is {self.optimizer!r}; {did_you_mean(near)}write a name that timm knows, e.g. {known[0]}."
+            )
 
 
 @validated_dataclass(config=STRICT, frozen=True)

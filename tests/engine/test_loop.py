@@ -74,6 +74,40 @@ def test_milestones_lower_the_rate(tmp_path: Path, prefix: bool) -> None:
     assert logged(tmp_path, "lr") == pytest.approx([LR * factor for factor in factors], rel=1e-5)
 
 
+AT_BEGIN_MIDDLE_END = {
+    "cosine": (1.0, 0.5, 0.0),
+    "step": (1.0, 0.1, 0.01),
+    "multistep": (1.0, 0.1, 0.01),
+    "poly": (1.0, 0.5**0.9, 0.0),
+    "tanh": (1.0, 0.5 * (1 - math.tanh(-2)), 0.0),
+    "constant": (1.0, 1.0, 1.0),
+}
+
+
+@pytest.mark.parametrize("prefix", [False, True])
+@pytest.mark.parametrize("epochs", [30, 90])
+@pytest.mark.parametrize("name", loop.SCHEDULES)
+def test_a_schedule_does_what_its_name_says_over_the_epochs_of_the_training(name: str, epochs: int, prefix: bool) -> None:
+    milestones = (epochs // 3, 2 * epochs // 3) if name == "multistep" else ()
+    warmup = {"warmup_epochs": 3, "warmup_prefix": True} if prefix else {}
+    settings = tiny.settings(schedule=name, epochs=epochs, milestones=milestones, min_lr=0.0, **warmup)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=LR)
+    schedule, rates, steps = loop._schedule(optimizer, settings, 7), [], 7 * epochs
+    for step in range(steps):
+        schedule.step_update(step)
+        rates.append(optimizer.param_groups[0]["lr"] / LR)
+    first = 7 * settings.warmup_epochs
+    found = rates[first], rates[(first + steps) // 2], rates[-1]
+    assert found == pytest.approx(AT_BEGIN_MIDDLE_END[name], abs=0.02)
+    assert rates[first:] == sorted(rates[first:], reverse=True)
+
+
+@pytest.mark.parametrize("name", ["plateau", "none", "wsd", "rsqrt", "linear"])
+def test_other_schedules_are_refused_with_those_that_there_are(name: str) -> None:
+    with pytest.raises(UsageError, match=f"schedule is '{name}'; .*one of cosine, step, multistep, poly, tanh, constant"):
+        tiny.settings(schedule=name)
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
@@ -362,8 +396,6 @@ def test_divergence_is_an_error_and_never_saved(
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"schedule": "linear"}, "schedule is 'linear'"),
-        ({"schedule": "none"}, "schedule is 'none'"),
         ({"optimizer": "addam"}, "Optimizer 'addam' is refused"),
         ({"lr": -1.0}, "learning rate: -1"),
     ],
