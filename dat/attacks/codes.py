@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dat.attacks.gradient import input_gradient
+from dat.attacks.gradient import exactly, input_gradient
 from dat.discretizers.codes import CodeSpace, Neighbours, changed, code_space
 from dat.errors import UsageError
 from dat.types import Codes, Discretizer, Images, Latents, LossFn, check_images
@@ -20,14 +20,14 @@ Gains = Float[Tensor, "batch *grid"]
 def code_adversary(
     images: Images, loss_fn: LossFn, discretizer: Discretizer, *, rate: float, neighbours: int = 8, steps: int = 1
 ) -> Images:
-    """Images of the codes that `adversarial_codes` chose, one more pass of the decoder; of the size of the images.
+    """Images of the codes that `adversarial_codes` chose, one more pass of the decoder; of the size and dtype of the images.
 
     Raises:
         UsageError: see `adversarial_codes`.
     """
     height, width = images.shape[-2:]
     chosen = adversarial_codes(images, loss_fn, discretizer, rate=rate, neighbours=neighbours, steps=steps)
-    return discretizer.decode(chosen)[..., :height, :width]
+    return discretizer.decode(chosen)[..., :height, :width].to(images.dtype)
 
 
 def adversarial_codes(
@@ -45,7 +45,7 @@ def adversarial_codes(
 
     Args:
         images: in [0, 1].
-        loss_fn: images to one loss each, larger is worse for the model.
+        loss_fn: images of that dtype to one loss each, larger is worse for the model.
         discretizer: what `dat.load_discretizer` gives; its decoder must be differentiable.
         rate: share of the codes that may change; 0 gives the codes of the images.
         neighbours: how many of the nearest codes a code may become.
@@ -60,6 +60,7 @@ def adversarial_codes(
     """
     check_budget(rate, neighbours, steps)
     check_images(images)
+    images, loss_fn = exactly(images, loss_fn)
     space = code_space(discretizer)
     original = chosen = space.encode(images)
     budget = _budget(rate, original)

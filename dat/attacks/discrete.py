@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dat.attacks.gradient import GRADIENT_SCALES, GradientScale, choose, input_gradient, into_range, unchanged
+from dat.attacks.gradient import GRADIENT_SCALES, GradientScale, choose, exactly, input_gradient, into_range, unchanged
 from dat.errors import UsageError
 from dat.types import Discretizer, Images, LossFn, check_images
 
@@ -18,8 +18,9 @@ def discrete_adversary(
     steps: int = 1,
     step_size: float | None = None,
 ) -> Images:
-    """Discrete adversarial images `Q(x + delta)`: Algorithm 1, lines 3 to 5.
+    """Discrete adversarial images `Q(x + delta)` in the images' dtype: Algorithm 1, lines 3 to 5.
 
+    Of images in half precision, `x + delta` is in float32, and `loss_fn` sees reconstructions in the images' own dtype.
     Costs `steps` forward and backward passes of the model (image gradient only) and `steps` + 1 passes of the discretizer.
 
     Args:
@@ -27,7 +28,8 @@ def discrete_adversary(
         loss_fn: images to one loss each, larger is worse for the model.
         discretizer: `Q`, frozen.
         alpha: length of the step; 0 gives `Q(x)`. Its unit follows `gradient_scale`: "l2" is the L2 length of delta per
-            image, "linf" the size of every entry, "raw" the factor of the gradient as the paper writes it.
+            image, "linf" the size of every entry, "raw" the factor of the gradient as the paper writes it. With `clamp` an
+            upper bound: what [0, 1] cuts off at black and white pixels is not made up for (nor is it in the official code).
         gradient_scale: how the gradient becomes a direction. The paper writes "raw"; its published values of alpha
             (0.1, 0.2, 0.4) are lengths, which its official code takes in L2.
         clamp: whether `x + delta` is kept in [0, 1], the domain of the discretizer, as the official code does. The
@@ -48,12 +50,13 @@ def discrete_adversary(
     length = alpha if step_size is None else step_size
     inside = into_range if clamp else unchanged
 
-    reconstruction = discretizer(images)  # line 3:  x_hat = Q(x)
+    exact, loss_fn = exactly(images, loss_fn)
+    reconstruction = discretizer(exact)  # line 3:  x_hat = Q(x)
     delta = length * scaled(input_gradient(reconstruction, loss_fn))  # line 4:  straight-through: d x_hat / d x ~ 1
     for _ in range(steps - 1):
-        reconstruction = discretizer(inside(images + delta))
+        reconstruction = discretizer(inside(exact + delta))
         delta = project(delta + length * scaled(input_gradient(reconstruction, loss_fn)), alpha)
-    return discretizer(inside(images + delta))  # line 5:  x_adv = Q(x + delta)
+    return discretizer(inside(exact + delta)).to(images.dtype)  # line 5:  x_adv = Q(x + delta)
 
 
 def check_discrete_steps(*, alpha: float, gradient_scale: str, steps: int, step_size: float | None) -> None:

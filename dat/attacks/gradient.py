@@ -67,6 +67,14 @@ def _over(tensor: Tensor, sizes: Tensor) -> Tensor:
     return tensor / torch.where(sizes > 0, sizes, 1)
 
 
+def exactly(images: Images, loss_fn: LossFn) -> tuple[Images, LossFn]:
+    """Images in float32 or better, and their loss function, which goes on seeing them in their own dtype.
+
+    An attack adds up steps that half precision rounds away, and leads out of its ball by: bfloat16 has steps of 1/256.
+    """
+    return images.to(torch.promote_types(images.dtype, torch.float32)), lambda exact: loss_fn(exact.to(images.dtype))
+
+
 @contextmanager
 def untouched_modules() -> Iterator[None]:
     """Put back the buffers (running statistics, ...) of every module that runs inside in train mode."""

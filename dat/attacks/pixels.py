@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dat.attacks.gradient import NORMS, Norm, choose, gradient_and_losses, losses_only, unit_l2
+from dat.attacks.gradient import NORMS, Norm, choose, exactly, gradient_and_losses, losses_only, unit_l2
 from dat.errors import UsageError
 from dat.types import Images, LossFn, check_images, check_radius
 
@@ -23,6 +23,8 @@ def pgd(
 ) -> Images:
     """Projected gradient ascent inside the ball of radius `epsilon` around the images, and inside [0, 1].
 
+    Of images in half precision it gives float32: rounded to their dtype they would leave the ball, or stay where they were.
+    `loss_fn` sees the images' own dtype. What [0, 1] cuts off an "l2" step is not made up for: `epsilon` is an upper bound.
     Costs `steps` forward and backward passes, one more forward with `keep_best`.
 
     Args:
@@ -42,7 +44,8 @@ def pgd(
     check_radius(norm, epsilon=epsilon, step_size=step_size)
     if steps < 0:
         raise UsageError(f"PGD needs steps >= 0, not {steps}.")
-    point = images if start is None else start
+    images, loss_fn = exactly(images, loss_fn)
+    point = images if start is None else start.to(images.dtype)
     best = _Best(images) if keep_best else None
     for _ in range(steps):
         gradient, losses = gradient_and_losses(point, loss_fn)
@@ -64,10 +67,12 @@ def random_start(images: Images, noise: Tensor, *, epsilon: float, norm: Norm) -
     """A start of PGD inside its ball.
 
     "linf" takes uniform noise in [0, 1) to [-epsilon, epsilon]; "l2" takes Gaussian noise to the sphere of radius
-    epsilon (not to its inside), as the official DAT code does.
+    epsilon (not to its inside), as the official DAT code does; less where [0, 1] cuts. In float32 or better.
     """
     choose(NORMS, "norm", norm)
     check_radius(norm, epsilon=epsilon)
+    exact = torch.promote_types(images.dtype, torch.float32)
+    images, noise = images.to(exact), noise.to(exact)
     offset = epsilon * (2 * noise - 1) if norm == "linf" else epsilon * unit_l2(noise)
     return (images + offset).clamp(0, 1)
 

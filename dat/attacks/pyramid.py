@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dat.attacks.gradient import input_gradient
+from dat.attacks.gradient import exactly, input_gradient
 from dat.errors import UsageError
 from dat.types import Images, LossFn, check_images, check_radius
 
@@ -27,7 +27,8 @@ def pyramid(
 ) -> Images:
     """Signed gradient ascent on colour offsets of square cells, from coarse to fine.
 
-    Costs `steps` forward and backward passes. Starts at zero; all levels take their step together.
+    Costs `steps` forward and backward passes. Starts at zero; all levels take their step together. Of images in half precision
+    it gives float32, in which offsets keep their bounds; `loss_fn` sees the images' own dtype.
 
     Args:
         images: in [0, 1].
@@ -47,7 +48,7 @@ def pyramid(
     """
     check_images(images)
     check_pyramid(epsilon=epsilon, step_size=step_size, steps=steps, cells=cells, scales=scales)
-    images = images.detach()
+    images, loss_fn = exactly(images.detach(), loss_fn)
     levels = [images.new_zeros(*images.shape[:2], *(-(-side // cell) for side in images.shape[2:])) for cell in cells]
     for _ in range(steps):
         gradients = _level_gradients(images, levels, loss_fn, cells, scales)

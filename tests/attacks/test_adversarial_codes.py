@@ -216,3 +216,16 @@ def test_impossible_numbers_are_refused(settings: dict, message: str) -> None:
 def test_normalised_images_are_refused() -> None:
     with pytest.raises(UsageError, match=r"must lie in \[0, 1\]"):
         code_adversary(3 * images_of(), lambda x: x.sum(dim=(1, 2, 3)), trained_like(), rate=0.1)
+
+
+def test_images_in_half_precision_are_attacked_as_in_float32() -> None:
+    discretizer, seen = trained_like(), set()
+    images = images_of().bfloat16()
+
+    def loss_fn(shown: Tensor) -> Tensor:
+        seen.add(shown.dtype)
+        return shown.flatten(1).square().sum(1).float()
+
+    adversarial = code_adversary(images, loss_fn, discretizer, rate=0.25)
+    assert adversarial.dtype == torch.bfloat16
+    assert seen == {torch.bfloat16}

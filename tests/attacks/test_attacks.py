@@ -346,3 +346,67 @@ def test_the_direction_of_a_gradient_has_length_one_however_small_or_large_it_is
     found, expected = unit_l2(direction * size), unit_l2(direction)
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
     torch.testing.assert_close(torch.linalg.vector_norm(found, dim=(1, 2, 3)), torch.ones(2))
+
+
+HALF = pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+
+
+def half_problem(dtype: torch.dtype) -> tuple[Tensor, LossFn, list[torch.dtype]]:
+    """Pictures away from black and white in half precision, a loss of them, and the dtypes that it will have seen."""
+    generator, seen = torch.Generator().manual_seed(0), []
+    images = (0.2 + 0.6 * torch.rand(4, 3, 16, 16, generator=generator)).to(dtype)
+    weights = torch.randn(3, 16, 16, generator=generator)
+
+    def loss_fn(shown: Tensor) -> Tensor:
+        seen.append(shown.dtype)
+        return (shown * weights.to(shown.dtype)).sum((1, 2, 3))
+
+    return images, loss_fn, seen
+
+
+@HALF
+def test_attacks_on_images_in_half_precision_take_their_whole_step_and_stay_in_their_ball(dtype: torch.dtype) -> None:
+    images, loss_fn, seen = half_problem(dtype)
+    single = fgsm(images, loss_fn, epsilon=1 / 255) - images.float()
+    torch.testing.assert_close(single.abs(), torch.full_like(single, 1 / 255), atol=1e-6, rtol=0)
+    several = pgd(images, loss_fn, epsilon=0.1, step_size=0.02, steps=4, norm="l2", keep_best=True) - images.float()
+    torch.testing.assert_close(torch.linalg.vector_norm(several, dim=(1, 2, 3)), torch.full((4,), 0.08), atol=1e-3, rtol=0)
+    coarse = pyramid(images, loss_fn, epsilon=1 / 255, step_size=1 / 255, steps=1, cells=(4,), scales=(1.0,)) - images.float()
+    torch.testing.assert_close(coarse.abs(), torch.full_like(coarse, 1 / 255), atol=1e-6, rtol=0)
+    assert set(seen) == {dtype}
+
+
+@HALF
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_a_random_start_of_images_in_half_precision_lies_in_the_ball(dtype: torch.dtype, norm: Norm) -> None:
+    images, _, _ = half_problem(dtype)
+    noise = torch.rand(images.shape, generator=torch.Generator().manual_seed(1)).to(dtype)
+    offset = random_start(images, noise, epsilon=1 / 255, norm=norm) - images.float()
+    lengths = offset.abs().amax((1, 2, 3)) if norm == "linf" else torch.linalg.vector_norm(offset, dim=(1, 2, 3))
+    torch.testing.assert_close(lengths, torch.full((4,), 1 / 255), atol=2e-5, rtol=0)
+
+
+@HALF
+def test_the_discrete_adversary_of_images_in_half_precision_takes_its_whole_step(dtype: torch.dtype) -> None:
+    images, loss_fn, seen = half_problem(dtype)
+    given: list[Tensor] = []
+
+    class Recording(Unchanged):
+        def __call__(self, images: Tensor) -> Tensor:
+            given.append(images)
+            return images
+
+    adversarial = discrete_adversary(images, loss_fn, Recording(), alpha=0.1)
+    length = torch.linalg.vector_norm(given[-1].double() - images.double(), dim=(1, 2, 3))
+    torch.testing.assert_close(length, torch.full_like(length, 0.1), atol=1e-4, rtol=0)
+    assert adversarial.dtype == dtype
+    assert set(seen) == {dtype}
+
+
+def test_what_the_range_cuts_off_a_step_is_not_made_up_for() -> None:
+    """alpha and an l2 epsilon are upper bounds at black and white borders."""
+    images = torch.zeros(1, 3, 8, 8)
+    weights = torch.ones(3, 8, 8)
+    weights[..., ::2] = -1  # half of the pixels are pushed below black
+    given = pgd(images, lambda x: (x * weights).sum((1, 2, 3)), epsilon=0.1, step_size=0.1, steps=1, norm="l2")
+    assert torch.linalg.vector_norm(given).item() == pytest.approx(0.1 / 2**0.5, rel=1e-4)
