@@ -3,6 +3,7 @@
 from concurrent.futures import ProcessPoolExecutor
 from itertools import pairwise
 from multiprocessing import get_context
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ def listed(sizes: list[int], suffix: str = ".png") -> tuple[list[str], np.ndarra
     return names, np.repeat(np.arange(len(sizes), dtype=np.int64), sizes)
 
 
-def chosen(sizes: list[int], per_class: int, **more: int) -> set[str]:
+def chosen(sizes: list[int], per_class: int, **more: Any) -> set[str]:
     names, targets = listed(sizes)
     return {names[position] for position in drawn(names, targets, per_class, **more)}
 
