@@ -3,7 +3,6 @@
 from concurrent.futures import ProcessPoolExecutor
 from itertools import pairwise
 from multiprocessing import get_context
-from typing import Any
 
 import numpy as np
 import pytest
@@ -21,9 +20,9 @@ def listed(sizes: list[int], suffix: str = ".png") -> tuple[list[str], np.ndarra
     return names, np.repeat(np.arange(len(sizes), dtype=np.int64), sizes)
 
 
-def chosen(sizes: list[int], per_class: int, **more: Any) -> set[str]:
+def chosen(sizes: list[int], per_class: int, *, seed: int = 0) -> set[str]:
     names, targets = listed(sizes)
-    return {names[position] for position in drawn(names, targets, per_class, **more)}
+    return {names[position] for position in drawn(names, targets, per_class, seed=seed)}
 
 
 def counts(sizes: list[int], per_class: int) -> list[int]:
