@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +14,9 @@ from torch import Tensor, nn
 from dat.discretizers.frozen import FrozenDiscretizer
 from dat.discretizers.networks.vqgan import VQGAN, VQGANConfig
 from dat.discretizers.quantizers.nearest import CodebookQuantizer
+from dat.errors import UsageError
 from dat.methods import METHODS
+from dat.methods.controls import check_direction
 from dat.methods.random_codes import RandomCodes
 from dat.nn.norm import TwoNorms, has_auxiliary_norms, through_auxiliary_norms, with_auxiliary_norms
 from dat.tasks.classification import Classification
@@ -100,7 +104,32 @@ ROWS = {
     "deepaugment-augmix-dat": Expected(
         lambda q: METHODS["deepaugment-augmix-dat"](q, alpha=1.0), passes="TaT", encodings=2, decodings=2, draws=True
     ),
+    "dat, random": Expected(lambda q: METHODS["dat"](q, alpha=1.0, direction="random"), encodings=1, decodings=1, draws=True),
+    "dat, none": Expected(lambda q: METHODS["dat"](q, alpha=1.0, direction="none"), encodings=1, decodings=1),
+    "dat-official, random": Expected(
+        lambda q: METHODS["dat-official"](q, epsilon=1.0, step_size=1.0, direction="random"),
+        passes="TT",
+        encodings=2,
+        decodings=2,
+        draws=True,
+        shows_clean=True,
+    ),
+    "dat-official, none": Expected(
+        lambda q: METHODS["dat-official"](q, direction="none"), passes="TT", encodings=2, decodings=2, shows_clean=True
+    ),
+    "dat-free, random": Expected(
+        lambda q: METHODS["dat-free"](q, alpha=1.0, direction="random"),
+        passes="TT",
+        encodings=1,
+        decodings=1,
+        draws=True,
+        shows_clean=True,
+    ),
+    "dat-free, none": Expected(
+        lambda q: METHODS["dat-free"](q, direction="none"), passes="TT", encodings=1, decodings=1, shows_clean=True
+    ),
 }
+"""By the name of the method; behind a comma, which control of it."""
 every_method = pytest.mark.parametrize("name", ROWS)
 
 
@@ -234,8 +263,8 @@ class Counting(nn.Module):
 
 
 def test_every_method_has_a_row() -> None:
-    assert set(ROWS) == set(METHODS)
-    assert len(ROWS) == 15
+    assert {name.split(",")[0] for name in ROWS} == set(METHODS)
+    assert (len(METHODS), len(ROWS)) == (15, 21)
 
 
 @every_method
@@ -432,3 +461,83 @@ def test_images_that_are_no_multiple_of_the_stride_keep_their_size(discretizer: 
         )
         step = make_step(row.build(discretizer), with_auxiliary_norms(model) if "x" in row.auxiliary else model, given)
         assert all(seen.images.shape[1:] == (3, 7, 9) for seen in step.passes)
+
+
+# ---- controls: no adversary in the place of one
+
+
+class Encoded(Counting):
+    """A discretizer that keeps what it was shown."""
+
+    def __init__(self, inner: FrozenDiscretizer) -> None:
+        super().__init__(inner)
+        self.seen: list[Tensor] = []
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.seen.append(images)
+        return super().forward(images)
+
+
+CONTROLLED = ["dat", "dat-official", "dat-free"]
+
+
+def controlled(name: str, discretizer: Discretizer, direction: str, length: float) -> Method:
+    settings = {"epsilon": length, "step_size": length} if name == "dat-official" else {"alpha": length}
+    return METHODS[name](discretizer, direction=direction, **settings)
+
+
+@pytest.mark.parametrize("name", CONTROLLED)
+def test_without_a_direction_the_last_loss_is_that_of_the_reconstruction(name: str, discretizer: FrozenDiscretizer) -> None:
+    given = batch()
+    shown = make_step(controlled(name, discretizer, "none", 1.0), network(), given).shown
+    once = discretizer(given.images)
+    assert torch.equal(shown, discretizer(once) if name == "dat-official" else once)
+
+
+@pytest.mark.parametrize("name", CONTROLLED)
+def test_a_random_direction_is_as_long_as_the_gradient(name: str, discretizer: FrozenDiscretizer) -> None:
+    """Away from 0 and 1, where nothing is cut; and it is another one for each picture and each step, whatever the loss."""
+    given = replace(batch(), images=0.3 + 0.4 * batch().images)
+    base = discretizer(given.images).clamp(0.3, 0.7) if name == "dat-official" else given.images
+    deltas = []
+    for direction in ("gradient", "random", "random"):
+        asked = Encoded(discretizer)
+        make_step(controlled(name, asked, direction, 0.1), network(), given)
+        deltas.append((asked.seen[-1] - (asked.inner(asked.seen[0]) if name == "dat-official" else base)).flatten(1))
+    for delta in deltas:
+        torch.testing.assert_close(delta.norm(dim=1), torch.full((6,), 0.1), atol=1e-3, rtol=0)
+    first, *others = (delta / delta.norm(dim=1, keepdim=True) for delta in deltas)
+    for other in others:
+        assert ((first * other).sum(dim=1).abs() < 0.35).all()
+    assert not torch.equal(*others)
+    assert ((others[0] @ others[0].T).fill_diagonal_(0).abs() < 0.35).all()
+
+
+def test_a_random_direction_in_linf_has_the_size_of_the_step_everywhere(discretizer: FrozenDiscretizer) -> None:
+    given, asked = replace(batch(), images=0.3 + 0.4 * batch().images), Encoded(discretizer)
+    method = METHODS["dat"](asked, alpha=0.2, step_size=0.05, gradient_scale="linf", direction="random")
+    make_step(method, network(), given)
+    delta = asked.seen[0] - given.images
+    torch.testing.assert_close(delta.abs(), torch.full_like(delta, 0.05), atol=1e-6, rtol=0)
+    assert 0.4 < float((delta > 0).float().mean()) < 0.6
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "says"),
+    [
+        ("dat", {"direction": "random", "gradient_scale": "raw"}, "as long as the gradient; write gradient_scale"),
+        ("dat", {"direction": "none", "steps": 3}, "takes one step, but steps is 3; write steps=1"),
+        ("dat-official", {"direction": "random", "steps": 2}, "takes one step, but steps is 2"),
+    ],
+)
+def test_controls_of_nothing_are_refused(
+    name: str, settings: dict[str, Any], says: str, discretizer: FrozenDiscretizer
+) -> None:
+    with pytest.raises(UsageError, match=says):
+        METHODS[name](discretizer, **settings)
+
+
+def test_an_unknown_direction_is_refused() -> None:
+    check = inspect.unwrap(check_direction)  # the methods' own types are checked while tests run
+    with pytest.raises(UsageError, match="direction is 'up'; write one of 'gradient', 'random', 'none'"):
+        check("up")

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from dat.attacks.gradient import unwrapped
 from dat.attacks.pixels import pgd, random_start
 from dat.errors import UsageError
+from dat.methods.controls import Direction, check_direction, stepped
 from dat.types import Batch, Discretizer, Images, Task, check_radius
 
 
@@ -26,8 +27,10 @@ class DATOfficial:
     for this: the attack leaves no trace in running statistics, which there take in the attack's images and one unused pass
     more; in an attack with dropout all steps draw the masks that the adversarial pass draws again; the attack runs in the
     precision of the training, there always in float32; integer targets work.
-    Cost per step: `steps` image gradients, two passes of the discretizer, two forward and backward passes. Needs of the
-    model: nothing.
+    `direction` "random" or "none" is a control without the adversary (ours): a random delta of length epsilon, or Q(Q(x)),
+    which already has other codes than Q(x).
+    Cost per step: `steps` image gradients (none of a control), two passes of the discretizer, two forward and backward
+    passes. Needs of the model: nothing.
     """
 
     discretizer: Discretizer
@@ -35,6 +38,7 @@ class DATOfficial:
     step_size: float = 0.1
     steps: int = 1
     random_start_probability: float = 0.8
+    direction: Direction = "gradient"
 
     def __post_init__(self) -> None:
         check_radius("l2", epsilon=self.epsilon, step_size=self.step_size)
@@ -42,12 +46,20 @@ class DATOfficial:
             raise UsageError(f"steps is {self.steps}, but it cannot be negative; write 0 or more.")
         if not 0 <= self.random_start_probability <= 1:
             raise UsageError(f"random_start_probability is {self.random_start_probability}; write a number from 0 to 1.")
+        check_direction(self.direction, steps=self.steps)
 
     def __call__(self, model: nn.Module, batch: Batch, task: Task) -> Iterator[Tensor]:
         """Yield the mean loss of the clean images, then that of the adversarial ones."""
         yield task.losses(model, batch.images, batch.targets).mean()
-        attacked, reconstruction = unwrapped(model), self.discretizer(batch.images)
-        perturbed = pgd(
+        reconstruction = self.discretizer(batch.images)
+        if self.direction == "gradient":
+            perturbed = self._attacked(unwrapped(model), reconstruction, batch, task)
+        else:
+            perturbed = stepped(reconstruction, batch, self.direction, length=self.epsilon)
+        yield task.losses(model, self.discretizer(perturbed), batch.targets).mean()
+
+    def _attacked(self, attacked: nn.Module, reconstruction: Images, batch: Batch, task: Task) -> Images:
+        return pgd(
             reconstruction,
             lambda images: task.losses(attacked, images, batch.targets),
             epsilon=self.epsilon,
@@ -56,7 +68,6 @@ class DATOfficial:
             norm="l2",
             start=self._start(reconstruction, batch),
         )
-        yield task.losses(model, self.discretizer(perturbed), batch.targets).mean()
 
     def _start(self, reconstruction: Images, batch: Batch) -> Images | None:
         if batch.draw_once(torch.rand) >= self.random_start_probability:

@@ -118,6 +118,10 @@ def whole(recipe: Recipe) -> dict[str, dict[str, Any]]:
 def recipe_hash(recipe: Recipe) -> str:
     """Twelve hexadecimal digits over all settings but the output folder, the title, and the numbers of a paper."""
     settings = recipe.model_dump(mode="json", exclude={*NOT_COUNTED})
-    if settings["data"].get("allow_bad") == 0:  # runs of before there was this key have the same hash
+    # Runs of before there were these keys have the same hash.
+    if settings["data"].get("allow_bad") == 0:
         del settings["data"]["allow_bad"]
+    for method in settings.get("methods", {}).values():
+        if method.get("direction") == "gradient":
+            del method["direction"]
     return hashlib.sha256(json.dumps(without_old_draw(settings), sort_keys=True).encode()).hexdigest()[:12]

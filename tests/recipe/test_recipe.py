@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -417,6 +419,7 @@ OTHER = {
     "methods.at.method": None,
     "methods.at.norm": "l2",
     "methods.dat.gradient_scale": "linf",
+    "methods.dat.direction": "none",
     "evaluation.suites": ["clean"],
     "evaluation.c_per_class": 3,
     "evaluation.c_draw": None,  # of fewer pictures only
@@ -496,6 +499,18 @@ def test_a_stored_recipe_of_an_older_version_draws_as_that_did(tmp_path: Path):
 def test_no_pictures_of_a_class_are_refused(key: str):
     with pytest.raises(UsageError, match=rf"data\.{key}: must be greater than or equal to 1, not 0"):
         recipes.parse({**DEMO, "data": {**FOLDER, key: 0}})
+
+
+def test_a_key_that_came_later_leaves_the_hash_of_runs_that_began_before_it():
+    values = recipes.load("demo").model_dump(mode="json")
+    begun = json.loads(json.dumps(values))
+    del begun["methods"]["dat"]["direction"]
+    counted = {key: value for key, value in begun.items() if key not in ("out", "title", "expect")}
+    expected = hashlib.sha256(json.dumps(counted, sort_keys=True).encode()).hexdigest()[:12]
+    assert (
+        recipe_hash(recipes.load("demo")) == recipe_hash(recipes.load("demo", ["methods.dat.direction=gradient"])) == expected
+    )
+    assert recipe_hash(recipes.load("demo", ["methods.dat.direction=random"])) != expected
 
 
 # ---- one method's own training, a paper's numbers, equal time
