@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from dat.version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from dat.analysis.codes import discrete_change as discrete_change
     from dat.attacks.codes import code_adversary as code_adversary
     from dat.attacks.discrete import discrete_adversary as discrete_adversary
     from dat.attacks.gradient import evaluating as evaluating
@@ -98,6 +99,7 @@ _HOME = {
     "corrupt": "data.corruptions.table",
     "cross_entropy": "tasks.losses",
     "discrete_adversary": "attacks.discrete",
+    "discrete_change": "analysis.codes",
     "evaluate": "commands.evaluate",
     "evaluating": "attacks.gradient",
     "fgsm": "attacks.pixels",

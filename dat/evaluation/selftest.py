@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float64, Int64
 from scipy.optimize import linear_sum_assignment
+from scipy.special import stdtr
 from scipy.stats import binomtest
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -37,6 +38,7 @@ Ranks = Int64[np.ndarray, " counted"]
 Shown = Bool[Tensor, " outputs"]
 Order = Int64[np.ndarray, " _"]
 Scale = Float64[np.ndarray, "2 3"]
+Differences = Float[Tensor, " pictures"]
 
 PICTURES_FOR_GRADIENTS = 8
 PICTURES_ALONE = 4
@@ -52,6 +54,7 @@ SATURATED = 0.25
 """So large a share of pictures of which a model is sure beyond float32 makes a comparison elsewhere worthless."""
 
 CERTAIN, PROMISING = 1e-4, 0.2
+CERTAIN_OF_LOSS = 1e-3
 GAIN = 0.05
 FEW_CLASSES = 0.9  # of two or three classes, an untrained model may tell most apart, with any names
 TIMES_CHANCE = 5  # below, a reading or a scale makes no model of any use: an untrained one may get there
@@ -150,6 +153,39 @@ def _buffers_kept(model: nn.Module) -> Iterator[None]:
         with torch.no_grad():
             for buffer, values in before:
                 buffer.copy_(values)
+
+
+def adversary_alarm(above_random: Differences, modified: Differences) -> Alarm | None:
+    """What is wrong with an adversary, by the mean loss of its pictures above that of random steps of the same length.
+
+    It is good if that mean is above 0 beyond chance: a paired t-test on one side, at one in a thousand. Below 0 by the same
+    test, it works against itself, as with the sign of its gradient turned. Between them nothing can be said: of too few
+    pictures, or of a step so short that hardly a code changes, this is no fault. How many codes change says nothing: a step
+    in any direction changes about as many.
+
+    Args:
+        above_random: of each picture, its loss after the adversary's step less that after the random one.
+        modified: of each picture, the percentage of codes that the adversary modified.
+    """
+    differences, mean = above_random.double(), float(above_random.double().mean())
+    if _chance_of(differences) < CERTAIN_OF_LOSS:
+        return None
+    many = f"{len(differences)} pictures, of whose codes it modifies {float(modified.double().mean()):.2g} %"
+    if _chance_of(-differences) < CERTAIN_OF_LOSS:
+        fact = f"The adversary lowers the loss by {-mean:.2g} below that of a random step of its length, on {many}"
+        return Alarm("adversary-backwards", f"{fact}; look for the sign of its gradient, and for labels that are not those.")
+    fact = f"The adversary's loss is {mean:+.2g} from that of a random step of its length, which may be chance, on {many}"
+    advice = "take more pictures or a longer step before you call it an adversary"
+    return Alarm("adversary-unproven", f"{fact}; {advice}.", stops=False)
+
+
+def _chance_of(differences: Differences) -> float:
+    """Probability of a mean so far above 0 where there is no difference: a t-test; 1 where the pictures do not differ."""
+    deviation = float(differences.std()) if len(differences) > 1 else 0.0
+    mean = float(differences.mean())
+    if deviation <= 1e-9 * abs(mean):
+        return 1.0
+    return float(stdtr(len(differences) - 1, -mean / deviation * len(differences) ** 0.5))
 
 
 def spread(dataset: ImageDataset, *, count: int = 64) -> Sample:

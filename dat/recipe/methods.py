@@ -65,8 +65,9 @@ else:
 
 
 def alpha_of(section: BaseModel) -> float | None:
-    """The step of a method of a recipe, where it has one."""
-    return getattr(section, "alpha", None)
+    """The L2 length of the step of a method of a recipe, where it has one; a control of length 0 has none."""
+    is_length = getattr(section, "gradient_scale", "l2") == "l2"
+    return (getattr(section, "alpha", None) or None) if is_length else None
 
 
 def wants_auxiliary_norms(section: BaseModel) -> bool:

@@ -46,6 +46,15 @@ ALARMED = "Not as it was written"
 KNOWN = {"kind", "name", "recipe_hash", "methods"}
 """Some of these is in the facts of every run and evaluation."""
 
+PROTOCOL_TITLES = {
+    "c": "Corruptions (mean)",
+    "codes": "Codes changed",
+    "codes/random": "Codes changed by a random step",
+    "words/reconstruction": "Loss at Q(x)",
+    "words/adversarial": "Loss at Q(x + delta)",
+    "words/random": "Loss after a random step",
+    "cost": "Cost per step",
+}
 DISCRETIZER_WORDS = {
     "codebook_size": "codes in the codebook",
     "stride": "pixels along a code",
@@ -117,7 +126,7 @@ def gather(run: Path, *, mixed: bool = False) -> Report:
         title=str(facts.get("title") or facts.get("name") or run.name),
         subtitle=subtitle(facts, comparison),
         methods=comparison.methods,
-        reading=tuple(sentences(comparison)),
+        reading=(*sentences(comparison), *no_adversaries(facts)),
         tables={table.name: table for table in (*all_tables(comparison), paper_table(comparison, rows)) if table},
         plots={plot.name: plot for plot in drawn if plot},
         pictures=attempt("The pictures", partial(read_pictures, run, facts), left_out),
@@ -127,6 +136,12 @@ def gather(run: Path, *, mixed: bool = False) -> Report:
         alarms=tuple(alarms_of(run, facts, RUN)),
         left_out=tuple(left_out),
     )
+
+
+def no_adversaries(facts: Facts) -> list[str]:
+    """What the self-test said of the adversary of each model, where it did not find one."""
+    found = facts.get("adversary")
+    return [str(sentence) for sentence in found] if isinstance(found, list) else []
 
 
 def alarms_of(folder: Path, facts: Facts, name: str) -> list[str]:
@@ -364,7 +379,7 @@ def protocols(rows: Iterable[Row], comparison: Comparison) -> dict[str, str]:
 
 def protocol_title(suite: str) -> str:
     """Name of a suite in the list of protocols."""
-    return {"c": "Corruptions (mean)", "codes": "Codes changed", "cost": "Cost per step"}.get(suite, suite_title(suite))
+    return PROTOCOL_TITLES.get(suite, suite_title(suite))
 
 
 def shared(settings: list[dict[str, object]]) -> dict[str, object]:

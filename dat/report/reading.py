@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import median
 
 from dat.report.tables import (
     BASELINE,
     DASH,
+    MINUS,
     Comparison,
     Estimate,
     comparison_table,
+    estimate,
     method_title,
     number,
     seeds_text,
@@ -41,7 +43,7 @@ def sentences(comparison: Comparison) -> list[str]:
     """The text of a comparison; each entry speaks of one thing."""
     found = [verdicts(comparison)]
     found += [on_suite(comparison, suite) for suite in comparison.suites]
-    found += [modified_codes(comparison), cost(comparison), seeds(comparison), width(comparison)]
+    found += [modified_codes(comparison), changed_words(comparison), cost(comparison), seeds(comparison), width(comparison)]
     return [text for text in found if text]
 
 
@@ -163,6 +165,44 @@ def modified_codes(comparison: Comparison) -> str:
     clauses = [f"{with_interval(value)} with {called(method)}" for method, value in found.items() if value.mean > 0]
     what = "Modified codes of the test images, under the discrete adversary against each trained model"
     return f"{what}: {listed(clauses)}." if clauses else ""
+
+
+def changed_words(comparison: Comparison) -> str:
+    """What the adversary's words do to the loss, beside those of a random step: what their number cannot tell."""
+    found = {method: value for method in comparison.methods if (value := raised(comparison, method, "adversarial"))}
+    blind = {method: value for method in found if (value := raised(comparison, method, "random"))}
+    rates = [value.mean for method in blind if (value := comparison.estimate("codes/random", method))]
+    if not blind or not rates:
+        return ""
+    return (
+        f"A random step of the same length modifies {span(rates, number)} % of these codes, so their share says how long a "
+        "step is, not that it is an adversary's. The mean loss says that: from Q(x), the adversary raises it by "
+        f"{span([value.mean for value in found.values()], loss)}, the random step by "
+        f"{span([value.mean for value in blind.values()], loss)}."
+        + no_adversary([method for method in blind if found[method].mean <= blind[method].mean])
+    )
+
+
+def no_adversary(methods: Sequence[str]) -> str:
+    """Against whose model the step is none."""
+    names = listed([called(method) for method in methods])
+    return f" Against {names} the adversary raises it no more than chance does: it is none there." if names else ""
+
+
+def raised(comparison: Comparison, method: str, shown: str) -> Estimate | None:
+    """By how much the mean loss is higher on what the model is shown than on the reconstruction."""
+    before, after = (comparison.scores.get(f"words/{name}", {}).get(method, {}) for name in ("reconstruction", shown))
+    return estimate([value - before[seed] for seed, value in after.items() if seed in before], n=0)
+
+
+def span(values: Sequence[float], spelled: Callable[[float], str]) -> str:
+    """`1.2`, or `1.2 to 3.4` where they differ as they are written."""
+    return " to ".join(dict.fromkeys(map(spelled, (min(values), max(values)))))
+
+
+def loss(value: float) -> str:
+    """A difference of losses to two digits."""
+    return f"{value:.2g}".replace("-", MINUS)
 
 
 def cost(comparison: Comparison) -> str:

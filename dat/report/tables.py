@@ -20,7 +20,8 @@ Scores = dict[str, dict[str, dict[Seed, float]]]
 """suite -> method -> seed -> value"""
 
 BASELINE = "standard"
-METRICS = {"codes": "modified_code_rate", "cost": "seconds_per_step"}
+METRICS = {"codes": "modified_code_rate", "codes/random": "modified_code_rate", "cost": "seconds_per_step"}
+METRICS |= dict.fromkeys(("words/reconstruction", "words/adversarial", "words/random"), "loss")
 GROUPS = {
     "noise": ("gaussian_noise", "shot_noise", "impulse_noise"),
     "blur": ("defocus_blur", "glass_blur", "motion_blur", "zoom_blur"),

@@ -14,7 +14,7 @@ from dat.engine.discretizer_health import digest, reconstruction_quality
 from dat.engine.loop import train
 from dat.engine.run_folder import Run
 from dat.nn.norm import without_auxiliary_norms
-from dat.progress import Bar, followed_by
+from dat.progress import Bar, followed_by, warn
 from dat.recipe.classification import Comparison
 from dat.results import Row, write_text
 from dat.studies import discretizer, measured
@@ -57,7 +57,7 @@ class ClassificationStudy:
         return without_auxiliary_norms(trained)
 
     def rows(self, models: Mapping[Job, nn.Module]) -> list[Row]:
-        """Accuracies, modified codes, costs, and what a paper reports."""
+        """Accuracies, what an adversary does, costs, and what a paper reports."""
         with self.run.timed("evaluate"), followed_by(self._forecast.seconds((), evaluated=False)):
             rows = measured.accuracies(self._subject, models)
         if not self.run.place.is_main:
@@ -67,10 +67,18 @@ class ClassificationStudy:
         else:
             with self.run.timed("analyse"):
                 self._describe(self._discretizer)
-                rows += measured.modified_codes(self._subject, models, self._discretizer, alpha=self._alpha)
+                rows += self._words(self._discretizer, models)
         trainings = {label: contestant.training for label, contestant in self.opened.contestants.items()}
         rows += measured.costs(self._subject, trainings, self.opened.seeds, self.run.folder)
         return rows + measured.expectations(self._subject, self.opened.expected)
+
+    def _words(self, found: FrozenDiscretizer, models: Mapping[Job, nn.Module]) -> list[Row]:
+        """What an adversary does to the words and the loss of each model; where it is none, that is said and noted."""
+        rows, alarms = measured.modified_codes(self._subject, models, found, alpha=self._alpha)
+        self.run.facts["adversary"] = alarms
+        for alarm in alarms:
+            warn(alarm)
+        return rows
 
     def pictures(self, models: Mapping[Job, nn.Module]) -> None:
         """Some test pictures on their way through the adversary."""
@@ -107,7 +115,7 @@ class ClassificationStudy:
 
     @property
     def _alpha(self) -> float:
-        """The step of the first method that has one; the paper's 0.1 otherwise."""
+        """One step for all models: that of the first method that takes one of an L2 length above 0, else the paper's 0.1."""
         steps = (contestant.alpha for contestant in self.opened.contestants.values())
         return next((alpha for alpha in steps if alpha is not None), 0.1)
 

@@ -119,6 +119,21 @@ def test_dtype_is_of_the_networks(
     assert loaded.quantize.get_parameter("embedding.weight").dtype == codebook
 
 
+def test_an_exact_copy_computes_in_float32_with_the_weights_as_they_are(tmp_path: Path, network: VQGAN) -> None:
+    path, images = save_discretizer(tmp_path, network), torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    full, low = load_discretizer(path), load_discretizer(path, dtype=torch.bfloat16)
+    exact = low.exact()
+    assert full.exact() is full
+    assert next(low.network.encoder.parameters()).dtype == torch.bfloat16
+    assert all(tensor.dtype == torch.float32 for tensor in exact.network.parameters())
+    rounded = load_discretizer(path)
+    for name in ("encoder", "decoder", "quant_conv", "post_quant_conv"):
+        for parameter in rounded.network.get_submodule(name).parameters():
+            parameter.data = parameter.data.bfloat16().float()
+    torch.testing.assert_close(exact.latents(images), rounded.latents(images))
+    assert torch.equal(exact.encode(images), rounded.encode(images))
+
+
 def test_half_precision_files_become_float32(tmp_path: Path, network: VQGAN) -> None:
     safetensors.torch.save_file(network.half().state_dict(), tmp_path / "half.safetensors")
     assert network_of(load_discretizer(tmp_path / "half.safetensors")).quant_conv.weight.dtype == torch.float32

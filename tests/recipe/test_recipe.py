@@ -36,6 +36,7 @@ TABLES = {
 
 SHIPPED = {
     "cifar10/compare",
+    "cifar10/controls",
     "demo",
     *(f"discretizer/{name}" for name in ("cifar-f2", "cifar-f4", "digits", "paper", "photos-f4", "taming")),
     *(f"discretizer/distil-{name}" for name in ("cifar-f2", "cifar-f4", "ldm-f8", "photos-f4")),

@@ -4,7 +4,8 @@ from hypothesis import strategies as st
 from synthetic_run import full_rows, row, rows_of
 
 from dat.report.reading import listed, reading
-from dat.report.tables import comparison_table
+from dat.report.tables import MINUS, comparison_table
+from dat.results import Row
 
 LOW, HIGH = [80.0, 80.5, 81.0], [90.0, 90.5, 91.2]
 BETWEEN = [80.2, 80.1, 81.3]
@@ -64,6 +65,30 @@ def test_codes_and_cost_are_said():
     assert "Modified codes" in text
     assert "10.7 % (95 % interval 9.3 to 12.2) with random codes and 11.8 %" in text
     assert "2.03 times with AT, 1.59 times with random codes and 3.25 times with DAT" in text
+
+
+def words(method: str, adversarial: list[float], random: list[float]) -> list[Row]:
+    """Losses by seed, from 0.5 at Q(x) on, and the rate of a random step."""
+    losses = {"reconstruction": [0.5] * len(random), "adversarial": adversarial, "random": random}
+    found = [
+        row(f"words/{shown}", value, method=method, seed=seed, metric="loss")
+        for shown, values in losses.items()
+        for seed, value in enumerate(values)
+    ]
+    rates = [row("codes/random", 6.5, method=method, seed=seed, metric="modified_code_rate") for seed in range(len(random))]
+    return [*found, *rates, *rows_of("clean", {method: [80.0] * len(random)})]
+
+
+def test_the_words_of_an_adversary_are_told_by_the_loss_and_not_by_their_number():
+    text = " ".join(reading(words("dat", [0.9, 1.1], [0.51, 0.53]) + words("standard", [0.7, 0.7], [0.49, 0.49])))
+    assert "A random step of the same length modifies 6.5 % of these codes, so their share says how long a step is" in text
+    assert f"from Q(x), the adversary raises it by 0.2 to 0.5, the random step by {MINUS}0.01 to 0.02." in text
+    assert "it is none there" not in text
+
+
+def test_an_adversary_that_raises_no_loss_is_called_none():
+    text = " ".join(reading(words("dat", [0.4, 0.3], [0.51, 0.53]) + words("standard", [0.7, 0.7], [0.49, 0.49])))
+    assert "Against DAT the adversary raises it no more than chance does: it is none there." in text
 
 
 def test_without_dat_there_is_no_verdict_on_it():

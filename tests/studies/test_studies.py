@@ -19,6 +19,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import dat
+from dat.analysis import codes
 from dat.cli import app
 from dat.commands.check_recipes import rehearse
 from dat.commands.report import PAGES, Page
@@ -381,3 +382,77 @@ def test_damaged_training_pictures_are_left_out_from_the_start(photos: dict[str,
         dat.train({**values, "out": str(tmp_path / "refused")}, cpu=True)
     folder = dat.train({**values, "data": {**photos, "allow_bad": 1}}, cpu=True)
     assert json.loads((folder / "run.json").read_text())["data"]["train_images"] == 11
+
+
+# ---- what an adversary does to the trained models
+
+
+def with_words(folder: Path, photos: dict[str, Any], methods: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    """A comparison on untrained codes, taken from the pictures, with some pictures to measure on."""
+    torch.manual_seed(0)
+    network = VQGAN(VQGANConfig(**{**NETWORK, "n_embed": 256, "ch_mult": (1, 1), "attn_resolutions": ()}))
+    taken = network.latents(2 * torch.rand(4, 3, 16, 16) - 1).detach()
+    network.quantize.get_parameter("embedding.weight").data = taken.movedim(1, 3).flatten(0, 2)
+    save_discretizer(folder / "q.safetensors", network)
+    values = classified(folder, photos, methods=methods, seeds=[0], equal_time_as=None)
+    return {**values, "discretizer": {"load": str(folder / "q.safetensors"), **changes}}
+
+
+def rates_of(folder: Path) -> dict[str, Row]:
+    return {row.method: row for row in read_rows(folder / "results.jsonl") if row.suite == "codes"}
+
+
+def test_all_models_meet_one_adversary_of_a_length_above_0(photos: dict[str, Any], tmp_path: Path) -> None:
+    """Not that of a control without a step, which modifies nothing."""
+    methods = {"none": {"method": "dat", "alpha": 0.0}, "standard": {}, "dat": {"alpha": 0.4}, "more": {"method": "dat"}}
+    folder = dat.train(with_words(tmp_path, photos, methods), cpu=True)
+    rows = rates_of(folder)
+    assert {row.protocol["alpha"] for row in rows.values()} == {0.4}
+    assert all(row.value > 0 for row in rows.values())
+    assert json.loads((folder / "run.json").read_text())["pictures"] == {"model": "dat, seed 0", "alpha": 0.4}
+
+
+def test_a_step_of_another_norm_says_nothing_of_the_length(photos: dict[str, Any], tmp_path: Path) -> None:
+    methods = {"entries": {"method": "dat", "alpha": 0.01, "gradient_scale": "linf"}, "dat": {"alpha": 0.3}}
+    rows = rates_of(dat.train(with_words(tmp_path, photos, methods), cpu=True))
+    assert {row.protocol["alpha"] for row in rows.values()} == {0.3}
+
+
+def test_rates_are_those_of_a_discretizer_in_float32(photos: dict[str, Any], tmp_path: Path) -> None:
+    """A step far too short for a code; in bfloat16 its picture is rounded to another."""
+    methods = {"dat": {"alpha": 1e-6}}
+    folder = dat.train(with_words(tmp_path, photos, methods, precision="bf16"), cpu=True)
+    row = rates_of(folder)["dat"]
+    assert row.value == 0
+    assert row.protocol["precision"] == "fp32"
+
+
+def test_rows_say_what_words_do_beside_those_of_a_random_step(photos: dict[str, Any], tmp_path: Path) -> None:
+    folder = dat.train(with_words(tmp_path, photos, {"dat": {"alpha": 0.4}}), cpu=True)
+    rows = {(row.suite, row.metric): row for row in read_rows(folder / "results.jsonl")}
+    losses = {suite: row for (suite, metric), row in rows.items() if metric == "loss"}
+    assert set(losses) == {"words/reconstruction", "words/adversarial", "words/random"}
+    assert {(suite, "accuracy") for suite in losses} < set(rows)
+    above = rows["words/adversarial", "loss_above_random"]
+    assert above.value == pytest.approx(losses["words/adversarial"].value - losses["words/random"].value)
+    assert above.ci is not None
+    assert above.ci[0] < above.value < above.ci[1]
+    assert 0 < rows["codes/random", "modified_code_rate"].value <= 100
+    assert all(row.n == 4 for suite, row in losses.items())
+
+
+def test_an_adversary_that_is_none_is_named_on_the_page(
+    photos: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The sign of its gradient is turned, as in a program that lowers the loss."""
+
+    def turned(images: torch.Tensor, loss_fn: Any, discretizer: Any, *, alpha: float) -> torch.Tensor:
+        return original(images, lambda shown: -loss_fn(shown), discretizer, alpha=alpha)
+
+    original = codes.discrete_adversary
+    monkeypatch.setattr(codes, "discrete_adversary", turned)
+    folder = dat.train(with_words(tmp_path, photos, {"dat": {"alpha": 0.4}}), cpu=True)
+    (said,) = json.loads((folder / "run.json").read_text())["adversary"]
+    assert said.startswith("dat, seed 0: The adversary")
+    assert said in (folder / "report.md").read_text()
+    assert f"Note: {said}" in capsys.readouterr().err
