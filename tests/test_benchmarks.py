@@ -16,6 +16,7 @@ from dat.data.corruptions.table import CORRUPTIONS, EXTRA_CORRUPTIONS
 from dat.discretizers.networks.vqgan import VQGAN, VQGANConfig
 from dat.discretizers.pretrained import save_discretizer
 from dat.methods import METHODS
+from dat.nn.imagenet_networks import tiny_darknet
 from dat.nn.zoo import create_network
 
 Run = Callable[..., str]
@@ -188,6 +189,69 @@ def test_kept_results_of_equal_rate() -> None:
     assert len(found) == 2
     for path in found:
         check_equal_rate(json.loads(path.read_text()), tolerance=0.02)
+
+
+def check_alpha_by_size(result: dict) -> None:
+    assert set(result) == {"points", "exponent", "setting", "versions"}
+    assert not any("/" in str(value) for value in result["setting"].values())
+    rates = {(row["side"], row["alpha"]): row["modified_code_rate"] for row in result["points"]}
+    sides, alphas = result["setting"]["sides"], sorted(result["setting"]["alphas"])
+    assert set(rates) == {(side, alpha) for side in sides for alpha in alphas}
+    for side in sides:
+        of_side = [rates[side, alpha] for alpha in alphas]
+        assert of_side == sorted(of_side)
+        assert 0 <= of_side[0] <= of_side[-1] <= 1
+
+
+def test_alpha_by_size(tmp_path: Path, output_of: Run) -> None:
+    """On noise and random weights: every alpha at every side, a longer step changes more, and the files are written."""
+    rng = np.random.default_rng(0)
+    (tmp_path / "data" / "images").mkdir(parents=True)
+    for index in range(3):
+        Image.fromarray(rng.integers(256, size=(40, 50, 3), dtype=np.uint8)).save(tmp_path / "data" / "images" / f"{index}.png")
+    lines = "".join(f"{index},images/{index}.png\n" for index in range(3))
+    (tmp_path / "data" / "labels.csv").write_text(f"class_index,path\n{lines}")
+    torch.manual_seed(0)
+    save_file(tiny_darknet().state_dict(), tmp_path / "w.safetensors")
+    small = {"ch": 32, "ch_mult": (1, 2), "num_res_blocks": 1, "attn_resolutions": (), "resolution": 8}
+    network = VQGAN(VQGANConfig(n_embed=64, embed_dim=4, z_channels=4, **small))
+    with torch.no_grad():  # codes that are in use
+        latents = network.latents(2 * torch.rand(4, 3, 8, 8) - 1).movedim(1, 3).flatten(0, 2)
+        network.quantize.get_parameter("embedding.weight").copy_(latents)
+    paths = {"--data": tmp_path / "data", "--weights": tmp_path / "w.safetensors", "--json": tmp_path / "alpha.json"}
+    paths |= {"--discretizer": save_discretizer(tmp_path, network), "--figure": tmp_path / "alpha.png"}
+    given = [str(word) for pair in paths.items() for word in pair]
+    table = output_of("alpha_by_size.py", *given, "--pictures", "3", "--sides", "32", "48", "--alphas", "0.5", "4")
+    result = json.loads((tmp_path / "alpha.json").read_text())
+    check_alpha_by_size(result)
+    assert "48 px" in table
+    assert {row["n"] for row in result["points"]} == {3}
+    assert (tmp_path / "alpha.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_exponent_of_rates_that_follow_a_power_is_that_power(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(FOLDER)
+    script = runpy.run_path(str(FOLDER / "alpha_by_size.py"))
+    sides, alphas = (32, 64, 224), (0.05, 0.1, 0.4, 0.8)
+    points = [
+        {"side": side, "alpha": alpha, "modified_code_rate": 0.2 * alpha**0.7 / side ** (0.6 * 0.7)}
+        for side in sides
+        for alpha in alphas
+    ]
+    found = script["exponent"](points)
+    assert found["mean"] == pytest.approx(0.6, abs=1e-3)
+    assert found["range"] == pytest.approx([0.6, 0.6], abs=1e-3)
+
+
+def test_alpha_by_size_without_pictures_or_weights(output_of: Run) -> None:
+    assert output_of("alpha_by_size.py").startswith("Nothing was measured: give pictures of ImageNet")
+
+
+def test_kept_results_of_alpha_by_size() -> None:
+    found = [path for path in RESULTS if path.name.startswith("alpha-by-size-")]
+    assert len(found) == 1
+    for path in found:
+        check_alpha_by_size(json.loads(path.read_text()))
 
 
 def test_corruptions(output_of: Run) -> None:

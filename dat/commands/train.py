@@ -30,6 +30,7 @@ from dat.recipe import file, read
 from dat.recipe.header import Header, Recipe, recipe_hash
 from dat.recipe.inputs import dependences, inputs_of
 from dat.recipe.parts import OnDisk, Parts
+from dat.recipe.strength import note_on_alpha
 from dat.results import RESULTS, RUN, hashes_of, machine, versions, write_rows, write_text
 from dat.studies.study import Study
 from dat.studies.table import STUDIES
@@ -65,6 +66,7 @@ def train(
         DatError: one of its kinds, each with a sentence.
     """
     values = _values_of(recipe)
+    stated = copy.deepcopy(values)
     file.check_overrides(overrides)
     for text in overrides:
         file.override(values, text)
@@ -73,7 +75,10 @@ def train(
     if not values.get("out"):
         raise UsageError("The recipe names no folder for its run; give out=FOLDER.")
     where = str(recipe) if isinstance(recipe, str | Path) else "the recipe"
-    return carry_out(read.parse(values, where=where), OnDisk(), resume=resume, cpu=cpu)
+    parsed = read.parse(values, where=where)
+    if (note := note_on_alpha(stated, parsed, overrides)) is not None:
+        warn(note)
+    return carry_out(parsed, OnDisk(), resume=resume, cpu=cpu)
 
 
 def _values_of(recipe: object) -> dict[str, Any]:

@@ -81,8 +81,9 @@ def changed(before: Codes, after: Codes) -> Changed:
 def modified_code_rate(before: Codes, after: Codes) -> PerImage:
     """Fraction of positions whose code differs, per image.
 
-    Of the codes of x and x + delta it is the paper's "Modified Codes" (Table 8), which `dat.discrete_change` gives. Of the codes
-    of x and of a picture that was decoded it also counts what the discretizer does not give back: 11 to 36 % without a delta.
+    Of the codes of x and x + delta it is the paper's "Modified Codes" (Table 8), which `dat.discrete_change` gives. Of the
+    codes of x and of a picture that was decoded it also counts what the discretizer does not give back: 11 to 36 % without
+    a delta.
     """
     return changed(before, after).flatten(1).float().mean(dim=1)
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import dat
+from dat.commands import train as train_command
 from dat.commands.evaluate import evaluate_again
 from dat.commands.report import write
 from dat.commands.train import carry_out
@@ -500,3 +501,13 @@ def test_a_study_holds_no_recipe() -> None:
                 seen.add(id(value))
                 left += vars(value).values()
         assert len(seen) >= 3
+
+
+def test_another_size_with_the_alpha_of_the_recipe_is_told_at_the_start(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(train_command, "carry_out", lambda recipe, *_, **__: Path(recipe.out))
+    train_command.train("folder/small", ["data.size=224"])
+    assert capsys.readouterr().err.startswith("Note: data.size is 224 and was 64 in the recipe, but alpha is what it was")
+    train_command.train("folder/small", ["data.size=224", "methods.dat.alpha=2"])
+    assert capsys.readouterr().err == ""
