@@ -249,7 +249,7 @@ def test_alpha_by_size_without_pictures_or_weights(output_of: Run) -> None:
 
 def test_kept_results_of_alpha_by_size() -> None:
     found = [path for path in RESULTS if path.name.startswith("alpha-by-size-")]
-    assert len(found) == 1
+    assert len(found) == 2
     for path in found:
         check_alpha_by_size(json.loads(path.read_text()))
 

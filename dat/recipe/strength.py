@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from dat.recipe.header import Recipe
 from dat.recipe.methods import alpha_of
 
-SIDE_POWER = 0.7
+SIDE_POWER = 0.6
 """An alpha in L2 that grows as this power of the side changes as many codes. Measured: benchmarks/alpha_by_size.py."""
 
 
