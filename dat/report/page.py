@@ -250,7 +250,8 @@ def overview_plot(_run: Path, comparison: Comparison) -> Plot:
         "overview",
         figures.overview_figure(comparison),
         "Accuracy of each method on each test set. Large marks: mean over seeds; lines: its 95 % interval; small dots: "
-        "the seeds. Each panel has its own axis, which does not begin at 0.",
+        "the seeds. Each panel has its own axis, which does not begin at 0. Lines may overlap and the methods differ: the "
+        "tables say which do.",
     )
 
 
@@ -277,7 +278,8 @@ def corruption_plot(_run: Path, comparison: Comparison) -> Plot:
         "differences",
         figures.corruption_figure(comparison),
         "Difference in accuracy to standard training on each corruption (mean over severities), paired by seed. "
-        "Lines: 95 % intervals; where one crosses 0, the difference is open.",
+        "Lines: 95 % intervals that hold for all methods of one corruption at once; where one crosses 0, the difference is "
+        "open.",
     )
 
 

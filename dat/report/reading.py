@@ -1,4 +1,4 @@
-"""What the numbers show, in sentences; nothing that an interval does not show."""
+"""What the numbers show, in sentences; nothing that the paired intervals of the tables do not show."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def sentences(comparison: Comparison) -> list[str]:
     """The text of a comparison; each entry speaks of one thing."""
     found = [verdicts(comparison)]
     found += [on_suite(comparison, suite) for suite in comparison.suites]
-    found += [modified_codes(comparison), changed_words(comparison), cost(comparison), seeds(comparison), width(comparison)]
+    found += [modified_codes(comparison), changed_words(comparison), cost(comparison), seeds(comparison), chance(comparison)]
     return [text for text in found if text]
 
 
@@ -86,7 +86,7 @@ def sides(comparison: Comparison, suite: str, method: str) -> str:
 
 
 def on_suite(comparison: Comparison, suite: str) -> str:
-    """The highest mean of a test set, what overlaps it, and every method against the baseline."""
+    """The highest mean of a test set, what cannot be told apart from it, and every method against the baseline."""
     return " ".join(filter(None, [highest(comparison, suite), against_baseline(comparison, suite)]))
 
 
@@ -95,19 +95,19 @@ def highest(comparison: Comparison, suite: str) -> str:
     found = {method: value for method in comparison.methods if (value := comparison.estimate(suite, method))}
     if not found:
         return ""
-    top = max(found, key=lambda method: found[method].mean)
+    top = comparison.highest(suite)
     begin = f"{suite_title(suite)}: the highest mean is that of {called(top)}, {with_interval(found[top])}"
     marks = comparison.marks(suite)
     if len(found) < 2:
         return begin + "; no other method was measured."
     if not marks:
-        return begin + "; with a single seed in the comparison, no method can be called the best."
+        why = "with a single seed" if any(value.seeds < 2 for value in found.values()) else "with fewer than two common seeds"
+        return begin + f"; {why} in the comparison, no method can be called the best."
     tied = [called(method) for method in marks if method != top]
-    if len(tied) >= MANY_METHODS:
-        return begin + f"; its interval overlaps those of {len(tied)} others, so the order is open."
     if tied:
-        return begin + f"; its interval overlaps {genitive(tied)}, so the order is open."
-    return begin + "; its interval overlaps no other, so it is the best."
+        whom = f"{len(tied)} others" if len(tied) >= MANY_METHODS else listed(tied)
+        return begin + f"; it cannot be told apart from {whom}, so which of them is best is open."
+    return begin + "; it differs from every other, so it is the best."
 
 
 def against_baseline(comparison: Comparison, suite: str) -> str:
@@ -228,21 +228,15 @@ def seeds(comparison: Comparison) -> str:
     return f"All means are over {count} seeds.{wide}{fixed}"
 
 
-def width(comparison: Comparison) -> str:
-    """How many paired comparisons were made, and intervals of no width, which say little."""
-    pairs = [
-        value
-        for suite in comparison.suites
-        for method in comparison.methods
-        for to in {BASELINE, "dat"} & set(comparison.methods)
-        if method != to and (value := comparison.difference(suite, method, to=to)) and value.interval
-    ]
-    text = (
-        "The paired intervals are not corrected for their number: where there is no difference at all, about one in "
-        "twenty excludes 0 by chance."
+def chance(comparison: Comparison) -> str:
+    """What the paired intervals allow for, and what they do not."""
+    if not any(comparison.layout(suite) and len(comparison.methods) > 1 for suite in comparison.suites):
+        return ""
+    return (
+        "The paired intervals hold for all pairs of methods on one test set at once (Tukey's range on the residuals of method "
+        "+ seed), not for all test sets: of test sets on which all methods are equal, about one in twenty shows a difference "
+        "by chance."
     )
-    flat = " An interval of no width, from seeds that gave one and the same number, says little about other seeds."
-    return (text + flat * any(pair.interval and pair.interval[0] == pair.interval[1] for pair in pairs)) * bool(pairs)
 
 
 def called(method: str) -> str:
@@ -254,11 +248,6 @@ def called(method: str) -> str:
 def place(suite: str) -> str:
     """Where a comparison was made, within a sentence."""
     return PLACES.get(suite, f"on {suite_title(suite)}")
-
-
-def genitive(names: Sequence[str]) -> str:
-    """`that of AT`, `those of AT and standard`."""
-    return f"{'that' if len(names) == 1 else 'those'} of {listed(names)}"
 
 
 def listed(names: Sequence[str]) -> str:

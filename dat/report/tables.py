@@ -1,21 +1,22 @@
 """Result rows to means over seeds with 95 % intervals, and from these to tables of cells.
 
-A mean is the best only where its interval overlaps no other; everything else that reaches it is a tie.
+Whether two methods differ is asked of their paired difference (`Comparison.difference`), and of nothing else.
 Knows neither files nor HTML.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Literal
 
 from dat.errors import DataError, UsageError
+from dat.report.layout import Layout, Seed, layout_of, rounding_of, shared_seeds
 from dat.results import SET, Row, differing, mean_interval
 
 Mark = Literal["", "best", "tie"]
-Seed = int | None
 Scores = dict[str, dict[str, dict[Seed, float]]]
 """suite -> method -> seed -> value"""
 
@@ -66,7 +67,7 @@ SUITE_TITLES = {
 
 @dataclass(frozen=True)
 class Estimate:
-    """Mean over `seeds` with its 95 % interval (none for one seed); `n` images at each seed."""
+    """Mean over `seeds` with its 95 % interval (none where there is nothing to judge by); `n` images at each seed."""
 
     mean: float
     interval: tuple[float, float] | None
@@ -80,19 +81,14 @@ class Estimate:
             return 0
         return int(self.interval[0] > 0) - int(self.interval[1] < 0)
 
-    def overlaps(self, other: Estimate) -> bool:
-        """Whether the intervals share a point; a missing interval shares all."""
-        if self.interval is None or other.interval is None:
-            return True
-        return self.interval[0] <= other.interval[1] and other.interval[0] <= self.interval[1]
-
 
 @dataclass(frozen=True)
 class Comparison:
     """Scores of methods on test sets. `suites` are the whole test sets; `scores` also holds what is derived from cells.
 
     Derived names: `c/fog` (mean over severities), `group/blur` (mean over its corruptions), `severity/3` and
-    `severity/blur/3` (mean over corruptions). A seed counts only where none of the cells is missing.
+    `severity/blur/3` (mean over corruptions). A seed counts only where none of the cells is missing, and no method with
+    two seeds or more lacks it.
     """
 
     methods: tuple[str, ...]
@@ -102,41 +98,87 @@ class Comparison:
     scores: Scores
     images: dict[str, int]
 
+    def layout(self, suite: str) -> Layout | None:
+        """What the means and differences of a suite are judged by; None where methods share fewer than two seeds.
+
+        Seconds grow with the method, and so does their spread: the cost of a step has none.
+        """
+        if suite == "cost":
+            return None
+        scores = self.scores.get(suite, {})
+        in_order = {method: scores[method] for method in self.methods if method in scores}
+        return layout_of(in_order, rounding=rounding_of(self.images.get(suite, 0)))
+
     def estimate(self, suite: str, method: str) -> Estimate | None:
-        """Mean over the seeds of a method on a suite; None where it was not measured."""
+        """Mean over the seeds of a method on a suite, its interval within what can be; None where it was not measured.
+
+        Where methods share no two seeds, each is judged by its own spread.
+        """
         values = self.scores.get(suite, {}).get(method, {})
-        return estimate(list(values.values()), n=self.images.get(suite, 0))
+        images = self.images.get(suite, 0)
+        if suite == "cost":
+            return estimate(list(values.values()), n=images)
+        layout = self.layout(suite)
+        if layout is None or method not in layout.methods:
+            layout = layout_of({method: values}, rounding=rounding_of(images))
+        if layout is None:
+            return estimate(list(values.values()), n=images)
+        mean, half = layout.mean(method), layout.half_interval(method)
+        return Estimate(mean, (max(0.0, mean - half), min(100.0, mean + half)), len(layout.seeds), images)
 
     def seeds(self, method: str) -> set[Seed]:
         """Of all models of a method that were measured."""
         return {seed for methods in self.scores.values() for seed in methods.get(method, {})}
 
     def difference(self, suite: str, method: str, *, to: str = BASELINE) -> Estimate | None:
-        """Mean of `method - to` over the seeds that both have."""
-        return self._paired(suite, method, to, lambda ours, theirs: ours - theirs)
+        """Mean of `method - to` over their seeds; its interval is one of those of all pairs of the suite at once.
+
+        There is no interval where one of the two has a single seed, or the methods share fewer than two.
+        """
+        layout, images = self.layout(suite), self.images.get(suite, 0)
+        if layout is None or method == to or not {method, to} <= set(layout.methods):
+            gaps = [ours - theirs for ours, theirs in self._pairs(suite, method, to)]
+            return Estimate(sum(gaps) / len(gaps), None, len(gaps), images) if gaps else None
+        gap, least = layout.mean(method) - layout.mean(to), layout.least_difference()
+        return Estimate(gap, (gap - least, gap + least), len(layout.seeds), images)
 
     def ratios(self, suite: str, method: str, *, to: str = BASELINE) -> list[float]:
         """`method / to` in each seed that both have: a seed's trainings follow one another, and meet the same machine."""
-        ours, theirs = (self.scores.get(suite, {}).get(name, {}) for name in (method, to))
-        return [value / theirs[seed] for seed, value in ours.items() if seed in theirs]
+        return [ours / theirs for ours, theirs in self._pairs(suite, method, to)]
+
+    def highest(self, suite: str) -> str:
+        """The method of the highest mean; empty where none was measured."""
+        found = {method: value.mean for method in self.methods if (value := self.estimate(suite, method))}
+        return max(found, key=lambda method: found[method], default="")
 
     def marks(self, suite: str) -> dict[str, Mark]:
-        """The best method, or the methods that tie for it; empty where an interval is missing."""
-        found = {method: value for method in self.methods if (value := self.estimate(suite, method))}
-        if len(found) < 2 or any(value.interval is None for value in found.values()):
+        """The best method, or those that cannot be told apart from the highest mean; empty where one cannot be judged."""
+        layout = self.layout(suite)
+        measured = [method for method in self.methods if self.scores.get(suite, {}).get(method)]
+        if layout is None or len(measured) < 2 or len(layout.methods) < len(measured):
             return {}
-        best = max(found, key=lambda method: found[method].mean)
-        level: list[str] = [method for method in found if found[method].overlaps(found[best])]
-        return {best: "best"} if level == [best] else dict.fromkeys(level, "tie")
+        top = self.highest(suite)
+        level = [method for method in measured if method == top or self._is_open(suite, method, top)]
+        return {top: "best"} if level == [top] else dict.fromkeys(level, "tie")
 
-    def _paired(self, suite: str, method: str, to: str, of: Callable[[float, float], float]) -> Estimate | None:
+    def uncounted_seeds(self, suite: str) -> tuple[Seed, ...]:
+        """Seeds of methods that are judged, which another of these lacks."""
+        layout = self.layout(suite)
+        judged = [self.scores[suite][method] for method in layout.methods] if layout else []
+        return tuple(dict.fromkeys(seed for values in judged for seed in values if layout and seed not in layout.seeds))
+
+    def _is_open(self, suite: str, method: str, to: str) -> bool:
+        value = self.difference(suite, method, to=to)
+        return value is None or not value.sign
+
+    def _pairs(self, suite: str, method: str, to: str) -> list[tuple[float, float]]:
+        """Values of both at the seeds that both have."""
         ours, theirs = (self.scores.get(suite, {}).get(name, {}) for name in (method, to))
-        values = [of(value, theirs[seed]) for seed, value in ours.items() if seed in theirs]
-        return estimate(values, n=self.images.get(suite, 0))
+        return [(ours[seed], theirs[seed]) for seed in shared_seeds([ours, theirs])]
 
 
 def estimate(values: Sequence[float], *, n: int) -> Estimate | None:
-    """Mean and interval of one value per seed; None where there is none."""
+    """Mean and Student's interval of one value per seed; None where there is none."""
     return Estimate(*mean_interval(values), seeds=len(values), n=n) if values else None
 
 
@@ -301,9 +343,19 @@ class Table:
 
 
 ABSENT = Cell("—")
-RANKING = "Bold: best, its interval overlaps no other. ≈: tied for the best, the interval overlaps that of the highest mean."
+RANKING = (
+    "Bold: best, it differs from every other. ≈: cannot be told apart from the highest mean. Both by the paired differences "
+    "(Tukey's range): intervals of two means may overlap and the methods differ."
+)
+PAIRED = (
+    "Paired by seed; the intervals hold for all pairs of methods on one test set at once (Tukey's range). Bold: the interval "
+    "excludes 0."
+)
 COST = "Cost: the median over seeds of the ratio to standard training in the same seed, with the lowest and the highest."
-UNRANKED = "No method is marked where one of them has a single seed: there is no interval to judge by."
+CUT = f"{MINUS} and +: both sides of an interval that was cut at 0 or 100."
+UNRANKED = (
+    "No method is marked where one of them has a single seed, or they share fewer than two: there is nothing to judge by."
+)
 
 
 def method_title(method: str) -> str:
@@ -321,12 +373,22 @@ def number(value: float, *, decimals: int = 1, signed: bool = False) -> str:
     return f"{value:{'+' if signed else ''}.{decimals}f}".replace("-", MINUS)
 
 
-def cell(value: Estimate | None, *, mark: Mark = "", decimals: int = 1, signed: bool = False, unit: str = "") -> Cell:
+def cell(value: Estimate | None, *, mark: Mark = "", decimals: int = 1, signed: bool = False) -> Cell:
     """Mean and half of its interval."""
     if value is None:
         return ABSENT
-    spread = f"± {number((value.interval[1] - value.interval[0]) / 2, decimals=decimals)}" if value.interval else ""
-    return Cell(number(value.mean, decimals=decimals, signed=signed) + unit, spread, mark)
+    return Cell(number(value.mean, decimals=decimals, signed=signed), spread_text(value, decimals=decimals), mark)
+
+
+def spread_text(value: Estimate, *, decimals: int = 1) -> str:
+    """`± 1.4`, or both sides where the interval was cut at 0 or 100; empty where there is none."""
+    if value.interval is None:
+        return ""
+    low, high = value.interval[0] - value.mean, value.interval[1] - value.mean
+    below, above = number(low, decimals=decimals), number(high, decimals=decimals, signed=True)
+    if math.isclose(-low, high, abs_tol=1e-9) or below[1:] == above[1:]:
+        return f"± {above[1:]}"
+    return f"{below} {above}"
 
 
 def seeds_text(comparison: Comparison, suites: Iterable[str], methods: Iterable[str]) -> str:
@@ -342,9 +404,24 @@ def images_text(comparison: Comparison, suite: str) -> str:
 
 
 def ranking_notes(comparison: Comparison, suites: Iterable[str]) -> tuple[str, ...]:
-    """What the marks of these suites mean, as far as there are any."""
+    """What the marks of these suites mean, as far as there are any, and which seeds do not count."""
+    suites = list(suites)
     ranked = [bool(comparison.marks(suite)) for suite in suites]
-    return (RANKING,) * any(ranked) + (UNRANKED,) * (not all(ranked) and len(comparison.methods) > 1)
+    unranked = (UNRANKED,) * (not all(ranked) and len(comparison.methods) > 1)
+    lacking = {suite_title(suite): seeds for suite in suites if (seeds := comparison.uncounted_seeds(suite))}
+    return (
+        (RANKING,) * any(ranked)
+        + unranked
+        + tuple(
+            f"{title}: seed {', '.join(map(str, seeds))} does not count, for not every method has it."
+            for title, seeds in lacking.items()
+        )
+    )
+
+
+def cut_notes(lines: Iterable[Line]) -> tuple[str, ...]:
+    """What a minus and a plus beside a mean say, where there are some."""
+    return (CUT,) * any(cell.spread.startswith(MINUS) for line in lines for cell in line.cells)
 
 
 def accuracy_table(comparison: Comparison) -> Table:
@@ -364,7 +441,11 @@ def accuracy_table(comparison: Comparison) -> Table:
         corner="Method",
         columns=tuple(columns),
         lines=tuple(lines),
-        notes=(*ranking_notes(comparison, comparison.suites), *[COST] * (BASELINE in comparison.scores.get("cost", {}))),
+        notes=(
+            *ranking_notes(comparison, comparison.suites),
+            *cut_notes(lines),
+            *[COST] * (BASELINE in comparison.scores.get("cost", {})),
+        ),
     )
 
 
@@ -421,7 +502,7 @@ def difference_table(comparison: Comparison, *, method: str = "", to: str = "") 
         corner="Method" if to else f"{method_title(method)} minus",
         columns=tuple(Column(suite_title(suite), "points") for suite in comparison.suites),
         lines=tuple(lines),
-        notes=("Paired by seed. Bold: the interval excludes 0.",),
+        notes=(PAIRED,),
     )
 
 
@@ -443,7 +524,7 @@ def group_table(comparison: Comparison) -> Table:
         corner="Method",
         columns=tuple(columns),
         lines=tuple(lines),
-        notes=ranking_notes(comparison, suites),
+        notes=ranking_notes(comparison, suites) + cut_notes(lines),
     )
 
 
@@ -462,8 +543,8 @@ def corruption_table(comparison: Comparison) -> Table:
         for suite, (group, _) in zip(suites, names, strict=True)
     ]
     shading = (
-        "Shaded: the interval of the paired difference to standard excludes 0, not corrected for the number of cells "
-        "(blue above, orange below; stronger is further)."
+        "Shaded: the paired difference to standard excludes 0, by an interval that holds for all methods of a line at once, "
+        "not for all lines (blue above, orange below; stronger is further)."
     )
     return Table(
         name="corruptions",
@@ -472,7 +553,7 @@ def corruption_table(comparison: Comparison) -> Table:
         corner="Corruption",
         columns=tuple(Column(method_title(method), method=method) for method in comparison.methods),
         lines=tuple(lines),
-        notes=ranking_notes(comparison, suites),
+        notes=ranking_notes(comparison, suites) + cut_notes(lines),
         shading=shading * (BASELINE in comparison.methods),
     )
 

@@ -36,4 +36,4 @@ def test_in_plain_text_the_test_sets_stand_below_their_method():
     assert table is not None
     lines = plain_table(table).splitlines()
     assert lines[3].strip() == "Standard"
-    assert lines[4].split() == ["Clean", "76.00", "80.50", "±", "6.35", "+4.50", str(OURS[0].n), "—", "—"]
+    assert lines[4].split() == ["Clean", "76.00", "80.50", "±", "6.65", "+4.50", str(OURS[0].n), "—", "—"]

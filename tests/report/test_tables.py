@@ -8,6 +8,7 @@ from synthetic_run import METHODS, full_rows, row, rows_of
 from dat.errors import DataError, UsageError
 from dat.report.reading import sentences
 from dat.report.tables import (
+    MINUS,
     accuracy_table,
     all_tables,
     comparison_table,
@@ -18,34 +19,58 @@ from dat.report.tables import (
 )
 
 
-def test_estimate_is_the_student_interval_of_scipy():
-    values = [91.0, 93.5, 92.2, 95.0]
+def test_the_estimate_of_one_method_is_the_student_interval_of_scipy_and_the_grid():
+    values = [71.0, 73.5, 72.2, 75.0]
     found = comparison_table(rows_of("clean", {"dat": values})).estimate("clean", "dat")
     assert found is not None
     assert found.interval is not None
-    expected = stats.t.interval(0.95, 3, loc=np.mean(values), scale=stats.sem(values))
+    scale = np.sqrt((np.var(values, ddof=1) + (100 / 450) ** 2 / 12) / 4)
     assert found.mean == pytest.approx(np.mean(values))
-    assert found.interval == pytest.approx(expected)
+    assert found.interval == pytest.approx(stats.t.interval(0.95, 3, loc=np.mean(values), scale=scale))
     assert (found.seeds, found.n) == (4, 450)
+
+
+def test_an_interval_ends_at_0_and_at_100_and_says_both_sides():
+    table = accuracy_table(comparison_table(rows_of("clean", {"standard": [0.2, 0.6, 0.1], "dat": [99.1, 99.9, 99.5]})))
+    low, high = (line.cells[0] for line in table.lines)
+    assert (low.spread, high.spread) == (f"{MINUS}0.3 +0.7", f"{MINUS}0.8 +0.5")
+    comparison = comparison_table(rows_of("clean", {"standard": [1.0, 1.9, 0.2], "dat": [99.1, 99.9, 98.5]}))
+    for method in comparison.methods:
+        found = comparison.estimate("clean", method)
+        assert found is not None
+        assert found.interval is not None
+        assert 0 <= found.interval[0] <= found.mean <= found.interval[1] <= 100
+    assert any("cut at 0 or 100" in note for note in accuracy_table(comparison).notes)
+
+
+def test_seconds_are_neither_pooled_nor_cut():
+    comparison = comparison_table(
+        [*rows_of("clean", {"dat": [90.0]}), *rows_of("cost", {"at": [1.0, 1.1], "dat": [200.0, 230.0]})]
+    )
+    found = comparison.estimate("cost", "dat")
+    assert found is not None
+    assert found.interval == pytest.approx(stats.t.interval(0.95, 1, loc=215, scale=stats.sem([200, 230])))
+    assert comparison.marks("cost") == {}
 
 
 @pytest.mark.parametrize(
     ("values", "marks"),
     [
         ({"standard": [80.0, 81.0, 82.0], "dat": [90.0, 91.0, 92.0]}, {"dat": "best"}),
-        ({"standard": [80.0, 81.0, 82.0], "dat": [81.0, 82.0, 83.0]}, {"standard": "tie", "dat": "tie"}),
-        ({"standard": [80.0, 81.0, 82.0], "dat": [83.0, 84.0, 85.0]}, {"standard": "tie", "dat": "tie"}),
-        ({"standard": [50.0, 51.0, 52.0], "at": [80.0, 81.0, 82.0], "dat": [81.0, 82.0, 83.0]}, {"at": "tie", "dat": "tie"}),
+        ({"standard": [80.0, 81.0, 82.0], "dat": [81.0, 82.0, 83.0]}, {"dat": "best"}),
+        ({"standard": [80.0, 81.0, 82.0], "dat": [82.5, 81.0, 83.0]}, {"standard": "tie", "dat": "tie"}),
+        ({"standard": [50.0, 52.0, 51.0], "at": [80.0, 81.0, 82.0], "dat": [81.0, 81.5, 83.5]}, {"at": "tie", "dat": "tie"}),
         (
             {"standard": [10.0, 60.0, 95.0], "at": [80.0, 81.0, 82.0], "dat": [90.0, 91.0, 92.0]},
-            {"standard": "tie", "dat": "tie"},
+            {"standard": "tie", "at": "tie", "dat": "tie"},
         ),
+        ({"standard": [10.0, 60.0, 95.0], "dat": [11.0, 61.1, 95.9]}, {"dat": "best"}),
         ({"standard": [80.0], "dat": [95.0]}, {}),
         ({"standard": [80.0, 81.0, 82.0], "dat": [95.0]}, {}),
         ({"dat": [90.0, 91.0, 92.0]}, {}),
     ],
 )
-def test_best_only_where_its_interval_overlaps_no_other(values: dict[str, list[float]], marks: dict[str, str]):
+def test_best_only_where_it_differs_from_every_other(values: dict[str, list[float]], marks: dict[str, str]):
     assert comparison_table(rows_of("clean", values)).marks("clean") == marks
 
 
@@ -55,7 +80,42 @@ def test_difference_is_paired_by_seed():
     assert found is not None
     assert (found.seeds, found.sign) == (3, 1)
     assert found.mean == pytest.approx(1.0)
-    assert comparison.marks("clean") == {"standard": "tie", "dat": "tie"}
+    assert comparison.marks("clean") == {"dat": "best"}
+
+
+def test_a_seed_that_one_method_lacks_counts_for_none_and_a_note_says_so():
+    values = {"standard": [80.0, 81.0, 82.0], "at": [84.0, 85.1, 86.2], "dat": [90.0, 91.0], "augmix": [99.0]}
+    comparison = comparison_table(rows_of("clean", values))
+    seeds = {m: value.seeds for m in comparison.methods if (value := comparison.estimate("clean", m))}
+    assert seeds == {"standard": 2, "at": 2, "dat": 2, "augmix": 1}
+    of_at, of_augmix = comparison.difference("clean", "dat", to="at"), comparison.difference("clean", "augmix", to="at")
+    assert of_at is not None
+    assert of_at.mean == pytest.approx(5.95)
+    assert of_at.sign == 1
+    assert of_augmix is not None
+    assert (of_augmix.mean, of_augmix.interval, of_augmix.sign) == (15, None, 0)
+    table = accuracy_table(comparison)
+    assert {cell.mark for line in table.lines for cell in line.cells} == {""}
+    assert table.notes[-1] == "Clean: seed 2 does not count, for not every method has it."
+
+
+def test_a_method_does_not_differ_from_itself():
+    comparison = comparison_table(
+        [*rows_of("clean", {"standard": [80.0, 81.0]}), *rows_of("c/fog/1", {"standard": [50.0, 52.0]})]
+    )
+    found = comparison.difference("clean", "standard")
+    assert found is not None
+    assert (found.mean, found.interval, found.sign) == (0, None, 0)
+    assert [cell.shade for cell in corruption_table(comparison).lines[0].cells] == [0]
+
+
+def test_methods_without_common_seeds_are_not_judged():
+    rows = [row("clean", 80 + seed, method=m, seed=seed) for m, seeds in (("at", (0, 1)), ("dat", (1, 2))) for seed in seeds]
+    comparison = comparison_table(rows)
+    found, gap = comparison.estimate("clean", "dat"), comparison.difference("clean", "dat", to="at")
+    assert found is not None
+    assert gap is not None
+    assert (found.seeds, found.interval is None, gap.interval, comparison.marks("clean")) == (2, False, None, {})
 
 
 @pytest.mark.parametrize(

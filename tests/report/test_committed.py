@@ -1,0 +1,186 @@
+"""The results that the repository keeps: marks, sentences and paired intervals of a column agree, and the pages show them."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dat.report.page import gather, markdown_page
+from dat.report.reading import PLACES, called, listed, sentences
+from dat.report.tables import METHOD_TITLES, MINUS, Comparison, all_tables, comparison_table, method_title
+from dat.results import read_rows
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLDERS = ["demo", "cifar10-compare", "cifar10-compare/equal-time"]
+
+
+@pytest.fixture(scope="module", params=FOLDERS)
+def folder(request: pytest.FixtureRequest) -> Path:
+    return ROOT / "results" / request.param
+
+
+@pytest.fixture(scope="module")
+def comparison(folder: Path) -> Comparison:
+    return comparison_of(folder)
+
+
+def comparison_of(folder: Path) -> Comparison:
+    rows = read_rows(folder / "results.jsonl")
+    order = json.loads((folder / "run.json").read_text())["methods"]
+    return comparison_table(sorted((row for row in rows if row.source == "ours"), key=lambda row: order.index(row.method)))
+
+
+def columns(comparison: Comparison) -> list[str]:
+    groups = [f"group/{group}" for group in comparison.corruptions]
+    return [*comparison.suites, *groups, *(f"c/{name}" for names in comparison.corruptions.values() for name in names)]
+
+
+def test_every_folder_with_rows_of_a_comparison_is_looked_at():
+    found = {path.parent for path in (ROOT / "results").rglob("run.json") if '"methods"' in path.read_text()}
+    assert found == {ROOT / "results" / name for name in FOLDERS}
+
+
+def test_a_mark_is_what_the_paired_interval_says(comparison: Comparison):
+    seen = 0
+    for suite in columns(comparison):
+        means = {method: value.mean for method in comparison.methods if (value := comparison.estimate(suite, method))}
+        top = max(means, key=lambda method: means[method])
+        marks = comparison.marks(suite)
+        assert marks[top] == ("best" if len(marks) == 1 else "tie")
+        for method in set(comparison.methods) - {top}:
+            gap = comparison.difference(suite, method, to=top)
+            assert gap is not None
+            assert gap.interval is not None
+            assert gap.mean == pytest.approx(means[method] - means[top])
+            assert (method in marks) == (gap.interval[0] <= 0 <= gap.interval[1])
+            seen += method in marks
+    assert seen > 5
+
+
+def test_one_width_for_all_pairs_of_a_column(comparison: Comparison):
+    for suite in columns(comparison):
+        pairs = [(a, b) for a in comparison.methods for b in comparison.methods if a != b]
+        gaps = [gap for a, b in pairs if (gap := comparison.difference(suite, a, to=b)) and gap.interval]
+        assert len(gaps) == len(pairs)
+        widths = {round(gap.interval[1] - gap.interval[0], 6) for gap in gaps if gap.interval}
+        assert len(widths) == 1
+
+
+def test_the_tables_mark_as_the_columns_do(comparison: Comparison):
+    tables = {table.name: table for table in all_tables(comparison)}
+    shown = [
+        (suite, line.method, line.cells[place].mark)
+        for line in tables["accuracy"].lines
+        for place, suite in enumerate(comparison.suites)
+    ]
+    names = [f"c/{name}" for members in comparison.corruptions.values() for name in members]
+    shown += [
+        (suite, method, cell.mark)
+        for suite, line in zip(names, tables["corruptions"].lines, strict=True)
+        for method, cell in zip(comparison.methods, line.cells, strict=True)
+    ]
+    assert len(shown) == len(comparison.methods) * (len(comparison.suites) + 15)
+    assert all(mark == comparison.marks(suite).get(method, "") for suite, method, mark in shown)
+    for name, method, to in (("difference-to", "", "standard"), ("difference-of", "dat", "")):
+        for line in tables[name].lines:
+            for suite, cell in zip(comparison.suites, line.cells, strict=True):
+                gap = comparison.difference(suite, method or line.method, to=to or line.method)
+                assert gap is not None
+                assert cell.mark == ("best" if gap.sign else "")
+
+
+def claims(comparison: Comparison, text: str, suite: str) -> Iterator[tuple[str, str, int]]:
+    """Of the first sentence, (method, other, sign) for what it says on a test set; of the others what `highest` says."""
+    names = {called(method): method for method in comparison.methods}
+    pattern = "|".join(sorted(map(re.escape, names), key=len, reverse=True))
+    clause = re.search(rf"{PLACES[suite]} DAT (.*?)(?:, against \d+ others? the order is open)?[;.](?: |$)", text)
+    assert clause is not None
+    for verb, sign in (("beats", 1), ("loses to", -1)):
+        if found := re.search(rf"{verb} ((?:(?:{pattern})(?:, | and )?)+)", clause[1]):
+            yield from (("dat", names[name], sign) for name in re.findall(pattern, found[1]))
+
+
+def test_what_the_first_sentence_says_of_many_methods_is_what_the_intervals_say():
+    for name in FOLDERS[1:]:
+        comparison = comparison_of(ROOT / "results" / name)
+        text = sentences(comparison)[0]
+        for suite in comparison.suites:
+            said = set(claims(comparison, text, suite))
+            gaps = {other: comparison.difference(suite, "dat", to=other) for other in comparison.methods if other != "dat"}
+            assert said == {("dat", other, gap.sign) for other, gap in gaps.items() if gap and gap.sign}
+
+
+def test_the_sentence_of_a_test_set_names_those_that_are_marked(comparison: Comparison):
+    text = sentences(comparison)
+    for place, suite in enumerate(comparison.suites, start=1):
+        top = comparison.highest(suite)
+        others = [called(method) for method in comparison.marks(suite) if method != top]
+        said = f"it cannot be told apart from {listed(others)}, so which" if others else "it differs from every other"
+        assert said in text[place]
+
+
+def test_no_sentence_speaks_of_intervals_that_overlap(comparison: Comparison):
+    words = " ".join([*sentences(comparison), *(note for table in all_tables(comparison) for note in table.notes)])
+    assert "overlaps" not in words
+    assert "(Tukey's range)" in words
+
+
+def test_the_page_is_that_of_the_rows(folder: Path):
+    """What the page says of numbers; which figures could be drawn depends on the logs, which are not kept."""
+    made, kept = (
+        text.split("## Where the numbers come from")[0] for text in (page_of(folder), (folder / "report.md").read_text())
+    )
+    assert made == kept
+
+
+def page_of(folder: Path) -> str:
+    return markdown_page(gather(folder))
+
+
+# Tables that are written into a text by hand.
+
+
+def table_of(text: str, heading: str) -> dict[str, dict[str, str]]:
+    """The first Markdown table behind a heading: cells by line and column, without marks."""
+    lines = [
+        line for line in text.split(heading, 1)[1].split("\n\n| ", 1)[1].split("\n\n")[0].splitlines() if "---" not in line
+    ]
+    rows = [[cell.strip().replace("*", "").replace("-", MINUS) for cell in line.strip("| ").split(" | ")] for line in lines]
+    return {row[0]: dict(zip(rows[0][1:], row[1:], strict=False)) for row in rows[1:]}
+
+
+TITLES = {title: method for method, title in METHOD_TITLES.items()} | {"DAT (Algorithm 1)": "dat"}
+SUITES = {"Clean": "clean", "FGSM 8/255": "fgsm", "FGSM 1/255": "fgsm", "15 corruptions": "c"}
+GAINS = {"Gain under FGSM": "fgsm", "Gain on corruptions": "c"}
+
+
+@pytest.mark.parametrize(
+    ("page", "heading", "name"),
+    [
+        ("README.md", "## What it shows", "demo"),
+        ("results/cifar10-compare/README.md", "## Equal steps", "cifar10-compare"),
+        ("results/cifar10-compare/README.md", "## Equal time", "cifar10-compare/equal-time"),
+    ],
+)
+def test_a_table_of_a_text_holds_the_numbers_of_the_results(page: str, heading: str, name: str):
+    comparison = comparison_of(ROOT / "results" / name)
+    tables = {table.name: table for table in all_tables(comparison)}
+    accuracy = {line.method: line.cells for line in tables["accuracy"].lines}
+    shown = table_of((ROOT / page).read_text(), heading)
+    assert [TITLES[title] for title in shown] == list(comparison.methods)
+    for title, cells in shown.items():
+        method, place = TITLES[title], comparison.suites.index
+        for column, suite in SUITES.items():
+            if column in cells:
+                cell = accuracy[method][place(suite)]
+                assert cells[column] == f"{cell.text} {cell.spread}", (title, column)
+        for column, suite in GAINS.items():
+            if column in cells and method != "standard":
+                gap = comparison.difference(suite, method)
+                assert gap is not None
+                assert gap.interval is not None
+                half = (gap.interval[1] - gap.interval[0]) / 2
+                assert cells[column] == f"{gap.mean:+.1f} ± {half:.1f}".replace("-", MINUS), (title, column)
+    assert method_title("dat-free") in shown or name == "demo"
