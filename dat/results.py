@@ -24,6 +24,8 @@ RUN, EVALUATION, RESULTS = "run.json", "evaluation.json", "results.jsonl"
 """Files of a folder: the facts of a run or of an evaluation, and its rows."""
 SET = "set"
 """Entry of a protocol: what the folder of the pictures is called. It names rows, and is no condition of a measurement."""
+INTERVAL = "interval"
+"""Entry of a protocol: how the interval of the row was made, which is no condition of its number."""
 
 
 @dataclass(frozen=True)

@@ -14,17 +14,17 @@ from jaxtyping import Float64, Int64
 from scipy import special
 
 from dat.errors import UsageError
-from dat.results import differing
+from dat.results import INTERVAL, differing, mean_interval
 
 PictureScores = Float64[np.ndarray, " pictures"]
-ScoreColumns = Float64[np.ndarray, "pictures columns"]
-DrawnMeans = Float64[np.ndarray, "draws columns"]
 Positions = Int64[np.ndarray, " pictures"]
 
-DRAWS = 1000
-SEED = 0
-METHOD = f"bootstrap over pictures, {DRAWS} draws, seed {SEED}"
-"""How the intervals of this module are made, for protocols and pages."""
+FEWEST = 10
+"""Pictures; the mean of scores of fewer has no interval."""
+METHOD = "Student over pictures"
+"""How the interval of a mean of scores is made, for protocols and pages."""
+TOO_FEW = f"fewer than {FEWEST} pictures"
+UNBOUNDED, PERCENT = (-math.inf, math.inf), (0.0, 100.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,28 +54,25 @@ class Difference:
         return self.ci[0] <= 0 <= self.ci[1]
 
 
-def bootstrap_means(scores: ScoreColumns, *, draws: int = DRAWS, seed: int = SEED) -> DrawnMeans:
-    """Means of every column over pictures drawn with replacement, the same ones for all columns.
+def picture_interval(scores: PictureScores, *, bounds: tuple[float, float] = UNBOUNDED) -> tuple[float, float] | None:
+    """Student's interval of the mean, with its ends within `bounds`; None for fewer than `FEWEST` pictures.
 
-    50,000 pictures: seconds, and no more memory than the scores and one draw.
+    Of shares of 75 cells it covers 92 to 94 % at 10 pictures, 93 to 95 % from 15 on. Where two models differ on few pictures
+    it says so by chance in 1 to 6 % (like flips of the signs); a percentile bootstrap in up to 15 %, BCa in up to 19 %.
     """
-    random, count = np.random.default_rng(seed), len(scores)
-    means = np.empty((draws, scores.shape[1]))
-    for draw in means:
-        draw[:] = scores[random.integers(count, size=count)].mean(axis=0)
-    return means
-
-
-def bootstrap_interval(scores: PictureScores, *, draws: int = DRAWS, seed: int = SEED) -> tuple[float, float]:
-    """Percentile interval of the mean. Source: Efron and Tibshirani (1993), chapter 13."""
-    low, high = np.percentile(bootstrap_means(scores[:, None], draws=draws, seed=seed)[:, 0], [2.5, 97.5])
-    return float(low), float(high)
+    if len(scores) < FEWEST:
+        return None
+    _, interval = mean_interval(scores.tolist())
+    assert interval is not None
+    return max(bounds[0], interval[0]), min(bounds[1], interval[1])
 
 
 def matched_interval(gains: int, losses: int, n: int) -> tuple[float, float]:
     """Interval, in percent, of (gains - losses) / n: pictures that only the first, or only the second model got right.
 
     Half a picture is added to each of the four kinds of pictures, so that it keeps its width where the models never differ.
+    It excludes 0 where McNemar's mid-p test is below 0.05 (of all counts up to 80 in 1000, all but a few between 0.048 and
+    0.054).
     Source: Agresti and Min (2005), Wald interval for matched pairs, adjusted.
     """
     size, both, net = n + 2, gains + losses + 1, gains - losses
@@ -86,24 +83,26 @@ def matched_interval(gains: int, losses: int, n: int) -> tuple[float, float]:
 def paired_difference(first: Scores, second: Scores) -> Difference:
     """By how much the first model's number is above the second's, on the same pictures.
 
-    Where every score is 0 or 100 (an accuracy), the interval is that of matched proportions; otherwise a bootstrap over the
-    differences per picture, which draws the same pictures for both models.
+    Where every score is 0 or 100 (an accuracy), the interval is that of matched proportions; otherwise Student's over the
+    differences per picture.
 
     Raises:
-        UsageError: the pictures are not the same, or were not measured alike.
+        UsageError: the pictures are not the same, were not measured alike, or are too few.
     """
     refuse_unpaired(first, second)
     gaps, n = first.values - second.values, len(first.values)
     if all(np.isin(scores.values, (0.0, 100.0)).all() for scores in (first, second)):
         ci = matched_interval(int((gaps > 0).sum()), int((gaps < 0).sum()), n)
     else:
-        ci = bootstrap_interval(gaps)
+        ci = picture_interval(gaps)
+    if ci is None:
+        raise UsageError(f"There are {TOO_FEW} ({n}), so there is no paired difference; evaluate both models on more.")
     return Difference(float(gaps.mean()), ci, n)
 
 
 def refuse_unpaired(first: Scores, second: Scores) -> None:
     """Raises: UsageError: two models were not measured on the same pictures in the same way (what differs is said)."""
-    ours, theirs = differing(first.protocol, second.protocol)
+    ours, theirs = differing(*({**scores.protocol, INTERVAL: None} for scores in (first, second)))
     if ours:
         raise UsageError(f"The protocols differ, {ours} and {theirs}, so there is no paired difference; evaluate both alike.")
     if first.pictures != second.pictures or not np.array_equal(first.positions, second.positions):

@@ -18,10 +18,10 @@ from dat.data.pipeline import ImageDataset
 from dat.data.testsets.class_maps import NOTHING
 from dat.errors import DataError
 from dat.evaluation.cells import Cell, Correct, Labels, Predictions, View
-from dat.evaluation.intervals import METHOD, PictureScores, bootstrap_interval
+from dat.evaluation.intervals import METHOD, PERCENT, TOO_FEW, UNBOUNDED, PictureScores, picture_interval
 from dat.evaluation.metrics import ALEXNET_CLEAN_ERROR, Shares, mce, relative_mce
 from dat.evaluation.suites import SEVERITIES, clean_beside
-from dat.results import Row, wilson
+from dat.results import INTERVAL, Row, wilson
 
 IMAGENET_C = ("c", "c-generated")
 """Sets of corruptions whose mean is over the 15 of the benchmark, and that have an mCE."""
@@ -65,8 +65,8 @@ def robustness_rows(
     """One row per cell and view, then those of every set of corruptions: mean accuracy, mCE and relative mCE.
 
     `imagenet`: the model's outputs are ImageNet's 1000 classes in their usual order; only then there is an mCE, and only of
-    all 15 corruptions in five severities. The extra corruptions count for none of the three. Their intervals resample
-    pictures; where the cells hold different pictures there is none, and the protocol says so.
+    all 15 corruptions in five severities. The extra corruptions count for none of the three. Their intervals are over
+    pictures; where the cells hold different pictures, or too few, there is none, and the protocol says so.
 
     Raises:
         DataError: no picture of a cell counts.
@@ -250,25 +250,25 @@ def _mean_row(make: MakeRow, found: CorruptionSet, metric: str) -> Row:
     clean = found.clean if metric == "relative_mce" else None
     shares = {key: answers.correct.mean(keepdims=True) for key, answers in found.cells.items()}
     value = float(picture_scores(metric, shares, clean.correct.mean(keepdims=True) if clean else None)[0])
-    ci = _interval(found, metric, clean) if (found.paired_clean if clean else found.paired) else None
+    paired = found.paired_clean if clean else found.paired
+    ci = _interval(found, metric, clean) if paired else None
+    how = METHOD if ci else f"none: {TOO_FEW if paired else 'the cells hold different pictures'}"
     counts = [len(answers.correct) for answers in found.cells.values()]
-    return make(found.name, metric, value, min(counts), ci, protocol=_protocol(found, metric, clean, ci))
+    return make(found.name, metric, value, min(counts), ci, protocol=_protocol(found, metric, clean) | {INTERVAL: how})
 
 
-def _interval(found: CorruptionSet, metric: str, clean: Answers | None) -> tuple[float, float]:
+def _interval(found: CorruptionSet, metric: str, clean: Answers | None) -> tuple[float, float] | None:
     right = {key: answers.correct.astype(float) for key, answers in found.cells.items()}
-    return bootstrap_interval(picture_scores(metric, right, clean.correct.astype(float) if clean else None))
+    scores = picture_scores(metric, right, clean.correct.astype(float) if clean else None)
+    return picture_interval(scores, bounds=PERCENT if metric == "accuracy" else UNBOUNDED)
 
 
-def _protocol(found: CorruptionSet, metric: str, clean: Answers | None, ci: object) -> dict[str, object]:
+def _protocol(found: CorruptionSet, metric: str, clean: Answers | None) -> dict[str, object]:
     """What all cells share, and how the number was made of them."""
     first, *others = [answers.protocol for answers in found.cells.values()]
     shared = {key: value for key, value in first.items() if all(other.get(key) == value for other in others)}
     bad = (max if found.paired else sum)(answers.bad for answers in found.cells.values())
-    added: dict[str, object] = {
-        "cells": len(found.cells),
-        "interval": METHOD if ci else "none: the cells hold different pictures",
-    }
+    added: dict[str, object] = {"cells": len(found.cells)}
     if bad:
         added["bad"] = bad
     if metric == "mce":

@@ -14,7 +14,7 @@ from typing import Literal
 
 from dat.errors import DataError, UsageError
 from dat.report.layout import Layout, Seed, layout_of, rounding_of, shared_seeds
-from dat.results import SET, Row, differing, mean_interval
+from dat.results import INTERVAL, SET, Row, differing, mean_interval
 
 Mark = Literal["", "best", "tie"]
 Scores = dict[str, dict[str, dict[Seed, float]]]
@@ -231,8 +231,11 @@ def refuse_mixed_protocols(rows: Iterable[Row]) -> None:
 
 
 def conditions(row: Row) -> dict[str, object]:
-    """How a row was measured; for what is no cost, that includes on how many images. What a folder is called says nothing."""
-    protocol = {name: value for name, value in row.protocol.items() if name != SET}
+    """How a row was measured; for what is no cost, that includes on how many images.
+
+    What a folder is called says nothing, nor how the interval was made.
+    """
+    protocol = {name: value for name, value in row.protocol.items() if name not in (SET, INTERVAL)}
     return protocol | ({} if row.suite in METRICS else {"images": row.n})
 
 

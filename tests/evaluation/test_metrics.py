@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from made_up import CLASSES, NAMES, answered, cell, dataset, masked
-from scipy.stats import binomtest
+from scipy.stats import binomtest, sem, t
 
 from dat.data.corruptions.table import CORRUPTIONS, EXTRA_CORRUPTIONS
 from dat.errors import DataError
@@ -99,13 +99,13 @@ def test_mce_is_numpys(right: np.ndarray) -> None:
     assert found.notes == []
 
 
-def test_the_interval_of_mce_resamples_the_same_pictures_in_all_cells(right: np.ndarray) -> None:
-    random, alexnet = np.random.default_rng(9), np.array([ALEXNET_ERRORS[name] for name in CORRUPTIONS])
-    draws = [right[:75, random.integers(N, size=N)] for _ in range(4000)]
-    plain = [100 * ((1 - drawn.mean(axis=1)).reshape(15, 5).mean(axis=1) / alexnet).mean() for drawn in draws]
+def test_the_interval_of_mce_is_over_the_same_pictures_in_all_cells(right: np.ndarray) -> None:
+    alexnet = np.array([ALEXNET_ERRORS[name] for name in CORRUPTIONS])
+    errors = (1 - right[:75].reshape(15, 5, N)).mean(axis=1)
+    of_pictures = 100 * (errors / alexnet[:, None]).mean(axis=0)
     row = number(rows_of(*full(right)), "c", "mce")
-    assert row.ci == pytest.approx(np.percentile(plain, [2.5, 97.5]), abs=0.8)
-    assert row.protocol["interval"] == "bootstrap over pictures, 1000 draws, seed 0"
+    assert row.ci == pytest.approx(t.interval(0.95, N - 1, loc=row.value, scale=sem(of_pictures)))
+    assert row.protocol["interval"] == "Student over pictures"
     assert row.n == N
     assert "corruption" not in row.protocol
     assert row.protocol["resize"] == 256
@@ -170,6 +170,14 @@ def test_cells_of_different_pictures_have_no_common_interval(right: np.ndarray) 
     assert row.ci is None
     assert row.protocol["interval"] == "none: the cells hold different pictures"
     assert row.value == number(rows_of(cells, predictions), "c", "mce").value
+
+
+def test_a_mean_over_too_few_pictures_has_no_interval_and_says_why() -> None:
+    few = dataset(9)
+    cells = [cell(name, few, corruption=name) for name in NAMES]
+    found = rows_of(cells, {of.name: answered(few, [True] * 6 + [False] * 3) for of in cells})
+    row = number(found, "c", "mce")
+    assert (row.ci, row.protocol["interval"]) == (None, "none: fewer than 10 pictures")
 
 
 def test_one_cell_with_an_unreadable_picture_has_other_pictures(right: np.ndarray) -> None:

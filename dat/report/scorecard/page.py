@@ -55,7 +55,7 @@ from dat.report.scorecard.rows import (
     verdicts,
 )
 from dat.report.tables import Estimate, Table, method_title, plain_table
-from dat.results import EVALUATION, RESULTS, SET, Row, read_rows, write_text
+from dat.results import EVALUATION, INTERVAL, RESULTS, SET, Row, read_rows, write_text
 from dat.version import __version__
 
 PANELS = 5
@@ -191,11 +191,12 @@ class Predicted:
 
         Raises:
             DataError: the predictions are missing, damaged, or not those of the row.
-            UsageError: the number is of cells with different pictures.
+            UsageError: the number is of cells with different pictures, or of too few.
         """
         members = members_of(row.suite, [suite for suite, metric in self.rows if metric == "accuracy"])
         if members and row.ci is None:
-            raise UsageError("the cells hold different pictures, so there is no score per picture.")
+            why = str(row.protocol.get(INTERVAL, "")).removeprefix("none: ") or "its row does not say why"
+            raise UsageError(f"the number has no interval ({why}), so there is no paired difference.")
         values, positions = self._of_set(row, members) if members else self._of_cell(row)
         self._check(row, values)
         parts = [*members.values(), *[self._clean_beside(row)] * (row.metric == "relative_mce")] or [row.suite]

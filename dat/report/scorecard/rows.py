@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from dat.errors import UsageError
-from dat.evaluation.intervals import Difference, Scores, paired_difference
+from dat.evaluation.intervals import PERCENT, Difference, Scores, paired_difference, picture_interval
 from dat.evaluation.robustness import corruption_cell, members_of, of_set, without_set
 from dat.evaluation.suites import SEVERITIES, clean_beside
 from dat.report.tables import (
@@ -30,7 +30,7 @@ from dat.report.tables import (
     refuse_mixed_protocols,
     suite_title,
 )
-from dat.results import Row, differing, mean_interval
+from dat.results import INTERVAL, Row, differing
 
 Key = tuple[str, str]
 """Suite and metric of a number."""
@@ -226,7 +226,7 @@ def corruption_error(card: Card, suite: str, corruption: str) -> Estimate | None
     counted = [card.scores(row) for row in rows]
     paired = all(np.array_equal(scores.positions, counted[0].positions) for scores in counted)
     per_picture = 100 - np.mean([scores.values for scores in counted], axis=0) if paired else np.zeros(0)
-    interval = mean_interval(per_picture.tolist())[1] if paired else None
+    interval = picture_interval(per_picture, bounds=PERCENT) if paired else None
     return Estimate(value, interval, 1, min(row.n for row in rows))
 
 
@@ -369,7 +369,7 @@ def protocol_text(cards: Sequence[Card], key: Key) -> str:
 
 def settings(row: Row) -> dict[str, object]:
     """A protocol with what else a reader asks for: counts, what could not be read, and the kind of interval."""
-    kind = {"interval": "Wilson"} if row.ci is not None else {}
+    kind = {INTERVAL: "Wilson"} if row.ci is not None else {}
     return {"n": row.n, "bad": 0, **kind, **row.protocol}
 
 
