@@ -97,6 +97,20 @@ def test_the_paired_difference_of_mce_is_that_of_the_stored_predictions(folders:
     assert verdict(second, first, [("c", "mce")]) == "second against first, on the same pictures: better on C mCE ↓."
 
 
+def test_of_too_few_pictures_only_accuracies_are_compared(tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in ("first", "second")]
+    for seed, folder in enumerate(folders):
+        write_evaluation(folder, folder.name, Skill(seed, 0.8), count=8)
+    page = gather(folders)
+    line = page.tables["differences"].lines[0]
+    shown = {column.title: cell for column, cell in zip(page.tables["differences"].columns, line.cells, strict=True)}
+    assert shown["Clean"] != ABSENT
+    assert shown["C mCE \N{DOWNWARDS ARROW}"] == ABSENT
+    why = "the number has no interval (fewer than 10 pictures), so there is no paired difference."
+    assert f"C mCE \N{DOWNWARDS ARROW}: {why}" in page.tables["differences"].notes
+    assert all(cell.spread == "[no interval]" for line in page.tables["errors-c"].lines for cell in line.cells)
+
+
 def test_errors_of_corruptions_are_means_over_severities(folders: list[Path], page: ScorePage) -> None:
     table = page.tables["errors-c"]
     assert len(table.lines) == len(CORRUPTIONS)

@@ -162,6 +162,11 @@ def test_different_protocols_are_refused_and_both_named():
     assert comparison_table(rows, mixed=True).methods == ("at", "dat")
 
 
+def test_how_an_interval_was_made_is_no_other_protocol():
+    rows = [row("c", 50, method="at", protocol={"interval": "a"}), row("c", 60, protocol={"interval": "b"})]
+    assert comparison_table(rows).methods == ("at", "dat")
+
+
 def test_different_image_counts_are_refused():
     with pytest.raises(UsageError, match=r"450.*99"):
         comparison_table([row("clean", 50, method="at"), row("clean", 60, n=99)])
