@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 import dat
-from dat.analysis.codes import discrete_change
 from dat.data.embedded import digits
 
 
@@ -21,7 +20,7 @@ def main() -> None:
     source = digits("test")
     images, labels = torch.from_numpy(source.images[:32]).float() / 255, torch.from_numpy(source.targets[:32])
     for alpha in (0.0, 0.1, 0.2, 0.4, 0.8):
-        change = discrete_change(model, dat.Classification(), discretizer, images, labels, alpha=alpha)
+        change = dat.discrete_change(model, dat.Classification(), discretizer, images, labels, alpha=alpha)
         print(f"alpha {alpha:.1f}: {change.rate:5.2f} % of the codes changed")
 
 

@@ -48,7 +48,7 @@ def discrete_change(
     """Attack a batch and compare the codes that `Q` gives for x and for x + delta (Table 8, "modified codes").
 
     At alpha 0 no code is modified. To encode `Q(x + delta)` again and compare would count what the discretizer does, too: of
-    a picture that it decoded it seldom gives the codes back (11 to 36 % are others, without any adversary). In bfloat16
+    a picture that it decoded it seldom gives the codes back (8 to 36 % are others, without any adversary). In bfloat16
     rounding modifies more codes than a step of alpha 0.1: give a discretizer in float32 (`FrozenDiscretizer.exact`).
     """
     asked = _Asked(discretizer)

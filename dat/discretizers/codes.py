@@ -82,7 +82,7 @@ def modified_code_rate(before: Codes, after: Codes) -> PerImage:
     """Fraction of positions whose code differs, per image.
 
     Of the codes of x and x + delta it is the paper's "Modified Codes" (Table 8), which `dat.discrete_change` gives. Of the
-    codes of x and of a picture that was decoded it also counts what the discretizer does not give back: 11 to 36 % without
+    codes of x and of a picture that was decoded it also counts what the discretizer does not give back: 8 to 36 % without
     a delta.
     """
     return changed(before, after).flatten(1).float().mean(dim=1)
