@@ -437,7 +437,7 @@ def test_a_filled_run_folder_is_not_written_again(ran: Path, dat: Dat):
 def test_a_run_is_not_resumed_with_another_recipe(ran: Path, dat: Dat):
     outcome = dat("train", "tiny.yaml", "training.lr=0.02", "--resume")
     assert outcome.code == CANNOT
-    assert re.search(r"run holds a run with other settings \(training\.lr was 0\.01, is 0\.02\); ", only_sentence(outcome))
+    assert re.search(r"run holds trainings with other settings \(training\.lr was 0\.01, is 0\.02\); ", only_sentence(outcome))
 
 
 def checkpoints(folder: Path) -> list[Path]:

@@ -15,9 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float64, Int64
-from scipy.optimize import linear_sum_assignment
-from scipy.special import stdtr
-from scipy.stats import binomtest
+from scipy.special import bdtrc, stdtr
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
@@ -507,6 +505,8 @@ def _learned(given: _Reading, groups: Order, view: View, sample: Sample, logits:
     kinds = np.unique(groups[groups != NOTHING])
     if len(truth) < 4 * len(kinds) or not np.isin(truth, kinds).all():
         return
+    from scipy.optimize import linear_sum_assignment  # takes a second, and a training needs none of it
+
     right = given.right.clone()
     for half in (0, 1):
         counts = np.zeros((len(kinds), len(kinds)))
@@ -530,7 +530,7 @@ def _is_no_chance(reading: _Reading, logits: Logits) -> bool:
     """Whether there are far more hits than outputs would have that are shuffled among the pictures."""
     ranks, classes = reading.ranks(logits), int(reading.right.any(dim=0).sum())
     hits, shuffled = int((ranks == 0).sum()), min(1.0, reading.chance(logits))
-    is_certain = binomtest(hits, len(ranks), shuffled, alternative="greater").pvalue < CERTAIN
+    is_certain = _at_least(hits, len(ranks), shuffled) < CERTAIN
     return bool(is_certain and hits >= min(FEW_CLASSES, TIMES_CHANCE / classes) * len(ranks))
 
 
@@ -542,7 +542,7 @@ def _is_better(ranks: Ranks, before: Ranks) -> bool:
 def _sign_test(ranks: Ranks, before: Ranks) -> float:
     """Probability that so many pictures rank better by chance."""
     better, worse = int((ranks < before).sum()), int((ranks > before).sum())
-    return float(binomtest(better, better + worse, alternative="greater").pvalue) if better + worse else 1.0
+    return _at_least(better, better + worse, 0.5) if better + worse else 1.0
 
 
 def _accuracy(ranks: Ranks) -> float:
@@ -668,3 +668,8 @@ def _fitted(images: Images, given: Images) -> Scale | None:
     slope = (centred * others).mean(axis=1) / spread_of_x**2
     is_scaled = np.abs(others - slope[:, None] * centred).max() <= SCALE_TOLERANCE * np.abs(others).max()
     return np.stack([slope, y.mean(axis=1) - slope * x.mean(axis=1)]) if is_scaled else None
+
+
+def _at_least(hits: int, trials: int, share: float) -> float:
+    """How likely so many hits or more are by chance: the p-value of a binomial test, one side."""
+    return float(bdtrc(hits - 1, trials, share))

@@ -332,7 +332,7 @@ def test_a_run_of_an_older_version_goes_on_with_the_pictures_it_drew(begun: dict
     del stored["data"]["draw"], stored["evaluation"]["c_draw"]
     (tmp_path / "run" / "recipe.yaml").write_text(yaml.safe_dump(stored))
     now = {**older, "data": {key: value for key, value in older["data"].items() if key != "draw"}}
-    with pytest.raises(RunFolderError, match=r"data\.draw was not there, is in-proportion"):
+    with pytest.raises(RunFolderError, match=r"data\.draw was first, is in-proportion"):
         dat.train(now, resume=True, cpu=True)
     dat.train(tmp_path / "run" / "recipe.yaml", resume=True, cpu=True)
     dat.train(now, ["data.draw=first"], resume=True, cpu=True)
