@@ -254,8 +254,11 @@ def killed_at_write(number: int, recipe: dict[str, Any], run: Path) -> bool:
     return left[0] >= 0
 
 
-@pytest.mark.parametrize("is_old", [True, pytest.param(False, marks=pytest.mark.slow)])
-def test_killed_at_any_write_it_goes_on_with_either_recipe(run: Path, tmp_path: Path, is_old: bool) -> None:
+@pytest.mark.parametrize(
+    ("is_old", "every"),
+    [(True, 5), pytest.param(True, 1, marks=pytest.mark.slow), pytest.param(False, 1, marks=pytest.mark.slow)],
+)
+def test_killed_at_any_write_it_goes_on_with_either_recipe(run: Path, tmp_path: Path, is_old: bool, every: int) -> None:
     again(without("at"), run)
     if is_old:
         as_of_an_older_version(run)
@@ -270,7 +273,7 @@ def test_killed_at_any_write_it_goes_on_with_either_recipe(run: Path, tmp_path: 
         assert killed_at_write(1000, without("at"), back)
         assert killed_at_write(1000, corrected, folder)
         assert contents(folder) == contents(whole)
-        number += 1
+        number += every
     assert number > 8
     assert any(path.startswith("earlier") and path.endswith("results.jsonl") for path in contents(whole))
 
