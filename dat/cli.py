@@ -273,8 +273,13 @@ def list_benchmarks(json: Json = False) -> None:
 
 @data_app.command("check", epilog="Example:  dat data check c --root /data")
 def check_benchmark(
-    suite: Annotated[str, typer.Argument(metavar="SUITE|FOLDER", help="A name that `dat data list` shows; or any folder.")],
-    root: Annotated[Path | None, typer.Option(help="The folder with all test sets, or that of this one.")] = None,
+    suite: Annotated[
+        str,
+        typer.Argument(metavar="SUITE|FOLDER|FILE", help="A name that `dat data list` shows; any folder; a set with boxes."),
+    ],
+    root: Annotated[
+        Path | None, typer.Option(help="The folder with all test sets, or that of this one; that of a COCO file's pictures.")
+    ] = None,
     every: Annotated[
         bool, typer.Option("--all", help="Read every picture, not only the first and the last of each part.")
     ] = False,
@@ -282,12 +287,18 @@ def check_benchmark(
 ) -> None:
     """Say where a test set was found, and whether pictures, classes and files are as published; exit code 1 if not.
 
-    Without --root: read every picture below FOLDER, and list the damaged ones.
+    Without --root: read every picture below FOLDER, and list the damaged ones. Of pictures with boxes, a COCO file (.json)
+    or a YOLO set (data.yaml, or its folder): count what is in it, and list every fault.
     """
+    from dat.data import annotation_check, annotations
     from dat.data.testsets import check
 
-    findings = check.check_folder(suite) if root is None else check.check(suite, root, every=every)
-    as_text = check.as_text if root is not None else check.folder_as_text
+    if annotations.is_annotated(suite):
+        findings, as_text = annotation_check.check_annotated(suite, pictures=root), annotation_check.as_text
+    elif root is None:
+        findings, as_text = check.check_folder(suite), check.folder_as_text
+    else:
+        findings, as_text = check.check(suite, root, every=every), check.as_text
     print(jsonlib.dumps(findings) if json else as_text(findings))
     if findings["faults"]:
         raise typer.Exit(1)

@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "dat"
 
 LAYERS = [
     {"errors", "version", "progress"},
-    {"types", "results"},
+    {"types", "results", "boxes"},
     {"nn"},
     {"discretizers"},
     {"attacks", "augment", "tasks", "data"},
@@ -33,25 +33,28 @@ INSIDE = {
     "attacks": [{"gradient"}, {"discrete", "codes", "pixels", "pyramid"}],
     "data": [
         {"images", "contents"},
-        {"folders"},
-        {"corruptions"},
-        {"embedded", "subset", "concatenated"},
+        {"folders", "annotated"},
+        {"corruptions", "coco", "yolo"},
+        {"embedded", "subset", "concatenated", "annotations"},
         {"testsets", "pipeline"},
-        {"readable"},
+        {"readable", "boxed"},
+        {"annotation_check"},
     ],
     "discretizers": [{"autoencoder", "configuration", "codes"}, {"quantizers"}, {"networks"}, {"layouts"}, {"pretrained"}],
     "recipe": [
         {"strict", "faults", "file"},
         {"data", "perceptual", "methods", "training"},
+        {"boxes"},
         {"parts"},
         {"header", "model"},
         {"inputs"},
         {"rehearsal"},
         {"discretizer", "distillation"},
-        {"classification"},
+        {"contest"},
+        {"classification", "detection"},
         {"read"},
     ],
-    "studies": [{"study"}, {"measured", "discretizer"}, {"classification", "distillation"}, {"table"}],
+    "studies": [{"study"}, {"measured", "discretizer"}, {"classification", "detection", "distillation"}, {"table"}],
     "commands": [{"subject"}, {"evaluation_plan"}, {"evaluate"}],
 }
 """Floors of a room, where an order matters; files that are not named stand where they like."""

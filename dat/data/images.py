@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from dat.errors import DataError
 
@@ -49,6 +49,20 @@ def size_of(path: str | Path) -> tuple[int, int]:
     try:
         with Image.open(path, formats=FORMATS) as image:
             return image.size
+    except Exception as error:
+        raise _unreadable(path, error) from error
+
+
+def head_of(path: str | Path) -> tuple[tuple[int, int], int]:
+    """Width and height, and the EXIF orientation: 1 as it is, 2 to 8 to be turned or mirrored by who shows it.
+
+    Raises:
+        DataError: as `decode`, for what the head tells.
+    """
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+            return image.size, orientation if orientation in range(2, 9) else 1
     except Exception as error:
         raise _unreadable(path, error) from error
 
