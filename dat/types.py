@@ -184,6 +184,22 @@ class DrawingTask(Task[TargetsOfTask], Protocol):
 
 
 @runtime_checkable
+class ClimbedTask(Task[TargetsOfTask], Protocol):
+    """A task of which an adversary climbs another loss than the one that is minimised."""
+
+    def climbed_losses(self, model: nn.Module, images: Images, targets: TargetsOfTask) -> PerImage:
+        """One loss per image, larger is worse for the model."""
+        ...
+
+
+def climbed_losses(task: Task, model: nn.Module, images: Images, targets: Any) -> PerImage:
+    """What an adversary of a task climbs: the task's loss, unless it names another."""
+    if isinstance(task, ClimbedTask):
+        return task.climbed_losses(model, images, targets)
+    return task.losses(model, images, targets)
+
+
+@runtime_checkable
 class ClassifyingTask(Task[ClassTargets], Protocol):
     """A task whose models give one logit per class: what methods need that aim at classes or compare predictions."""
 

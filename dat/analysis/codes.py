@@ -13,7 +13,7 @@ from dat.attacks.discrete import discrete_adversary
 from dat.attacks.gradient import evaluating, into_range, unit_l2
 from dat.discretizers import codes
 from dat.nn.outputs import logits_of
-from dat.types import ClassifyingTask, ClassTargets, Codes, Discretizer, Images, PerImage, Targets, Task
+from dat.types import ClassifyingTask, ClassTargets, Codes, Discretizer, Images, PerImage, Targets, Task, climbed_losses
 
 Noise = Float[Tensor, "batch 3 height width"]
 ByShown = Float[Tensor, "shown count"]
@@ -53,7 +53,9 @@ def discrete_change(
     """
     asked = _Asked(discretizer)
     with evaluating(model) as attacked:
-        adversarial = discrete_adversary(images, lambda shown: task.losses(attacked, shown, targets), asked, alpha=alpha)
+        adversarial = discrete_adversary(
+            images, lambda shown: climbed_losses(task, attacked, shown, targets), asked, alpha=alpha
+        )
     return _change(asked, images, adversarial)
 
 

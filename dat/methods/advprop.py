@@ -14,7 +14,7 @@ from dat.attacks.gradient import evaluating
 from dat.attacks.pixels import pgd, random_start
 from dat.errors import UsageError
 from dat.nn.norm import through_auxiliary_norms
-from dat.types import Batch, ClassifyingTask, ClassTargets, Images, Task, check_radius
+from dat.types import Batch, ClassifyingTask, ClassTargets, Images, Task, check_radius, climbed_losses
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class AdvProp:
         with evaluating(model) as attacked, route(attacked, auxiliary=self.auxiliary_norms):
             return pgd(
                 batch.images,
-                lambda images: sign * task.losses(attacked, images, aims),
+                lambda images: sign * climbed_losses(task, attacked, images, aims),
                 epsilon=self.epsilon,
                 step_size=self.step_size,
                 steps=self.steps,

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from dat.attacks.gradient import Norm, evaluating, unwrapped
 from dat.attacks.pixels import pgd, random_start
 from dat.errors import UsageError
-from dat.types import Batch, Images, Task, check_radius
+from dat.types import Batch, Images, Task, check_radius, climbed_losses
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class AT:
         with evaluating(model) if self.eval_mode else nullcontext(unwrapped(model)) as attacked:
             return pgd(
                 batch.images,
-                lambda images: task.losses(attacked, images, batch.targets),
+                lambda images: climbed_losses(task, attacked, images, batch.targets),
                 epsilon=self.epsilon,
                 step_size=self.step_size,
                 steps=self.steps,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from dat.attacks.discrete import check_discrete_steps, discrete_adversary
 from dat.attacks.gradient import GradientScale, evaluating
 from dat.methods.controls import Direction, check_direction, stepped
-from dat.types import Batch, Discretizer, Images, Task
+from dat.types import Batch, Discretizer, Images, Task, climbed_losses
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class DAT:
         with evaluating(model) as attacked:
             return discrete_adversary(
                 batch.images,
-                lambda images: task.losses(attacked, images, batch.targets),
+                lambda images: climbed_losses(task, attacked, images, batch.targets),
                 self.discretizer,
                 alpha=self.alpha,
                 gradient_scale=self.gradient_scale,

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from dat.attacks import codes
 from dat.attacks.gradient import evaluating
-from dat.types import Batch, Discretizer, Task
+from dat.types import Batch, Discretizer, Task, climbed_losses
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class DATCodes:
         with evaluating(model) as attacked:
             adversarial = codes.code_adversary(
                 batch.images,
-                lambda images: task.losses(attacked, images, batch.targets),
+                lambda images: climbed_losses(task, attacked, images, batch.targets),
                 self.discretizer,
                 rate=self.rate,
                 neighbours=self.neighbours,

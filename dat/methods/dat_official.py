@@ -12,7 +12,7 @@ from dat.attacks.gradient import unwrapped
 from dat.attacks.pixels import pgd, random_start
 from dat.errors import UsageError
 from dat.methods.controls import Direction, check_direction, stepped
-from dat.types import Batch, Discretizer, Images, Task, check_radius
+from dat.types import Batch, Discretizer, Images, Task, check_radius, climbed_losses
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class DATOfficial:
     def _attacked(self, attacked: nn.Module, reconstruction: Images, batch: Batch, task: Task) -> Images:
         return pgd(
             reconstruction,
-            lambda images: task.losses(attacked, images, batch.targets),
+            lambda images: climbed_losses(task, attacked, images, batch.targets),
             epsilon=self.epsilon,
             step_size=self.step_size,
             steps=self.steps,

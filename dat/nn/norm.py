@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,9 +31,9 @@ class Normalized(nn.Module):
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
 
-    def forward(self, images: Images) -> Tensor:
-        """What the network gives for the normalised images."""
-        return self.network((images - self.mean) / self.std)
+    def forward(self, images: Images, *others: Any) -> Any:
+        """What the network gives for the normalised images, and for what else it is given."""
+        return self.network((images - self.mean) / self.std, *others)
 
 
 class TwoNorms(nn.Module):

@@ -1,0 +1,200 @@
+"""COCO's twelve numbers of detections, by its own scorer, and how far they would move with other pictures.
+
+pycocotools scores; here its input is made so that its traps are out of the way (ids from 1 on, an empty list, NaN), and what it
+matched is kept per picture, so that average precision can be computed again for pictures drawn with replacement.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float64, Int64
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from dat.boxes import Found
+from dat.data.annotated import AnnotatedPictures
+from dat.errors import DivergenceError, UsageError
+
+NAMES = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", "ar1", "ar10", "ar100", "ar_small", "ar_medium", "ar_large")
+"""COCO's twelve numbers, in its order."""
+THRESHOLDS, RECALLS = np.linspace(0.5, 0.95, 10), np.linspace(0, 1, 101)
+"""COCO's: overlaps from which a box is right, and recalls at which precision is read."""
+NONE_TO_FIND = -1.0
+"""What the scorer says where there is no thing of a class or a size."""
+
+Weights = Float64[np.ndarray, " pictures"]
+ScoresOf = Float64[np.ndarray, " count"]
+PicturesOf = Int64[np.ndarray, " count"]
+MatchesOf = Bool[np.ndarray, "thresholds count"]
+AtThresholds = Float64[np.ndarray, " thresholds"]
+ThingsOf = Float64[np.ndarray, " pictures"]
+
+
+@dataclass(frozen=True, eq=False)
+class Matches:
+    """Of one class: each detection's score, its picture, whether it is right and whether it counts at each overlap, in falling
+    order of the scores; and how many things there are in each picture.
+    """
+
+    scores: ScoresOf
+    pictures: PicturesOf
+    right: MatchesOf
+    counts: MatchesOf
+    things: ThingsOf
+
+    def average_precision(self, weights: Weights) -> AtThresholds | None:
+        """At each overlap, in percent, each picture counted `weights` times; None where there is nothing to find.
+
+        As COCO's scorer: the mean over 101 recalls of the best precision from that recall on.
+        """
+        things = float(weights @ self.things)
+        if things <= 0:
+            return None
+        weighted = self.counts * weights[self.pictures]
+        right = np.cumsum(weighted * self.right, axis=1)
+        found = np.cumsum(weighted, axis=1)
+        precision = right / np.maximum(found, np.finfo(float).eps)
+        best = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+        return np.array([_read_at(RECALLS, row / things, ahead) for row, ahead in zip(right, best, strict=True)]) * 100
+
+
+@dataclass(frozen=True, eq=False)
+class CocoScores:
+    """`numbers` by `NAMES`, in percent, and average precision `by_class`; what there is nothing of is left out of both."""
+
+    numbers: Mapping[str, float]
+    by_class: Mapping[str, float]
+    matches: Sequence[Matches]
+    pictures: int
+
+    @cached_property
+    def whole(self) -> float:
+        """Average precision once more, from the matches: what `ap_of` gives for the pictures as they are."""
+        return self.ap_of(np.ones(self.pictures))
+
+    def ap_of(self, weights: Weights) -> float:
+        """Average precision with each picture counted so often; the mean over overlaps and classes that have a thing."""
+        found = [of_class for match in self.matches if (of_class := match.average_precision(weights)) is not None]
+        return float(np.mean(found)) if found else float("nan")
+
+
+def coco_scores(source: AnnotatedPictures, found: Sequence[Found]) -> CocoScores:
+    """Score what was found in each picture, in its own pixels.
+
+    Raises:
+        UsageError: not one `Found` per picture.
+        DivergenceError: a corner or a score is NaN or infinite, which the scorer would accept.
+    """
+    if len(found) != len(source):
+        raise UsageError(f"There are detections of {len(found)} pictures, and {len(source)} pictures; give one Found for each.")
+    with redirect_stdout(io.StringIO()):
+        right = _indexed(_ground_truth(source))
+        scorer = COCOeval(right, _detected(right, found, source), "bbox")
+        scorer.evaluate()
+        scorer.accumulate()
+        scorer.summarize()
+    numbers = {name: 100 * value for name, value in zip(NAMES, scorer.stats.tolist(), strict=True) if value != NONE_TO_FIND}
+    precision = scorer.eval["precision"][:, :, :, 0, 2]
+    by_class = {
+        name: 100 * float(precision[..., label].mean())
+        for label, name in enumerate(source.classes)
+        if (precision[..., label] > NONE_TO_FIND).any()
+    }
+    return CocoScores(numbers, by_class, _matches(scorer, _ids(source)), len(source))
+
+
+def results_json(source: AnnotatedPictures, found: Sequence[Found]) -> list[dict[str, object]]:
+    """What was found as COCO's results format has it, with the ids of the source's own file."""
+    return _results(found, source.image_ids, source.category_ids)
+
+
+def _results(found: Sequence[Found], image_ids: Sequence[int], category_ids: Sequence[int]) -> list[dict[str, object]]:
+    rows: list[dict[str, object]] = []
+    for image_id, one in zip(image_ids, found, strict=True):
+        corners = one.corners.double()
+        boxes = [*corners[:, :2].T.tolist(), *(corners[:, 2:] - corners[:, :2]).T.tolist()]
+        for box, score, label in zip(zip(*boxes, strict=True), one.scores.tolist(), one.labels.tolist(), strict=True):
+            rows.append({"image_id": image_id, "category_id": category_ids[label], "bbox": [*box], "score": score})
+    return rows
+
+
+def _ground_truth(source: AnnotatedPictures) -> dict[str, Any]:
+    annotations: list[dict[str, object]] = []
+    for image_id, things in zip(_ids(source), source.things, strict=True):
+        sides = things.corners[:, 2:] - things.corners[:, :2]
+        for corners, side, label, area, crowd in zip(
+            things.corners.tolist(),
+            sides.tolist(),
+            things.labels.tolist(),
+            things.areas.tolist(),
+            things.crowd.tolist(),
+            strict=True,
+        ):
+            box = [*corners[:2], *side]
+            of_thing = {"image_id": image_id, "category_id": label + 1, "bbox": box, "area": area, "iscrowd": int(crowd)}
+            annotations.append({"id": len(annotations) + 1, **of_thing})
+    images = [{"id": number} for number in range(1, len(source) + 1)]
+    categories = [{"id": label, "name": name} for label, name in enumerate(source.classes, start=1)]
+    return {"images": images, "annotations": annotations, "categories": categories, "info": {}}
+
+
+def _detected(right: Any, found: Sequence[Found], source: AnnotatedPictures) -> Any:
+    """The scorer's own reader ends with an IndexError where nothing at all was found."""
+    for index, one in enumerate(found):
+        if not (one.corners.isfinite().all() and one.scores.isfinite().all()):
+            raise DivergenceError(
+                f"The model gives NaN or infinite boxes or scores for {source.name(index)}; check it for divisions by 0, and "
+                "the precision it is run in."
+            )
+    rows = _results(found, _ids(source), range(1, len(source.classes) + 1))
+    if rows:
+        return right.loadRes(rows)
+    return _indexed({**right.dataset, "annotations": []})
+
+
+def _indexed(dataset: dict[str, Any]) -> Any:
+    """As the scorer reads it from a file."""
+    made: Any = COCO()
+    made.dataset = dataset
+    made.createIndex()
+    return made
+
+
+def _ids(source: AnnotatedPictures) -> list[int]:
+    """From 1 on, in the order of the file's: among equal scores the scorer takes pictures in that order."""
+    return (np.argsort(np.argsort(source.image_ids)) + 1).tolist()
+
+
+def _matches(scorer: Any, ids: Sequence[int]) -> list[Matches]:
+    """Per class, of boxes of any size and at most 100 a picture; the scorer keeps them class by class, size by size."""
+    sizes, pictures = len(scorer.params.areaRng), len(ids)
+    blocks = [scorer.evalImgs[number : number + pictures] for number in range(0, len(scorer.evalImgs), sizes * pictures)]
+    return [_of_class(block, np.argsort(ids)) for block in blocks]
+
+
+def _of_class(pictures: Sequence[Mapping[str, Any] | None], places: np.ndarray) -> Matches:
+    """`places`: those of the pictures in the source."""
+    things = np.zeros(len(pictures))
+    there = [(place, one) for place, one in zip(places.tolist(), pictures, strict=True) if one is not None]
+    for place, one in there:
+        things[place] = float((np.asarray(one["gtIgnore"]) == 0).sum())
+    scores = np.concatenate([np.zeros(0), *(np.asarray(one["dtScores"], dtype=float) for _, one in there)])
+    of_picture = np.concatenate([np.zeros(0, int), *(np.full(len(one["dtScores"]), place) for place, one in there)])
+    empty = np.zeros((len(THRESHOLDS), 0), bool)
+    right = np.concatenate([empty, *(np.asarray(one["dtMatches"]) > 0 for _, one in there)], axis=1)
+    ignored = np.concatenate([empty, *(np.asarray(one["dtIgnore"]) > 0 for _, one in there)], axis=1)
+    order = np.argsort(-scores, kind="mergesort")
+    return Matches(scores[order], of_picture[order].astype(np.int64), right[:, order], ~ignored[:, order], things)
+
+
+def _read_at(recalls: np.ndarray, reached: np.ndarray, precision: np.ndarray) -> float:
+    """Mean precision where each recall is first reached, 0 where it never is."""
+    places = np.searchsorted(reached, recalls, side="left")
+    return float(np.where(places < len(reached), np.append(precision, 0.0)[np.minimum(places, len(reached))], 0.0).mean())

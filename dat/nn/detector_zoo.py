@@ -1,0 +1,155 @@
+"""Detectors by name: torchvision's, and its heads of FCOS and RetinaNet on any backbone of timm."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import timm
+import torchvision
+from torch import Tensor, nn
+from torchvision.models.detection import FCOS, RetinaNet
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.fcos import FCOSHead
+from torchvision.models.detection.retinanet import RetinaNetHead
+from torchvision.ops import FeaturePyramidNetwork
+from torchvision.ops.feature_pyramid_network import LastLevelP6P7
+
+from dat.errors import UsageError
+from dat.nn.detectors import Detector
+from dat.nn.weights import fitted, load_strictly
+from dat.types import Images
+
+PUBLISHED = tuple(
+    name
+    for name in torchvision.models.list_models(torchvision.models.detection)
+    if not name.startswith(("maskrcnn", "keypointrcnn"))
+)
+"""torchvision's detectors of boxes."""
+GROUPS = 32
+"""The heads normalise in so many groups of channels."""
+STRIDES = (8, 16, 32, 64, 128)
+"""Of the levels of a pyramid."""
+
+
+class Pyramid(nn.Module):
+    """Features of a timm backbone at strides 8, 16 and 32, brought together at `width` channels, and two coarser levels.
+
+    Source: Lin et al., "Feature Pyramid Networks", CVPR 2017; the two levels as in RetinaNet, from the coarsest output.
+    """
+
+    def __init__(self, backbone: str, *, width: int, options: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.body = _timm_features(backbone, options)
+        found = list(self.body.feature_info.reduction())
+        if found != [*STRIDES[:3]]:
+            raise UsageError(f"Backbone {backbone!r} has features at strides {found}; take one with strides 8, 16 and 32.")
+        self.fpn = FeaturePyramidNetwork(self.body.feature_info.channels(), width, extra_blocks=LastLevelP6P7(width, width))
+        self.out_channels = width
+
+    def forward(self, images: Images) -> dict[str, Tensor]:
+        """Five levels `(batch, width, rows, columns)`, the finest first."""
+        return self.fpn({str(level): features for level, features in enumerate(self.body(images))})
+
+
+def create_detector(
+    name: str, *, num_classes: int, backbone: str | None = None, options: Mapping[str, Any] | None = None
+) -> Detector:
+    """A detector of `num_classes` kinds of things with random weights (from torch's global stream).
+
+    `name`: one of `PUBLISHED`; or `fcos` or `retinanet`, on a `backbone` of timm. Options of these two: `width` of the pyramid
+    (96), `convs` of FCOS's head (2), and torchvision's own, e.g. `score_thresh`; of timm under `backbone_options`.
+
+    Raises:
+        UsageError: no such name, or it does not take these options.
+    """
+    given = dict(options or {})
+    build = partial(_on_timm, name, backbone) if name in HEADS else partial(_torchvision, name, backbone)
+    try:
+        return Detector(build(num_classes, given))
+    except UsageError:
+        raise
+    except (TypeError, ValueError, AssertionError) as error:
+        raise UsageError(f"Detector {name!r} does not take the options {given}: {error}.") from error
+
+
+def begin_detector_with(network: Detector, tensors: Mapping[str, Tensor], *, name: str) -> None:
+    """Give an untrained detector the weights of a file; in place. What a layer for other classes would hold stays as it is.
+
+    Raises:
+        CheckpointError: they are those of another network; `name` is the file's.
+    """
+    own = network.network.state_dict()
+    given = fitted(network.network, tensors)
+    classes = [key for key in own if any(part in key for part in OF_CLASSES)]
+    kept = {key: own[key] for key in classes if key in given and given[key].shape != own[key].shape}
+    load_strictly(network.network, {**given, **kept}, name=name)
+
+
+def begin_backbone_with(network: Detector, tensors: Mapping[str, Tensor], *, name: str) -> None:
+    """Give the timm backbone of an untrained detector the weights of a classifier; in place. Its head is left out.
+
+    Raises:
+        UsageError: the detector has no backbone of timm.
+        CheckpointError: weights of the backbone are missing or of another shape; `name` is the file's.
+    """
+    pyramid = network.network.get_submodule("backbone")
+    if not isinstance(pyramid, Pyramid):
+        raise UsageError(f"{name} is for a backbone of timm, and this detector has its own; leave it out.")
+    own = pyramid.body.state_dict()
+    given = {key: tensor for key, tensor in fitted(pyramid.body, tensors).items() if key in own}
+    load_strictly(pyramid.body, given, name=name)
+
+
+OF_CLASSES = ("cls_logits", "cls_score", "bbox_pred", "classification_head")
+"""Layers whose size depends on the number of classes; in torchvision's Faster R-CNN the boxes' do, too."""
+
+
+def _torchvision(name: str, backbone: str | None, num_classes: int, options: Mapping[str, Any]) -> nn.Module:
+    if name not in PUBLISHED:
+        near = difflib.get_close_matches(name, [*HEADS, *PUBLISHED], n=3) or [*HEADS, *PUBLISHED]
+        raise UsageError(f"There is no detector {name!r}; did you mean {', '.join(near)}?")
+    if backbone is not None:
+        raise UsageError(f"{name} has its own backbone; leave out {backbone!r}, or write fcos or retinanet.")
+    background = int(name.startswith(("fasterrcnn", "ssd")))
+    return torchvision.models.get_model(
+        name, weights=None, weights_backbone=None, num_classes=num_classes + background, **options
+    )
+
+
+def _on_timm(name: str, backbone: str | None, num_classes: int, options: dict[str, Any]) -> nn.Module:
+    if backbone is None:
+        raise UsageError(f"{name} needs a backbone of timm, e.g. resnet50; write backbone: NAME.")
+    width = options.pop("width", 96)
+    if width % GROUPS:
+        raise UsageError(f"width is {width}, but the heads normalise in {GROUPS} groups of channels; write a multiple of them.")
+    pyramid = Pyramid(backbone, width=width, options=options.pop("backbone_options", {}))
+    return HEADS[name](pyramid, num_classes, options)
+
+
+def _fcos(pyramid: Pyramid, num_classes: int, options: dict[str, Any]) -> nn.Module:
+    head = FCOSHead(pyramid.out_channels, 1, num_classes, num_convs=options.pop("convs", 2))
+    return FCOS(pyramid, num_classes, head=head, **{"score_thresh": 0.05, **options})
+
+
+def _retinanet(pyramid: Pyramid, num_classes: int, options: dict[str, Any]) -> nn.Module:
+    sizes = tuple((4 * stride, round(4 * stride * 2 ** (1 / 3)), round(4 * stride * 2 ** (2 / 3))) for stride in STRIDES)
+    anchors = AnchorGenerator(sizes, ((0.5, 1.0, 2.0),) * len(sizes))
+    norm = partial(nn.GroupNorm, GROUPS)
+    head = RetinaNetHead(pyramid.out_channels, anchors.num_anchors_per_location()[0], num_classes, norm_layer=norm)
+    return RetinaNet(pyramid, num_classes, anchor_generator=anchors, head=head, **{"score_thresh": 0.05, **options})
+
+
+HEADS = {"fcos": _fcos, "retinanet": _retinanet}
+
+
+def _timm_features(backbone: str, options: Mapping[str, Any]) -> Any:
+    if not timm.is_model(backbone):
+        near: Sequence[str] = difflib.get_close_matches(backbone, timm.list_models(), n=3)
+        raise UsageError(f"There is no backbone {backbone!r}; did you mean {', '.join(near) or 'one of timm.list_models()'}?")
+    try:
+        return timm.create_model(backbone, features_only=True, out_indices=(2, 3, 4), **options)
+    except (RuntimeError, IndexError, AssertionError) as error:
+        raise UsageError(f"Backbone {backbone!r} gives no features at strides 8, 16 and 32 ({error}); take another.") from error
