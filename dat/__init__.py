@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from dat.attacks.pixels import random_start as random_start
     from dat.attacks.pyramid import pyramid as pyramid
     from dat.augment.augmix import augmix as augmix
+    from dat.boxes import Boxes as Boxes
     from dat.commands.evaluate import evaluate as evaluate
     from dat.commands.subject import TrainedModel as TrainedModel
     from dat.commands.subject import load_run as load_run
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from dat.methods.random_codes import RandomCodes as RandomCodes
     from dat.methods.stack import DeepAugmentAugMixDAT as DeepAugmentAugMixDAT
     from dat.methods.standard import Standard as Standard
+    from dat.nn.detectors import Detector as Detector
     from dat.nn.drvit import DrViT as DrViT
     from dat.nn.mae import MaskedAutoencoder as MaskedAutoencoder
     from dat.nn.norm import Normalized as Normalized
@@ -57,6 +59,7 @@ if TYPE_CHECKING:
     from dat.nn.norm import without_auxiliary_norms as without_auxiliary_norms
     from dat.results import Row as Row
     from dat.tasks.classification import Classification as Classification
+    from dat.tasks.detection import Detection as Detection
     from dat.tasks.losses import cross_entropy as cross_entropy
     from dat.tasks.losses import margin as margin
     from dat.types import Batch as Batch
@@ -69,6 +72,7 @@ _HOME = {
     "AdvProp": "methods.advprop",
     "AugMix": "methods.augmix",
     "Batch": "types",
+    "Boxes": "boxes",
     "CORRUPTIONS": "data.corruptions.table",
     "Classification": "tasks.classification",
     "DAT": "methods.dat",
@@ -80,6 +84,8 @@ _HOME = {
     "DeepAugment": "methods.deepaugment",
     "DeepAugmentAugMixDAT": "methods.stack",
     "DeepAugmentDecoder": "methods.deepaugment",
+    "Detection": "tasks.detection",
+    "Detector": "nn.detectors",
     "Discretizer": "types",
     "DrViT": "nn.drvit",
     "FastAdvProp": "methods.fast_advprop",

@@ -35,6 +35,7 @@ PAGES = [
     "docs/reproducibility.md",
     "docs/discretizers.md",
     "docs/evaluation.md",
+    "docs/detection.md",
 ]
 EXAMPLES = ["changed_codes.py", "compare_discretizers.py", "own_loop.py"]
 CLASSES = [f"class-{number}" for number in range(10)]
@@ -110,6 +111,7 @@ def write_digits(folder: Path) -> None:
         ("docs/reproducibility.md", 1),
         ("docs/discretizers.md", 2),
         ("docs/evaluation.md", 1),
+        ("docs/detection.md", 1),
     ],
 )
 def test_the_python_of_a_page_runs(
@@ -183,7 +185,14 @@ def test_every_example_is_tested():
 
 
 @pytest.mark.parametrize(
-    ("page", "count"), [("README.md", 11), ("docs/recipes.md", 7), ("docs/discretizers.md", 15), ("docs/evaluation.md", 6)]
+    ("page", "count"),
+    [
+        ("README.md", 11),
+        ("docs/recipes.md", 7),
+        ("docs/discretizers.md", 15),
+        ("docs/evaluation.md", 6),
+        ("docs/detection.md", 3),
+    ],
 )
 def test_the_commands_of_a_page_can_be_parsed(page: str, count: int):
     found = list(commands(page))

@@ -84,8 +84,21 @@ def _discretizer_outcome(run: Path) -> str:
     return str(run / "discretizer.safetensors")
 
 
+def _write_detection(run: Path, mixed: bool) -> Path:
+    from dat.report.detection_page import write_detection_report
+
+    return write_detection_report(run, mixed=mixed)
+
+
+def _detection_outcome(run: Path) -> str:
+    from dat.report.detection_page import detection_outcome
+
+    return detection_outcome(run)
+
+
 PAGES: dict[str, Page] = {
     "classification": Page(_write_comparison, _comparison_outcome),
+    "detection": Page(_write_detection, _detection_outcome),
     "discretizer": Page(_write_discretizer, _discretizer_outcome),
     "distillation": Page(_write_discretizer, _discretizer_outcome),
 }

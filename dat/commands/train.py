@@ -27,7 +27,7 @@ from dat.engine.run_folder import Run
 from dat.errors import DatError, RunFolderError, UsageError
 from dat.progress import warn
 from dat.recipe import file, read
-from dat.recipe.header import Header, Recipe, recipe_hash
+from dat.recipe.header import Header, Recipe, Sets, recipe_hash
 from dat.recipe.inputs import dependences, inputs_of
 from dat.recipe.parts import OnDisk, Parts
 from dat.recipe.strength import note_on_alpha
@@ -102,7 +102,7 @@ def carry_out(recipe: Recipe, parts: Parts, *, resume: bool = False, cpu: bool =
         opened = recipe.open(parts)
     header = opened.header
     place = Place(torch.device(state.device or "cpu"), state.process_index, state.num_processes)
-    with _claimed(header, recipe, parts, resume=resume) if place.is_main else nullcontext({}) as inputs:
+    with _claimed(header, recipe, opened.data, resume=resume) if place.is_main else nullcontext({}) as inputs:
         run = Run(header.folder, place, cpu, {**_facts(header), "inputs": inputs})
         if place.is_main:
             write_text(header.folder / RECIPE, header.text)
@@ -118,11 +118,11 @@ def carry_out(recipe: Recipe, parts: Parts, *, resume: bool = False, cpu: bool =
 
 
 @contextmanager
-def _claimed(header: Header, recipe: Recipe, parts: Parts, *, resume: bool) -> Iterator[dict[str, str]]:
+def _claimed(header: Header, recipe: Recipe, data: Sets, *, resume: bool) -> Iterator[dict[str, str]]:
     """Hold the folder of a run that may go on there; gives the hashes of what it begins with."""
     if resume and not run_folder.holds_run(header.folder):
         print(f"There is no run in {header.folder} yet; beginning anew.", file=sys.stderr)
-    inputs = inputs_of(recipe, parts.data(recipe.data))
+    inputs = inputs_of(recipe, data)
     wanted = dependences(recipe.depends_on(), inputs)
     with run_folder.claimed(header.folder, resume=resume):
         before = _as_it_began(header, wanted) if run_folder.holds_run(header.folder) else {}

@@ -4,32 +4,28 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from dat.data.draw import Draw
 from dat.discretizers.frozen import FrozenDiscretizer, check_image_size
-from dat.engine.loop import Training
 from dat.errors import DataError
 from dat.evaluation.suites import FGSM, Clean, Suite, corruption_suites
+from dat.recipe.contest import Contestant, check_contest, contestant, training_of, trainings_of
 from dat.recipe.data import Data, DataSection, tested_on, trained_on
 from dat.recipe.discretizer import DiscretizerPlan, DiscretizerSection, check_spec, open_plan
-from dat.recipe.faults import sentence
 from dat.recipe.fits import check_batches, check_corruptible, check_network
 from dat.recipe.header import Header, header_of, resolved
-from dat.recipe.methods import MethodSection, alpha_of, build_method, needs_discretizer, wants_auxiliary_norms
+from dat.recipe.methods import MethodSection
 from dat.recipe.model import Blueprint, ModelSection, check_model, open_model
 from dat.recipe.parts import Parts
 from dat.recipe.rehearsal import SIDE, shorter, smaller
 from dat.recipe.strict import Strict
 from dat.recipe.training import TrainingSection
-from dat.types import Discretizer, Method
 
 
 @dataclass(frozen=True)
@@ -81,23 +77,6 @@ class ExpectSection(Strict):
 
 
 @dataclass(frozen=True, eq=False)
-class Contestant:
-    """One method of a comparison: `method` makes it, given its `Q` if it uses one; how it trains; the step of its adversary.
-
-    `auxiliary_norms`: whether its model has auxiliary normalisation layers while it trains.
-    """
-
-    method: Callable[[Discretizer | None], Method]
-    training: Training
-    alpha: float | None
-    auxiliary_norms: bool
-
-
-def _contestant(section: BaseModel, training: Training) -> Contestant:
-    return Contestant(partial(build_method, section), training, alpha_of(section), wants_auxiliary_norms(section))
-
-
-@dataclass(frozen=True, eq=False)
 class Comparison:
     """A recipe of classification, opened: methods by label, and all that they share.
 
@@ -142,23 +121,13 @@ class ClassificationRecipe(Strict):
 
     @model_validator(mode="after")
     def _consistent(self) -> ClassificationRecipe:
-        needing = [label for label, section in self.methods.items() if needs_discretizer(section)]
-        if needing and self.discretizer is None:
-            raise ValueError(f"method {needing[0]} needs a discretizer; add a section `discretizer:` with load or train")
-        if not self.methods or not self.seeds or len(set(self.seeds)) < len(self.seeds):
-            raise ValueError("give at least one method, and seeds that differ")
-        if min(self.seeds) < 0:
-            raise ValueError(f"seed {min(self.seeds)} is negative; write 0 or more")
-        if odd := [label for label in self.methods if not re.fullmatch(r"[\w.+-]+", label) or label.startswith(".")]:
-            raise ValueError(f"method label {odd[0]!r} becomes the name of a folder; use letters, digits and any of . + - _")
+        check_contest(self)
         expected = list(self.expect.percent) if self.expect is not None else []
         named = {"expect.percent": expected, "equal_time_as": [self.equal_time_as] if self.equal_time_as else []}
         if unknown := [(key, label) for key, labels in named.items() for label in labels if label not in self.methods]:
             raise ValueError(
                 f"{unknown[0][0]} names {unknown[0][1]!r}, which is none of the methods: {', '.join(self.methods)}"
             )
-        for label in self.methods:
-            training_of(self, label)
         return self
 
     def check(self) -> None:
@@ -195,7 +164,7 @@ class ClassificationRecipe(Strict):
             header=header,
             data=data,
             model=model,
-            contestants={label: _contestant(method, training_of(self, label)) for label, method in self.methods.items()},
+            contestants={label: contestant(method, training_of(self, label)) for label, method in self.methods.items()},
             seeds=tuple(self.seeds),
             discretizer=discretizer,
             plan=plan,
@@ -229,16 +198,7 @@ class ClassificationRecipe(Strict):
         parts = {".": {"data": tested_on(self.data), "discretizer": discretizer}}
         if discretizer is not None and discretizer["train"] is not None:
             parts["discretizer"] = {"data": data, "discretizer": {"train": discretizer["train"]}}
-        for label, method in self.methods.items():
-            settings = {
-                "data": trained_on(self.data),
-                "model": self.model.model_dump(mode="json"),
-                "training": _TRAINING.dump_python(training_of(self, label), mode="json"),
-                "methods": {label: method.model_dump(mode="json", exclude={"training"})},
-                **({"discretizer": discretizer} if needs_discretizer(method) else {}),
-            }
-            parts |= {f"{label}-seed{seed}": {**settings, "seed": seed} for seed in self.seeds}
-        return parts
+        return parts | trainings_of(self, data=trained_on(self.data))
 
     def _check_fit(self, data: Data, model: Blueprint) -> None:
         for label in self.methods:
@@ -259,21 +219,3 @@ class ClassificationRecipe(Strict):
         if discretizer is not None:
             values["discretizer"] |= {"train": None, "load": str(discretizer)}
         return resolved(ClassificationRecipe.model_validate_json(json.dumps(values)))
-
-
-_TRAINING = TypeAdapter(TrainingSection)
-
-
-def training_of(recipe: ClassificationRecipe, label: str) -> TrainingSection:
-    """The training of one method: that of the recipe, with what the method's own section changes.
-
-    Raises:
-        ValueError: naming every fault of that section.
-    """
-    changes: dict[str, Any] = dict(recipe.methods[label])["training"]
-    values = {**dataclasses.asdict(recipe.training), **changes}
-    try:
-        return _TRAINING.validate_json(json.dumps(values))
-    except ValidationError as error:
-        faults = [sentence(fault, values, _TRAINING.json_schema()) for fault in error.errors()]
-        raise ValueError("; ".join(f"methods.{label}.training.{fault.rstrip('.')}" for fault in faults)) from error

@@ -16,6 +16,7 @@ from dat.engine.loop import Training, training_order
 from dat.errors import DatError, UsageError
 from dat.nn.patch_discriminator import check_patch_size
 from dat.recipe.data import Data
+from dat.recipe.header import Sets
 from dat.recipe.model import Blueprint
 from dat.types import Images, Place
 
@@ -23,7 +24,7 @@ REFUSALS = (RuntimeError, AssertionError, ValueError, TypeError, NotImplementedE
 """What networks raise on images that they do not take."""
 
 
-def check_batches(settings: Training | DiscretizerTraining | Distillation, data: Data, *, where: str) -> None:
+def check_batches(settings: Training | DiscretizerTraining | Distillation, data: Sets, *, where: str) -> None:
     """Refuse batches that the training pictures cannot fill or the processes cannot share; `where` is the recipe's section.
 
     Raises:
@@ -39,7 +40,7 @@ def check_batches(settings: Training | DiscretizerTraining | Distillation, data:
         raise UsageError(f"{where}: {error}") from error
 
 
-def check_corruptible(data: Data) -> None:
+def check_corruptible(data: Sets) -> None:
     """Refuse test pictures that are too small to be corrupted.
 
     Raises:

@@ -11,7 +11,6 @@ from typing import Any, Protocol, runtime_checkable
 
 import yaml
 
-from dat.recipe.data import Data, DataSection
 from dat.recipe.older import without_old_draw
 from dat.recipe.parts import Parts
 
@@ -34,8 +33,8 @@ class Recipe(Protocol):
         ...
 
     @property
-    def data(self) -> DataSection:
-        """What is trained and tested on."""
+    def data(self) -> Any:
+        """The section of what is trained and tested on; its `source` says of which sort."""
         ...
 
     @property
@@ -61,6 +60,35 @@ class Recipe(Protocol):
 
     def model_dump(self, *, mode: str = ..., exclude: set[str] | None = ...) -> dict[str, Any]:
         """All settings."""
+        ...
+
+
+@runtime_checkable
+class Sets(Protocol):
+    """Training and test pictures, whatever is known of them."""
+
+    @property
+    def train(self) -> Any:
+        """Its `source` has a `fingerprint(most_bytes=...)`."""
+        ...
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Of the pictures, or of the things in them."""
+        ...
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of an image that a network is shown."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the test pictures."""
+        ...
+
+    def facts(self, source: str) -> dict[str, Any]:
+        """What `run.json` says of them."""
         ...
 
 
@@ -90,8 +118,13 @@ class Opened(Protocol):
         """What it is called, and where it goes."""
         ...
 
+    @property
+    def data(self) -> Sets:
+        """What it trains and tests on."""
+        ...
 
-def header_of(recipe: Recipe, data: Data, network: str, **facts: object) -> Header:
+
+def header_of(recipe: Recipe, data: Sets, network: str, **facts: object) -> Header:
     """The header of a recipe whose data are open; `facts` of its kind come beside those of the data."""
     height, width = data.size
     return Header(

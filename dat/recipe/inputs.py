@@ -9,23 +9,21 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from dat.data.pipeline import ImageDataset
 from dat.discretizers.pretrained import weight_files
 from dat.engine.dependence import Dependence
 from dat.nn.perceptual import backbone_file
 from dat.nn.weights import file_sha256
-from dat.recipe.data import Data
-from dat.recipe.header import Recipe
+from dat.recipe.header import Recipe, Sets
 
 MOST_BYTES = 4 * 2**30
 """So much of the training pictures is read before the first step; of a larger set a sample of files."""
 DISCRETIZERS = ("model.discretizer", "discretizer.load", "discretizer.train.init", "init", "teacher.load")
-FILES = ("model.weights",)
+FILES = ("model.weights", "model.backbone_weights")
 NETWORKS = ("perceptual", "frechet", "discretizer.train.perceptual", "discretizer.train.frechet")
 """Keys of a recipe that name weights, or are sections that do."""
 
 
-def inputs_of(recipe: Recipe, data: Data) -> dict[str, str]:
+def inputs_of(recipe: Recipe, data: Sets) -> dict[str, str]:
     """SHA-256 of all that was opened, by the key of the recipe that names it.
 
     Training pictures beyond `MOST_BYTES` are known by their names, classes and sizes, and by what a sample of them holds.
@@ -35,7 +33,7 @@ def inputs_of(recipe: Recipe, data: Data) -> dict[str, str]:
     """
     files = dict(_files_of(recipe.model_dump(mode="json")))
     hashes = {key: " ".join(map(file_sha256, paths)) for key, paths in files.items()}
-    return {"data.train": _of(data.train, MOST_BYTES), "data.test": data.fingerprint, **hashes}
+    return {"data.train": data.train.source.fingerprint(most_bytes=MOST_BYTES), "data.test": data.fingerprint, **hashes}
 
 
 def dependences(parts: Mapping[str, Mapping[str, Any]], inputs: Mapping[str, str]) -> dict[str, Dependence]:
@@ -51,10 +49,6 @@ def _names(settings: Mapping[str, Any], key: str) -> bool:
     section, _, name = key.rpartition(".")
     found = _at(settings, section) if section else settings
     return isinstance(found, Mapping) and (name in found or found.get("source") == "digits")
-
-
-def _of(pictures: ImageDataset, most_bytes: int) -> str:
-    return pictures.source.fingerprint(most_bytes=most_bytes)
 
 
 def _files_of(settings: Mapping[str, Any]) -> Iterator[tuple[str, list[Path]]]:

@@ -16,6 +16,7 @@ from dat.engine import checkpoint
 from dat.errors import CheckpointError
 from dat.nn.imagenet_networks import ImageNetNetwork
 from dat.nn.weights import file_sha256, read_weights
+from dat.recipe.boxes import BoxedData, BoxesData, build_boxes
 from dat.recipe.data import Data, DataSection, build_data
 from dat.recipe.perceptual import FrechetSection, PerceptualSection, build_frechet, build_perceptual
 
@@ -31,6 +32,10 @@ class Parts(Protocol):
 
     def data(self, section: DataSection) -> Data:
         """Training and test pictures."""
+        ...
+
+    def boxed(self, section: BoxesData) -> BoxedData:
+        """Training and test pictures with boxes."""
         ...
 
     def discretizer(self, source: str, *, precision: Precision = "fp32", compiled: bool = False) -> FrozenDiscretizer:
@@ -63,6 +68,10 @@ class OnDisk:
     def data(self, section: DataSection) -> Data:
         """As `build_data`."""
         return self._once(("data", section.model_dump_json()), lambda: build_data(section, seed=0))
+
+    def boxed(self, section: BoxesData) -> BoxedData:
+        """As `build_boxes`."""
+        return self._once(("boxed", section.model_dump_json()), lambda: build_boxes(section, seed=0))
 
     def discretizer(self, source: str, *, precision: Precision = "fp32", compiled: bool = False) -> FrozenDiscretizer:
         """As `load_discretizer`."""

@@ -17,12 +17,18 @@ from pydantic import Field, TypeAdapter, ValidationError
 from dat.errors import UsageError
 from dat.recipe import file
 from dat.recipe.classification import ClassificationRecipe
+from dat.recipe.detection import DetectionRecipe
 from dat.recipe.discretizer import DiscretizerRecipe
 from dat.recipe.distillation import DistillationRecipe
 from dat.recipe.faults import sentence
 from dat.recipe.header import Recipe
 
-KINDS = {"classification": ClassificationRecipe, "discretizer": DiscretizerRecipe, "distillation": DistillationRecipe}
+KINDS = {
+    "classification": ClassificationRecipe,
+    "detection": DetectionRecipe,
+    "discretizer": DiscretizerRecipe,
+    "distillation": DistillationRecipe,
+}
 """Recipes by kind."""
 
 

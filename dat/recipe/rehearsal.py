@@ -9,12 +9,16 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from functools import cache
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
+from dat.data.annotated import AnnotatedPictures, Things
+from dat.data.boxed import BoxedDataset, Letterbox
 from dat.data.embedded import ArraySource
 from dat.data.pipeline import CenterCrop, ImageDataset
 from dat.discretizers import names
@@ -26,6 +30,8 @@ from dat.engine.distill import Distillation
 from dat.engine.loop import Training
 from dat.errors import UsageError
 from dat.nn.imagenet_networks import ImageNetNetwork
+from dat.recipe.boxes import BoxedData, BoxesData
+from dat.recipe.boxes import augmentation as boxed_augmentation
 from dat.recipe.data import Data, DataSection, augmentation
 from dat.recipe.model import ModelSection, check_model
 from dat.recipe.parts import Precision
@@ -70,6 +76,14 @@ class MadeUp:
         pictures = ImageDataset(source, augmentation(section.augment, CenterCrop(side)), seed=0)
         return Data(pictures, pictures, classes, (side, side), "made up")
 
+    def boxed(self, section: BoxesData) -> BoxedData:
+        """Noise in a frame of the section's size, with a box in each."""
+        frame = Letterbox(*section.size)
+        pictures = BoxedDataset(MadeUpBoxes(frame), boxed_augmentation(section, frame), seed=0)
+        classes = tuple(str(number) for number in range(CLASSES))
+        nothing = AnnotatedPictures(Path("made up"), Path(), [], [], [], classes, [], [*range(CLASSES)])
+        return BoxedData(pictures, nothing, frame)
+
     def discretizer(self, source: str, *, precision: Precision = "fp32", compiled: bool = False) -> FrozenDiscretizer:
         """One of the same stride."""
         del precision, compiled
@@ -90,6 +104,36 @@ class MadeUp:
     def weights(self, path: str) -> Mapping[str, Tensor]:
         """None; a shrunk model begins with random ones."""
         raise AssertionError(f"a rehearsal reads no weights, not {path}")
+
+
+@dataclasses.dataclass(frozen=True)
+class MadeUpBoxes:
+    """Noise as large as a frame, with a thing in the middle."""
+
+    frame: Letterbox
+
+    @property
+    def things(self) -> list[Things]:
+        """Of each picture."""
+        height, width = self.frame.height, self.frame.width
+        box = np.array([[width / 4, height / 4, width * 3 / 4, height * 3 / 4]])
+        return [
+            Things(box, np.array([number % CLASSES]), np.array([1.0]), np.array([False]), (1,))
+            for number in range(STEPS * BATCH)
+        ]
+
+    def __len__(self) -> int:
+        """How many pictures."""
+        return STEPS * BATCH
+
+    def read(self, index: int) -> Image.Image:
+        """Another noise each."""
+        shape = (self.frame.height, self.frame.width, 3)
+        return Image.fromarray(np.random.default_rng(index).integers(0, 256, shape, dtype=np.uint8))
+
+    def name(self, index: int) -> str:
+        """Its number."""
+        return str(index)
 
 
 def shorter(training: Settings) -> Settings:

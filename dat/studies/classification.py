@@ -69,7 +69,7 @@ class ClassificationStudy:
                 self._describe(self._discretizer)
                 rows += self._words(self._discretizer, models)
         trainings = {label: contestant.training for label, contestant in self.opened.contestants.items()}
-        rows += measured.costs(self._subject, trainings, self.opened.seeds, self.run.folder)
+        rows += measured.costs(self._subject.row, trainings, self.opened.seeds, self.run.folder)
         return rows + measured.expectations(self._subject, self.opened.expected)
 
     def _words(self, found: FrozenDiscretizer, models: Mapping[Job, nn.Module]) -> list[Row]:

@@ -38,6 +38,8 @@ Models = Mapping[Job, nn.Module]
 """Trained models."""
 Trainings = Mapping[str, Training]
 """Of each method."""
+MakeRow = Callable[[str, str, float, int, Job, dict[str, object]], Row]
+"""Suite, metric, value, on how many, of which model, how."""
 Keep = Callable[[Cell, Predictions], None]
 Answers = dict[Job, dict[str, Correct]]
 """Of each model, by suite: whether it was right, for every picture."""
@@ -217,7 +219,7 @@ def _rows_of_effect(subject: Subject, job: Job, found: Effect, protocol: dict[st
     return [*rows, replace(above, ci=interval)]
 
 
-def costs(subject: Subject, trainings: Trainings, seeds: Sequence[int], folder: Path) -> list[Row]:
+def costs(row: MakeRow, trainings: Trainings, seeds: Sequence[int], folder: Path) -> list[Row]:
     """Seconds per step, the median over the log of each training."""
     rows = []
     for label, training in trainings.items():
@@ -225,7 +227,7 @@ def costs(subject: Subject, trainings: Trainings, seeds: Sequence[int], folder: 
         for seed in seeds:
             speeds = _speeds(folder, label, seed)
             seconds = training.batch_size / float(np.median(speeds))
-            rows.append(subject.row("cost", "seconds_per_step", seconds, len(speeds), Job(label, seed), protocol))
+            rows.append(row("cost", "seconds_per_step", seconds, len(speeds), Job(label, seed), protocol))
     return rows
 
 

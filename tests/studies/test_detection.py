@@ -1,0 +1,135 @@
+"""Detection, the whole way: from files to a page, stopped and continued, and what cannot be is refused first."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+from typer.testing import CliRunner
+
+import dat
+from dat.cli import app
+from dat.commands.check_recipes import rehearse
+from dat.errors import DatError
+from dat.recipe import read
+from dat.results import Row, read_rows
+
+MINI = {"layers": (1, 1, 1, 1), "channels": (8, 8, 16, 16)}
+
+
+def write_set(folder: Path, name: str, count: int, *, names: tuple[str, ...] = ("bright", "dark")) -> Path:
+    """Grey pictures with one bright and sometimes one dark rectangle."""
+    numbers = np.random.default_rng(len(name))
+    (folder / name).mkdir(parents=True, exist_ok=True)
+    images, annotations = [], []
+    for index in range(count):
+        picture = Image.new("RGB", (72, 48), (120, 120, 120))
+        for category in range(1 + index % 2):
+            x, y = int(numbers.integers(2, 40)), int(numbers.integers(2, 24))
+            shade = (250, 20)[category]
+            ImageDraw.Draw(picture).rectangle((x, y, x + 19, y + 15), fill=(shade, shade, shade))
+            annotations.append({"id": len(annotations), "image_id": index, "category_id": category + 1, "bbox": [x, y, 20, 16]})
+        picture.save(folder / name / f"{index}.png")
+        images.append({"id": index, "file_name": f"{index}.png", "width": 72, "height": 48})
+    categories = [{"id": place + 1, "name": label} for place, label in enumerate(names)]
+    path = folder / f"instances_{name}.json"
+    path.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
+    return path
+
+
+@pytest.fixture
+def values(tmp_path: Path) -> dict[str, Any]:
+    return {
+        "kind": "detection",
+        "title": "Two kinds of rectangles",
+        "data": {"train": str(write_set(tmp_path, "train", 8)), "test": str(write_set(tmp_path, "test", 4)), "size": [64, 96]},
+        "discretizer": {"load": "photos-f4-1024-fast"},
+        "model": {"name": "fcos", "backbone": "resnet18", "options": {"width": 64, "convs": 1, "backbone_options": MINI}},
+        "training": {"epochs": 1, "batch_size": 4, "lr": 1e-3, "optimizer": "adamw", "log_every": 1},
+        "methods": {"standard": {}, "dat": {"alpha": 1.0}},
+        "seeds": [0],
+        "evaluation": {"c_pictures": 2, "c_severities": [3]},
+        "out": str(tmp_path / "run"),
+    }
+
+
+def changed(values: Mapping[str, Any], **sections: Any) -> dict[str, Any]:
+    return {key: {**value, **sections[key]} if key in sections else value for key, value in values.items()}
+
+
+def test_a_comparison_of_detectors_from_files_to_a_page(values: dict[str, Any]) -> None:
+    folder = dat.train(values, cpu=True)
+    rows = read_rows(folder / "results.jsonl")
+    found = {(row.method, row.suite, row.metric): row for row in rows}
+    for method in ("standard", "dat"):
+        assert 0 <= found[method, "clean", "ap"].value <= 100
+        assert found[method, "clean", "ap"].n == 4
+        assert found[method, "fgsm", "ap50"].protocol["loss"] == "all"
+        assert found[method, "c", "mpc"].n == found[method, "c/fog/3", "ap"].n == 2
+        assert found[method, "c", "mpc"].protocol["cells"] == 15
+        cells = [row.value for row in rows if row.method == method and row.suite.startswith("c/") and row.metric == "ap"]
+        assert found[method, "c", "mpc"].value == pytest.approx(np.mean(cells))
+        assert {row.metric for row in rows if row.metric.startswith("ap/")} <= {"ap/bright", "ap/dark"}
+        assert json.loads((folder / "detections" / f"{method}-seed0.json").read_text()) is not None
+    page = (folder / "report.md").read_text()
+    assert "| Method | AP (1 \N{MULTIPLICATION SIGN} 4 images) | AP50" in page
+    assert "ccuracy" not in page.split("How each suite was measured")[0].split("## Recipe")[0]
+    again = CliRunner().invoke(app, ["report", str(folder)])
+    assert (again.exit_code, again.stdout) == (0, f"{folder / 'report.html'}\n")
+
+
+def test_a_stopped_comparison_goes_on_and_ends_the_same(values: dict[str, Any], tmp_path: Path) -> None:
+    def measured(folder: Path) -> list[tuple[str, str, str, float]]:
+        rows: list[Row] = read_rows(folder / "results.jsonl")
+        return [(row.method, row.suite, row.metric, row.value) for row in rows if row.suite != "cost"]
+
+    whole = dat.train(changed(values, evaluation={"suites": ["clean"]}), cpu=True)
+    (whole / "results.jsonl").rename(tmp_path / "before.jsonl")
+    for path in (whole / "dat-seed0" / "checkpoints").iterdir():
+        for file in path.iterdir():
+            file.unlink()
+        path.rmdir()
+    again = dat.train(changed(values, evaluation={"suites": ["clean"]}), resume=True, cpu=True)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "before.jsonl").rename(tmp_path / "other" / "results.jsonl")
+    assert measured(again) == measured(tmp_path / "other")
+
+
+REFUSED = {
+    "classes": ({"methods": {"debiased": {}}}, "debiased aims at a class of each image"),
+    "aims": ({"methods": {"advprop": {}}}, "write targeted: false"),
+    "jsd": ({"methods": {"augmix": {}}}, "write jsd_weight: 0"),
+    "mixup": ({"training": {"mixup": 0.2}}, "mixup and cutmix mix the classes of whole images"),
+    "gradient": ({"climbed": "boxes", "methods": {"dat-free": {}}}, "write climbed: all"),
+    "backbone": ({"model": {"backbone": "resnet5"}}, "There is no backbone 'resnet5'; did you mean"),
+    "name": ({"model": {"name": "fco"}}, "There is no detector 'fco'; did you mean fcos"),
+    "frame": ({"data": {"size": [4, 8]}}, "corruptions need 8"),
+    "batch": ({"training": {"batch_size": 16}}, "8 pictures, fewer than one batch of 16"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_is_refused_before_anything_is_written(case: str, values: dict[str, Any]) -> None:
+    sections, said = REFUSED[case]
+    merged = {key: {**values[key], **sections[key]} for key in ("training", "model", "data") if key in sections}
+    given = {**values, **sections, **merged}
+    with pytest.raises(DatError, match=said):
+        dat.train(given, cpu=True)
+    assert not Path(values["out"]).exists()
+
+
+def test_test_pictures_need_the_categories_of_the_training(values: dict[str, Any], tmp_path: Path) -> None:
+    other = write_set(tmp_path / "other", "test", 2, names=("bright", "grey"))
+    with pytest.raises(DatError, match=r"has grey, which training has not, and lacks dark|has grey.*lacks dark"):
+        dat.train(changed(values, data={"test": str(other)}), cpu=True)
+
+
+def test_a_detection_recipe_is_rehearsed(values: dict[str, Any]) -> None:
+    at = {"epsilon": 0.01, "step_size": 0.01, "steps": 1}
+    more = {"at": at, "advprop": {"targeted": False}, "dat-free": {}, "augmix": {"jsd_weight": 0.0}}
+    rehearse(read.parse({**values, "methods": more}))
