@@ -76,6 +76,18 @@ def differing(first: Mapping[str, object], second: Mapping[str, object]) -> tupl
     return {key: first.get(key) for key in keys}, {key: second.get(key) for key in keys}
 
 
+def from_json(text: str | bytes) -> Any:
+    """What JSON text holds.
+
+    Raises:
+        ValueError: it is none, or nested too deep to be read, which Python calls a RecursionError.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deep") from error
+
+
 def write_rows(path: Path, rows: Iterable[Row]) -> None:
     """Replace the file at once: readers see the old rows or the new ones, never half of them."""
     write_text(path, "".join(json.dumps(asdict(row), sort_keys=True) + "\n" for row in rows))
@@ -93,7 +105,7 @@ def read_rows(path: Path) -> list[Row]:
     rows = []
     for number, line in enumerate(_lines_of(path), start=1):
         try:
-            values = json.loads(line)
+            values = from_json(line)
             if not isinstance(values, dict):
                 raise ValueError(f"it is a {type(values).__name__}")
             if unknown := sorted(set(values) - names):
@@ -101,7 +113,7 @@ def read_rows(path: Path) -> list[Row]:
             if values["ci"] is not None:
                 values["ci"] = tuple(values["ci"])
             rows.append(_row(values))
-        except (ValueError, TypeError, KeyError, RecursionError) as error:
+        except (ValueError, TypeError, KeyError) as error:
             raise DataError(f"Line {number} of {path} is not a result row ({error}); remove that line.") from error
     return rows
 

@@ -35,7 +35,7 @@ from dat.errors import DataError, DatError, UsageError
 from dat.evaluation.stylized import Paintings, Stylized
 from dat.evaluation.suites import SEVERITIES
 from dat.progress import Bar
-from dat.results import versions, write_bytes
+from dat.results import from_json, versions, write_bytes
 from dat.types import Images, Indices, Place
 
 Change = Callable[[Images, Indices], Images]
@@ -192,7 +192,7 @@ def _earlier(out: Path, settings: Settings) -> tuple[list[str], list[dict[str, s
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return [], [versions()]
     try:
-        made = json.loads((out / MADE).read_text())
+        made = from_json((out / MADE).read_text())
         earlier, complete, had_a_part = dict(made["settings"]), list(made["complete"]), list(made["versions"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{out} holds something that is no copy ({MADE} is missing or damaged); name a new folder.") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import reprlib
@@ -14,6 +13,7 @@ import numpy as np
 
 from dat.data.annotated import AnnotatedPictures, Examined, Things, in_order_of, is_outside, refuse
 from dat.errors import DataError
+from dat.results import from_json
 
 Record = Mapping[str, Any]
 Tables = Mapping[str, list[Record]]
@@ -126,10 +126,10 @@ def _built(path: Path, tables: Tables, pictures: str | Path | None, classes: Seq
 
 def _parsed(path: Path) -> Record:
     try:
-        record = json.loads(path.read_text(encoding="utf-8-sig"))
+        record = from_json(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror}); write the path of an annotation file.") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise DataError(f"{path} is no JSON ({error}); export it again.") from error
     if not isinstance(record, dict):
         raise DataError(f"{path} holds a {type(record).__name__}, not an object with images, annotations and categories.")

@@ -20,7 +20,7 @@ import numpy as np
 
 from dat.errors import DataError
 from dat.progress import Bar
-from dat.results import write_text
+from dat.results import from_json, write_text
 
 CACHE = "~/.cache"
 """Where hashes are remembered if XDG_CACHE_HOME does not say."""
@@ -110,7 +110,7 @@ def _remembered(root: Path) -> Known:
     """What earlier calls read; nothing, where the cache is missing or damaged."""
     path = _cache_file(root)
     try:
-        found = json.loads(path.read_text()) if path is not None else {}
+        found = from_json(path.read_text()) if path is not None else {}
     except (OSError, ValueError):
         return {}
     entries = found.items() if isinstance(found, dict) else ()

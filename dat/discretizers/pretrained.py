@@ -20,6 +20,7 @@ from dat.discretizers.frozen import FrozenDiscretizer
 from dat.discretizers.networks.dalle import DalleDVAE, encoder_in, other_half, read_both_halves
 from dat.errors import CheckpointError, UsageError
 from dat.nn.weights import file_sha256, read_tensors
+from dat.results import from_json
 
 FORMAT = "dat.discretizer"
 FILE_NAME = "discretizer.safetensors"
@@ -143,7 +144,7 @@ def _read_from(file: Path, layout: str) -> list[Path]:
 def _own_header(path: Path, tensors: Tensors, metadata: Mapping[str, str]) -> dict[str, Any]:
     size = path.stat().st_size
     try:
-        header = json.loads(metadata[FORMAT])
+        header = from_json(metadata[FORMAT])
         if _digest(tensors, header) == header["sha256"]:
             return header
     except (ValueError, KeyError, TypeError):

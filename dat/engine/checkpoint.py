@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dat.errors import CheckpointError
+from dat.results import from_json
 
 MANIFEST = "manifest.json"
 
@@ -70,7 +71,7 @@ def load(path: Path) -> State:
         CheckpointError: a file is missing, of another size, or of another hash than the manifest says.
     """
     try:
-        manifest = json.loads((path / MANIFEST).read_text())
+        manifest = from_json((path / MANIFEST).read_text())
         digest = manifest.pop("sha256")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path} is not a whole checkpoint: its {MANIFEST} cannot be read ({error}).") from error

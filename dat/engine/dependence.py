@@ -10,7 +10,7 @@ from typing import Any
 
 from dat.engine import checkpoint
 from dat.errors import RunFolderError
-from dat.results import write_text
+from dat.results import from_json, write_text
 
 SETTINGS = "settings.json"
 """The file beside each part."""
@@ -76,10 +76,10 @@ def _kept(part: Path) -> Dependence | None:
     if not path.is_file():
         return None
     try:
-        found = json.loads(path.read_text())
+        found = from_json(path.read_text())
         if not (isinstance(found, dict) and all(isinstance(found.get(key), dict) for key in ("settings", "inputs"))):
             raise ValueError("it holds no settings and inputs")
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise RunFolderError(f"{path} is damaged ({error}); restore it, or write out=ANOTHER_FOLDER.") from error
     return Dependence(found["settings"], found["inputs"])
 

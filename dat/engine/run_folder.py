@@ -15,7 +15,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from dat.errors import RunFolderError
-from dat.results import RUN, write_text
+from dat.results import RUN, from_json, write_text
 from dat.types import Place
 
 
@@ -88,13 +88,13 @@ def read_run(folder: Path) -> dict[str, Any]:
         RunFolderError: it cannot be read, or is not what a run writes.
     """
     try:
-        run = json.loads((folder / RUN).read_text())
+        run = from_json((folder / RUN).read_text())
         if not isinstance(run, dict) or not isinstance(run.get("recipe_hash"), str):
             raise ValueError("it names no recipe")
         names = run.get("class_names", [])
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise ValueError("its class_names are no list of names")
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise RunFolderError(f"{folder / RUN} is damaged ({error}); write out=ANOTHER_FOLDER and train again.") from error
     return run
 
@@ -110,7 +110,7 @@ def _myself() -> dict[str, object]:
 
 def _owner(folder: Path) -> str:
     try:
-        owner = json.loads((folder / ".owner.json").read_text())
+        owner = from_json((folder / ".owner.json").read_text())
         return f"process {owner['pid']} on {owner['host']} since {owner['since']}"
     except (OSError, ValueError, KeyError):
         return "another process"

@@ -27,6 +27,7 @@ from dat.data.pipeline import Fetched, TrainingOrder, training_batches
 from dat.engine import checkpoint
 from dat.errors import DatError, DivergenceError, RunFolderError
 from dat.progress import Bar, speed_text
+from dat.results import from_json
 from dat.types import Batch, Place
 
 
@@ -218,8 +219,8 @@ class _Log:
 def _step_of(line: str, where: str) -> int:
     """Raises: RunFolderError: it is no line of a log."""
     try:
-        return int(json.loads(line)["step"])
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        return int(from_json(line)["step"])
+    except (ValueError, TypeError, KeyError) as error:
         raise RunFolderError(f"{where} is no line of a training log ({error}); remove that line, then resume again.") from error
 
 

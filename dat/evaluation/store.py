@@ -15,7 +15,7 @@ import numpy as np
 from dat.errors import DataError
 from dat.evaluation.cells import Cell, Predictions, View
 from dat.evaluation.identity import Answers
-from dat.results import SET, write_bytes, write_text
+from dat.results import SET, from_json, write_bytes, write_text
 
 PREDICTIONS, PICTURES, ANSWERS = "predictions", "pictures", "answers.npz"
 OUTPUTS, GROUPS, LABELS = "outputs.", "groups.", "labels."
@@ -132,7 +132,7 @@ def write_answers(folder: Path, answers: Mapping[str, Answers]) -> None:
 def _set_of(path: Path) -> str:
     """Of which set the predictions of a file are; empty where it does not say, is damaged or missing, and may be replaced."""
     try:
-        return str(json.loads(_read(path)["protocol"].item()).get(SET, "")) if path.is_file() else ""
+        return str(from_json(_read(path)["protocol"].item()).get(SET, "")) if path.is_file() else ""
     except (DataError, ValueError, AttributeError):
         return ""
 

@@ -5,7 +5,6 @@ Reads files only. What a run does not hold is left out, and the page says so.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -35,7 +34,7 @@ from dat.report.tables import (
     seeds_text,
     suite_title,
 )
-from dat.results import RESULTS, RUN, Row, altered, read_rows, write_text
+from dat.results import RESULTS, RUN, Row, altered, from_json, read_rows, write_text
 from dat.version import __version__
 
 Part = TypeVar("Part")
@@ -194,8 +193,8 @@ def read_file(path: Path) -> str:
 def read_facts(path: Path) -> Facts:
     """What `run.json` says of the run; raises DataError where it is missing or no JSON object."""
     try:
-        facts = json.loads(read_file(path))
-    except (ValueError, RecursionError) as error:
+        facts = from_json(read_file(path))
+    except ValueError as error:
         raise DataError(f"{path.name} is not JSON ({error}).") from error
     if not isinstance(facts, dict):
         raise DataError(f"{path.name} holds no JSON object.")
@@ -205,7 +204,7 @@ def read_facts(path: Path) -> Facts:
 def read_log(path: Path) -> figures.Log:
     """Lines of a training log; raises DataError where it is missing or a line is no JSON object."""
     try:
-        lines = [json.loads(line) for line in read_file(path).splitlines()]
+        lines = [from_json(line) for line in read_file(path).splitlines()]
     except ValueError as error:
         raise DataError(f"{path.parent.name}/{path.name} is not JSON lines ({error}).") from error
     if not all(isinstance(line, dict) for line in lines):

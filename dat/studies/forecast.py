@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from statistics import fmean, median
 from typing import Any
 
 from dat.engine.loop import Training
+from dat.results import from_json
 from dat.studies.study import Job
 
 
@@ -57,7 +57,7 @@ class Forecast:
 def _log(path: Path) -> list[dict[str, Any]]:
     """Its lines; none where it is damaged: a forecast stops nothing."""
     try:
-        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        lines = [from_json(line) for line in path.read_text().splitlines()]
         return [{"step": int(line["step"]), "images_per_s": float(line["images_per_s"])} for line in lines]
     except (OSError, ValueError, KeyError, TypeError):
         return []

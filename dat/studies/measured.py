@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -25,7 +24,7 @@ from dat.evaluation.selftest import adversary_alarm
 from dat.evaluation.suites import Clean, Suite, clean_beside
 from dat.progress import Bar
 from dat.recipe.classification import Evaluation
-from dat.results import Row, machine, mean_interval, versions, write_bytes
+from dat.results import Row, from_json, machine, mean_interval, versions, write_bytes
 from dat.studies.study import Job
 from dat.tasks.classification import Classification
 from dat.types import Place
@@ -234,7 +233,7 @@ def costs(row: MakeRow, trainings: Trainings, seeds: Sequence[int], folder: Path
 def _speeds(folder: Path, label: str, seed: int) -> list[float]:
     """Images per second that the log of a training holds."""
     lines = (folder / f"{label}-seed{seed}" / "log.jsonl").read_text().splitlines()
-    return [json.loads(line)["images_per_s"] for line in lines]
+    return [from_json(line)["images_per_s"] for line in lines]
 
 
 def epochs_of_equal_time(trainings: Trainings, seeds: Sequence[int], folder: Path, *, reference: str) -> dict[str, int]:
