@@ -29,6 +29,7 @@ from dat.progress import warn
 from dat.recipe import file, read
 from dat.recipe.header import Header, Recipe, Sets, recipe_hash
 from dat.recipe.inputs import dependences, inputs_of
+from dat.recipe.older import as_it_was_meant
 from dat.recipe.parts import OnDisk, Parts
 from dat.recipe.strength import note_on_alpha
 from dat.results import RESULTS, RUN, hashes_of, machine, versions, write_rows, write_text
@@ -146,12 +147,14 @@ def _as_it_began(header: Header, wanted: Mapping[str, Dependence]) -> dict[str, 
         )
     inputs = known.get("inputs") or {}
     if known["recipe_hash"] == header.recipe_hash:
-        return dependences({name: part.settings for name, part in wanted.items()}, inputs)
+        return dependences({name: as_it_was_meant(part.settings) for name, part in wanted.items()}, inputs)
     try:
         recipe = read.load(str(header.folder / RECIPE))
     except DatError:
         return {}
-    return dependences(recipe.depends_on(), inputs) if recipe_hash(recipe) == known["recipe_hash"] else {}
+    if recipe_hash(recipe) != known["recipe_hash"]:
+        return {}
+    return dependences({name: as_it_was_meant(part) for name, part in recipe.depends_on().items()}, inputs)
 
 
 def _put_aside(header: Header, begun: Sequence[str]) -> None:

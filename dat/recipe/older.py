@@ -1,12 +1,24 @@
-"""Recipes of runs from before fewer pictures were drawn in proportion to their classes: they took the first of each class."""
+"""What settings of runs that older versions began meant: the first pictures of each class, and schedules as timm has them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 KEYS = {"data": "draw", "evaluation": "c_draw"}
 """Which key of a section says how its `..._per_class` pictures are chosen."""
+
+
+SCHEDULES = {"step": "step (every 90 epochs)", "poly": "poly (of power 0.1)"}
+"""Those whose steps are others now."""
+
+
+def as_it_was_meant(part: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a training that began with a schedule which means something else now, so that it is not gone on with."""
+    training = part.get("training")
+    if not isinstance(training, Mapping) or training.get("schedule") not in SCHEDULES:
+        return dict(part)
+    return {**part, "training": {**training, "schedule": SCHEDULES[str(training["schedule"])]}}
 
 
 def with_old_draw(values: dict[str, Any]) -> dict[str, Any]:

@@ -21,8 +21,8 @@ class Classification:
     `num_classes` is needed by methods that aim at random classes, where targets are integers.
     `sigmoid` asks of each class alone whether it is there, and sums their binary cross-entropies; smoothing and soft targets
     are the same. AugReg's recipe uses it.
-    Both losses are those of `dat.tasks.losses`, whose gradient does not vanish where the model is sure: the adversary of a
-    well-fitted image is as long as that of any other.
+    Both losses are those of `dat.tasks.losses`, whose gradient does not vanish where the model is sure, up to a margin of 100:
+    the adversary of a well-fitted image is as long as that of any other.
     """
 
     smoothing: float = 0.0

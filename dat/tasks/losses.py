@@ -30,6 +30,8 @@ def margin(logits: Logits, labels: Indices) -> PerImage:
 def cross_entropy(logits: Logits, targets: ClassTargets, *, smoothing: float = 0.0) -> PerImage:
     """`F.cross_entropy(..., reduction="none")` with a gradient that does not saturate, in float32 or better.
 
+    Right up to a margin of 100, where the gradient itself, exp(-margin), is too small for float32 (1e-44); `margin` has none.
+
     Args:
         logits: `(batch, classes)`.
         targets: the class of each image, or the shares of all classes.
@@ -48,7 +50,7 @@ def cross_entropy(logits: Logits, targets: ClassTargets, *, smoothing: float = 0
 
 
 def binary_cross_entropy(logits: Logits, targets: ClassTargets, *, smoothing: float = 0.0) -> PerImage:
-    """Sum over classes of the binary cross-entropy of `sigmoid(logits)`, with a gradient that does not saturate.
+    """Sum over classes of the binary cross-entropy of `sigmoid(logits)`, with a gradient as right as that of `cross_entropy`.
 
     Source: google-research/big_vision:big_vision/utils.py (`sigmoid_xent`).
     """
