@@ -129,6 +129,7 @@ def test_test_pictures_need_the_categories_of_the_training(values: dict[str, Any
         dat.train(changed(values, data={"test": str(other)}), cpu=True)
 
 
+@pytest.mark.slow  # that of the shipped recipe is rehearsed always
 def test_a_detection_recipe_is_rehearsed(values: dict[str, Any]) -> None:
     at = {"epsilon": 0.01, "step_size": 0.01, "steps": 1}
     more = {"at": at, "advprop": {"targeted": False}, "dat-free": {}, "augmix": {"jsd_weight": 0.0}}
