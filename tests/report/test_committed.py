@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from dat.report.page import gather, markdown_page
-from dat.report.reading import PLACES, called, listed, sentences
+from dat.report.reading import MANY_METHODS, PLACES, called, listed, sentences
 from dat.report.tables import METHOD_TITLES, MINUS, Comparison, all_tables, comparison_table, method_title
 from dat.results import read_rows
 
 ROOT = Path(__file__).resolve().parents[2]
-FOLDERS = ["demo", "cifar10-compare", "cifar10-compare/equal-time"]
+FOLDERS = ["demo", "cifar10-compare", "cifar10-compare/equal-time", "cifar10-controls"]
 
 
 @pytest.fixture(scope="module", params=FOLDERS)
@@ -117,7 +117,8 @@ def test_the_sentence_of_a_test_set_names_those_that_are_marked(comparison: Comp
     for place, suite in enumerate(comparison.suites, start=1):
         top = comparison.highest(suite)
         others = [called(method) for method in comparison.marks(suite) if method != top]
-        said = f"it cannot be told apart from {listed(others)}, so which" if others else "it differs from every other"
+        whom = f"{len(others)} others" if len(others) >= MANY_METHODS else listed(others)
+        said = f"it cannot be told apart from {whom}, so which" if others else "it differs from every other"
         assert said in text[place]
 
 
@@ -133,6 +134,10 @@ def test_the_page_is_that_of_the_rows(folder: Path):
         text.split("## Where the numbers come from")[0] for text in (page_of(folder), (folder / "report.md").read_text())
     )
     assert made == kept
+
+
+def test_what_the_facts_list_is_kept(folder: Path):
+    assert gather(folder).alarms == ()
 
 
 def page_of(folder: Path) -> str:
@@ -152,6 +157,11 @@ def table_of(text: str, heading: str) -> dict[str, dict[str, str]]:
 
 
 TITLES = {title: method for method, title in METHOD_TITLES.items()} | {"DAT (Algorithm 1)": "dat"}
+TITLES |= {
+    f"{METHOD_TITLES[method]}, {step}": f"{method}-{direction}"
+    for method in ("dat", "dat-official", "dat-free")
+    for direction, step in (("random", "a random step"), ("none", "no step"))
+}
 SUITES = {"Clean": "clean", "FGSM 8/255": "fgsm", "FGSM 1/255": "fgsm", "15 corruptions": "c"}
 GAINS = {"Gain under FGSM": "fgsm", "Gain on corruptions": "c"}
 
@@ -162,6 +172,7 @@ GAINS = {"Gain under FGSM": "fgsm", "Gain on corruptions": "c"}
         ("README.md", "## What it shows", "demo"),
         ("results/cifar10-compare/README.md", "## Equal steps", "cifar10-compare"),
         ("results/cifar10-compare/README.md", "## Equal time", "cifar10-compare/equal-time"),
+        ("results/cifar10-controls/README.md", "Accuracy in percent", "cifar10-controls"),
     ],
 )
 def test_a_table_of_a_text_holds_the_numbers_of_the_results(page: str, heading: str, name: str):
