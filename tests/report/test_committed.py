@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from dat.evaluation.intervals import METHOD
 from dat.report.page import gather, markdown_page
 from dat.report.reading import MANY_METHODS, PLACES, called, listed, sentences
 from dat.report.tables import METHOD_TITLES, MINUS, Comparison, all_tables, comparison_table, method_title
-from dat.results import read_rows
+from dat.results import INTERVAL, read_rows
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ["demo", "cifar10-compare", "cifar10-compare/equal-time", "cifar10-controls"]
@@ -138,6 +139,18 @@ def test_the_page_is_that_of_the_rows(folder: Path):
 
 def test_what_the_facts_list_is_kept(folder: Path):
     assert gather(folder).alarms == ()
+
+
+def test_a_text_says_which_intervals_are_older_than_the_code():
+    found = {
+        (path.parents[1] / "README.md", str(row.protocol.get(INTERVAL)))
+        for path in (ROOT / "results").glob("*/*/results.jsonl")
+        for row in read_rows(path)
+        if not str(row.protocol.get(INTERVAL, METHOD)).startswith(("none: ", METHOD))
+    }
+    text = ROOT / "results/imagenet-sample/README.md"
+    assert found == {(text, "bootstrap over pictures, 1000 draws, seed 0")}
+    assert "a bootstrap over pictures (1000 draws, seed 0" in text.read_text()
 
 
 def page_of(folder: Path) -> str:
