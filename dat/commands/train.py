@@ -29,7 +29,7 @@ from dat.progress import warn
 from dat.recipe import file, read
 from dat.recipe.header import Header, Recipe, Sets, recipe_hash
 from dat.recipe.inputs import dependences, inputs_of
-from dat.recipe.older import as_it_was_meant
+from dat.recipe.older import as_it_was_meant, drawing_as
 from dat.recipe.parts import OnDisk, Parts
 from dat.recipe.strength import note_on_alpha
 from dat.results import RESULTS, RUN, hashes_of, machine, versions, write_rows, write_text
@@ -126,15 +126,31 @@ def _claimed(header: Header, recipe: Recipe, data: Sets, *, resume: bool) -> Ite
     inputs = inputs_of(recipe, data)
     wanted = dependences(recipe.depends_on(), inputs)
     with run_folder.claimed(header.folder, resume=resume):
-        before = _as_it_began(header, wanted) if run_folder.holds_run(header.folder) else {}
-        dependence.check(header.folder, wanted, before)
+        stored = _stored(header.folder)
+        before = _as_it_began(header, wanted, stored) if run_folder.holds_run(header.folder) else {}
+        advice = _on_its_draw(stored, recipe)
+        dependence.check(header.folder, wanted, before, advice=advice)
         dependence.keep(header.folder, wanted, before)
         if run_folder.holds_run(header.folder):
-            _put_aside(header, [name for name in wanted if dependence.has_begun(header.folder / name)])
+            _put_aside(header, [name for name in wanted if dependence.has_begun(header.folder / name)], advice)
         yield inputs
 
 
-def _as_it_began(header: Header, wanted: Mapping[str, Dependence]) -> dict[str, Dependence]:
+def _stored(folder: Path) -> Recipe | None:
+    """The recipe of the run that is there, if it can be read."""
+    try:
+        return read.load(str(folder / RECIPE)) if run_folder.holds_run(folder) else None
+    except DatError:
+        return None
+
+
+def _on_its_draw(stored: Recipe | None, recipe: Recipe) -> str:
+    """What to write to go on with the pictures of a run that took the first of each class; nothing, where they are the same."""
+    keys = drawing_as(stored.model_dump(mode="json"), recipe.model_dump(mode="json")) if stored is not None else []
+    return f"To go on with the pictures that it took, so that its rows stay comparable, add {' '.join(keys)}." if keys else ""
+
+
+def _as_it_began(header: Header, wanted: Mapping[str, Dependence], stored: Recipe | None) -> dict[str, Dependence]:
     """What the parts of the run depend on by its own recipe; nothing, where that cannot be told.
 
     Raises:
@@ -148,17 +164,16 @@ def _as_it_began(header: Header, wanted: Mapping[str, Dependence]) -> dict[str, 
     inputs = known.get("inputs") or {}
     if known["recipe_hash"] == header.recipe_hash:
         return dependences({name: as_it_was_meant(part.settings) for name, part in wanted.items()}, inputs)
-    try:
-        recipe = read.load(str(header.folder / RECIPE))
-    except DatError:
+    if stored is None or recipe_hash(stored) != known["recipe_hash"]:
         return {}
-    if recipe_hash(recipe) != known["recipe_hash"]:
-        return {}
-    return dependences({name: as_it_was_meant(part) for name, part in recipe.depends_on().items()}, inputs)
+    return dependences({name: as_it_was_meant(part) for name, part in stored.depends_on().items()}, inputs)
 
 
-def _put_aside(header: Header, begun: Sequence[str]) -> None:
-    """What another recipe ended with goes to a folder of its own, so that its numbers and those to come never mix."""
+def _put_aside(header: Header, begun: Sequence[str], advice: str) -> None:
+    """What another recipe ended with goes to a folder of its own, so that its numbers and those to come never mix.
+
+    `advice` is added to what is said then.
+    """
     folder, before = header.folder, run_folder.read_run(header.folder)["recipe_hash"]
     if before == header.recipe_hash:
         return
@@ -171,7 +186,7 @@ def _put_aside(header: Header, begun: Sequence[str]) -> None:
             (folder / name).replace(aside / name)
     used = f"; it uses what has begun: {', '.join(begun)}" if begun else ""
     kept = f"; its results so far are in {aside}" if (aside / RESULTS).is_file() else ""
-    warn(f"{folder} goes on with a changed recipe{used}{kept}.")
+    warn(" ".join(filter(None, (f"{folder} goes on with a changed recipe{used}{kept}.", advice))))
 
 
 def _finish(study: Study, run: Run, parts: Iterable[str]) -> None:

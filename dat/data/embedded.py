@@ -27,7 +27,7 @@ DIGITS_WHITE = 16
 
 @dataclass(frozen=True, eq=False)
 class ArraySource:
-    """Pictures of one size in memory: `images` are RGB, 8 bits. `names` default to the positions.
+    """Pictures of one size in memory: `images` are RGB, 8 bits. `names` default to the positions; `files` is whence they come.
 
     Raises:
         DataError: as many targets as images are expected, each a position in `classes`.
@@ -37,6 +37,7 @@ class ArraySource:
     targets: Labels
     classes: tuple[str, ...]
     names: Sequence[str] | None = None
+    files: ImageSource | None = None
 
     def __post_init__(self) -> None:
         if len(self.images) != len(self.targets):
@@ -115,7 +116,8 @@ def in_memory(source: ImageSource, *, limit_bytes: int = 2**31) -> ArraySource:
             sizes = "{}x{} but {} is {}x{}".format(*picture.size, source.name(0), width, height)
             raise DataError(f"{source.name(index)} is {sizes}; only pictures of one size are held in memory.")
         images[index] = np.asarray(picture).transpose(2, 0, 1)
-    return ArraySource(images, source.targets, source.classes, [source.name(index) for index in range(len(source))])
+    names = [source.name(index) for index in range(len(source))]
+    return ArraySource(images, source.targets, source.classes, names, files=source)
 
 
 def _resized(grey: Grey, size: int) -> Squares:

@@ -16,6 +16,12 @@ SETTINGS = "settings.json"
 """The file beside each part."""
 NAMED = 8
 """So many settings that differ are named, and so many folders."""
+PACE = ("data.in_memory", "training.workers", "training.log_every", "training.save_minutes")
+"""Ends of keys that say how pictures are fetched, and when is logged and saved: no bit of any weight follows from them."""
+TESTED = ("data.test", "data.test_per_class")
+"""Keys of test pictures, which no part depends on but the run: older versions noted them beside its discretizer."""
+OR = "/"
+"""Between two digests of one input, in memory and in its files: where one of them is the same, so is the input."""
 RULE = "--resume with a changed recipe uses each training whose own settings are the same, and trains what has not begun."
 
 
@@ -36,42 +42,50 @@ def has_begun(part: Path) -> bool:
     return bool(checkpoint.list_checkpoints(part / "checkpoints")) or any(part.glob("*.safetensors"))
 
 
-def check(run: Path, wanted: Dependences, before: Dependences) -> None:
+def check(run: Path, wanted: Dependences, before: Dependences, *, advice: str = "") -> None:
     """Refuse a recipe by which a training that has begun would go on with other settings, or anything with other inputs.
 
-    `before`: of parts with nothing beside them, as a version began them that did not keep it.
+    `before`: of parts with nothing beside them, as a version began them that did not keep it. `advice`: a sentence on how such
+    a recipe goes on.
 
     Raises:
         RunFolderError: naming settings, old and new, and folders; or what was kept is damaged or not known.
     """
-    known = {name: found for name in wanted if (found := _kept(run / name) or before.get(name)) is not None}
+    known = {name: found for name in wanted if (found := kept(run / name) or before.get(name)) is not None}
     begun = [name for name in wanted if has_begun(run / name)]
     if unknown := [name for name in begun if name not in known]:
         raise RunFolderError(
             f"Nothing in {run} says with which settings {_listed(unknown)} began; "
             f"remove {_listed(_removable(run, unknown))} to train anew, or write out=ANOTHER_FOLDER."
         )
-    changes = {name: _changes(found.settings, wanted[name].settings) for name, found in known.items()}
-    if others := [name for name in begun if changes[name]]:
-        said = [*dict.fromkeys(change for name in others for change in changes[name])]
+    odd = {
+        name: changes(found.settings, wanted[name].settings, without=() if name == "." else TESTED)
+        for name, found in known.items()
+    }
+    if others := [name for name in begun if odd[name]]:
+        said = [*dict.fromkeys(change for name in others for change in odd[name])]
         raise RunFolderError(
             f"{run} holds trainings with other settings ({_listed(said, '; ')}); put those back, "
-            f"remove {_listed(_removable(run, others))} to train anew, or write out=ANOTHER_FOLDER. {RULE}"
+            f"remove {_listed(_removable(run, others))} to train anew, or write out=ANOTHER_FOLDER. {advice or RULE}"
         )
-    _check_inputs(run, {name: (found, wanted[name]) for name, found in known.items() if not changes[name]})
+    _check_inputs(run, {name: (found, wanted[name]) for name, found in known.items() if not odd[name]})
 
 
 def keep(run: Path, wanted: Dependences, before: Dependences) -> None:
     """Write beside each part what it depends on; first beside those that have begun and have it only in `before`."""
-    begun = {name: found for name, found in before.items() if has_begun(run / name) and _kept(run / name) is None}
+    begun = {name: found for name, found in before.items() if has_begun(run / name) and kept(run / name) is None}
     for name, dependence in {**begun, **wanted}.items():
-        if _kept(run / name) != dependence:
+        if kept(run / name) != dependence:
             (run / name).mkdir(exist_ok=True)
             write_text(run / name / SETTINGS, json.dumps(asdict(dependence), indent=1))
 
 
-def _kept(part: Path) -> Dependence | None:
-    """Raises: RunFolderError: it cannot be read."""
+def kept(part: Path) -> Dependence | None:
+    """What lies beside a part; None where nothing does.
+
+    Raises:
+        RunFolderError: it cannot be read.
+    """
     path = part / SETTINGS
     if not path.is_file():
         return None
@@ -97,13 +111,14 @@ def _check_inputs(run: Path, parts: Mapping[str, tuple[Dependence, Dependence]])
 
 
 def _other_inputs(before: Mapping[str, str], now: Mapping[str, str]) -> Iterator[str]:
-    return (key for key, digest in now.items() if before.get(key, digest) != digest)
+    return (key for key, digest in now.items() if set(digest.split(OR)).isdisjoint(before.get(key, digest).split(OR)))
 
 
-def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """`training.epochs was 3, is 5`, for all that differ."""
+def changes(before: Mapping[str, Any], now: Mapping[str, Any], *, without: Sequence[str] = ()) -> list[str]:
+    """`training.epochs was 3, is 5`, for all that differ, but for `PACE` and keys that end so."""
     old, new = _by_key(before), _by_key(now)
-    odd = [key for key in {**old, **new} if old.get(key) != new.get(key)]
+    passed_over = tuple(f".{key}" for key in (*PACE, *without))
+    odd = [key for key in {**old, **new} if old.get(key) != new.get(key) and not f".{key}".endswith(passed_over)]
     return [f"{key} was {old.get(key, 'not there')}, is {new.get(key, 'not there')}" for key in odd]
 
 

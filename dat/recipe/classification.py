@@ -194,11 +194,11 @@ class ClassificationRecipe(Strict):
 
     def depends_on(self) -> dict[str, dict[str, Any]]:
         """Of the run, what is measured with; of its discretizer and of each model, what was trained from what, and how."""
-        data, discretizer = self.data.model_dump(mode="json"), self.discretizer and self.discretizer.model_dump(mode="json")
+        data, discretizer = trained_on(self.data), self.discretizer and self.discretizer.model_dump(mode="json")
         parts = {".": {"data": tested_on(self.data), "discretizer": discretizer}}
         if discretizer is not None and discretizer["train"] is not None:
             parts["discretizer"] = {"data": data, "discretizer": {"train": discretizer["train"]}}
-        return parts | trainings_of(self, data=trained_on(self.data))
+        return parts | trainings_of(self, data=data)
 
     def _check_fit(self, data: Data, model: Blueprint) -> None:
         for label in self.methods:

@@ -9,10 +9,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from dat.data.embedded import ArraySource
+from dat.data.folders import ImageSource
 from dat.discretizers.pretrained import weight_files
-from dat.engine.dependence import Dependence
+from dat.engine.dependence import OR, Dependence
 from dat.nn.perceptual import backbone_file
 from dat.nn.weights import file_sha256
+from dat.recipe.data import Data
 from dat.recipe.header import Recipe, Sets
 
 MOST_BYTES = 4 * 2**30
@@ -26,14 +29,23 @@ NETWORKS = ("perceptual", "frechet", "discretizer.train.perceptual", "discretize
 def inputs_of(recipe: Recipe, data: Sets) -> dict[str, str]:
     """SHA-256 of all that was opened, by the key of the recipe that names it.
 
-    Training pictures beyond `MOST_BYTES` are known by their names, classes and sizes, and by what a sample of them holds.
+    Training pictures beyond `MOST_BYTES` are known by their names, classes and sizes, and by what a sample of them holds;
+    those of a folder in memory by their files, or by their pixels.
 
     Raises:
         DataError, CheckpointError: a file is gone meanwhile.
     """
     files = dict(_files_of(recipe.model_dump(mode="json")))
     hashes = {key: " ".join(map(file_sha256, paths)) for key, paths in files.items()}
-    return {"data.train": data.train.source.fingerprint(most_bytes=MOST_BYTES), "data.test": data.fingerprint, **hashes}
+    train = OR.join(_digests(data.train.source, most_bytes=MOST_BYTES))
+    tested = [digest[:12] for digest in _digests(data.test.source)] if isinstance(data, Data) else [data.fingerprint]
+    return {"data.train": train, "data.test": OR.join(tested), **hashes}
+
+
+def _digests(source: ImageSource, *, most_bytes: int | None = None) -> list[str]:
+    """Of the pictures, and first of their files where these were read before."""
+    files = source.files if isinstance(source, ArraySource) else None
+    return [each.fingerprint(most_bytes=most_bytes) for each in (files, source) if each is not None]
 
 
 def dependences(parts: Mapping[str, Mapping[str, Any]], inputs: Mapping[str, str]) -> dict[str, Dependence]:

@@ -37,7 +37,14 @@ def without_old_draw(settings: dict[str, Any]) -> dict[str, Any]:
     return settings
 
 
-def _drawing(values: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+def drawing_as(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What to write, such as `data.draw=first`, for `now` to draw as `before` did; nothing, if it does."""
+    old, new = dict(_drawing(before)), dict(_drawing(now))
+    both = [(name, key) for name, key in KEYS.items() if name in old and name in new]
+    return [f"{name}.{key}=first" for name, key in both if (old[name][key], new[name][key]) == ("first", "in-proportion")]
+
+
+def _drawing(values: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Sections that ask for fewer pictures than there are."""
     for name in KEYS:
         section = values.get(name)

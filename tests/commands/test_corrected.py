@@ -9,7 +9,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor
 
 import dat
 from dat.commands import train
@@ -174,6 +179,98 @@ def test_methods_and_seeds_come_and_go_and_results_do_not_mix(run: Path) -> None
 )
 def test_what_finished_trainings_depend_on_is_refused_by_its_key(run: Path, changes: dict[str, Any], said: str) -> None:
     refused(RECIPE | changes, run, said)
+
+
+def paced(values: dict[str, Any]) -> dict[str, Any]:
+    return {**values, "save_minutes": 0.5, "log_every": 7, "workers": 1}
+
+
+def test_what_no_weight_follows_from_may_be_another(run: Path) -> None:
+    before = tree(run, "discretizer", *BEGUN)
+    spec = {**SPEC, "training": paced(SPEC["training"])}
+    with killed_at(Job("at", 0)):
+        again({**RECIPE, "training": paced(RECIPE["training"]), "discretizer": {"train": spec}}, run)
+    after = tree(run, "discretizer", *BEGUN)
+    assert {path for path in after if after[path] != before[path]} == {
+        str(run / name / "settings.json") for name in ("discretizer", *BEGUN)
+    }
+
+
+def pictures(root: Path, *, per_class: int, seed: int) -> str:
+    draw = np.random.default_rng(seed)
+    for name in ("ant", "bee"):
+        (root / name).mkdir(parents=True)
+        for number in range(per_class):
+            Image.fromarray(draw.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(root / name / f"{number}.png")
+    return str(root)
+
+
+@pytest.fixture(scope="module")
+def on_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The recipe of a small run that is done, on pictures in files, with a discretizer of its own."""
+    root = tmp_path_factory.mktemp("folders")
+    data = {
+        "source": "folder",
+        "train": pictures(root / "train", per_class=4, seed=0),
+        "test": pictures(root / "test", per_class=3, seed=1),
+        "augment": {"kind": "none"},
+    }
+    spec = {**SPEC, "training": {**SPEC["training"], "batch_size": 4}}
+    changes = {"data": data, "discretizer": {"train": spec}, "training": {**RECIPE["training"], "batch_size": 4}}
+    recipe = {**without("at"), **changes, "seeds": [0], "out": str(root / "run")}
+    dat.train(recipe, cpu=True)
+    return recipe
+
+
+def weights_of(run: Path) -> dict[str, Tensor]:
+    return load_file(run / "discretizer" / "discretizer.safetensors")
+
+
+def test_other_test_pictures_leave_the_discretizer_and_its_quality_is_measured_on_them(
+    on_folders: dict[str, Any], tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(on_folders["out"], tmp_path / "run"))
+    older = json.loads((run / "discretizer" / "settings.json").read_text())
+    older["settings"]["data"] |= {key: on_folders["data"].get(key) for key in ("test", "test_per_class")}
+    (run / "discretizer" / "settings.json").write_text(json.dumps(older))  # as versions wrote them that asked for the same
+    first = json.loads((run / "run.json").read_text())["discretizer"]
+    other = {**on_folders["data"], "test": pictures(tmp_path / "other", per_class=2, seed=2), "test_per_class": 1}
+    before = tree(run, "discretizer")
+    facts = again({**on_folders, "data": other}, run)
+    after = tree(run, "discretizer")
+    assert {Path(path).name for path in after if after[path] != before[path]} == {"settings.json"}
+    assert facts["discretizer"]["quality_of"]["data"] != first["quality_of"]["data"]
+    assert facts["discretizer"]["psnr_db"] != first["psnr_db"]
+    anew = dat.train({**on_folders, "data": other}, out=tmp_path / "anew", cpu=True)
+    assert weights_of(anew).keys() == weights_of(run).keys()
+    assert all(torch.equal(tensor, weights_of(run)[name]) for name, tensor in weights_of(anew).items())
+    refused(
+        {**on_folders, "data": {**other, "train_per_class": 3}}, run, r"data\.train_per_class was None, is 3.*run/discretizer, "
+    )
+
+
+def test_pictures_may_be_held_in_memory_or_not_and_are_the_same(on_folders: dict[str, Any], tmp_path: Path) -> None:
+    run = Path(shutil.copytree(on_folders["out"], tmp_path / "run"))
+    data = {part: shutil.copytree(on_folders["data"][part], tmp_path / part) for part in ("train", "test")}
+    recipe = {**on_folders, "data": {**on_folders["data"], **{part: str(folder) for part, folder in data.items()}}}
+    shutil.rmtree(run)
+    dat.train(recipe, out=run, cpu=True)
+    in_memory = {**recipe, "data": {**recipe["data"], "in_memory": True}}
+    before = {path: state for path, state in tree(run, "discretizer", "standard-seed0").items() if "settings" not in path}
+    for wanted in (in_memory, recipe, in_memory):
+        again(wanted, run)
+    noted = json.loads((run / "standard-seed0" / "settings.json").read_text())
+    files, pixels = noted["inputs"]["data.train"].split("/")
+    (run / "standard-seed0" / "settings.json").write_text(
+        json.dumps({**noted, "inputs": {"data.train": pixels}})  # as versions noted them that knew pixels only
+    )
+    again(in_memory, run)
+    assert json.loads((run / "standard-seed0" / "settings.json").read_text())["inputs"]["data.train"].startswith(files)
+    after = tree(run, "discretizer", "standard-seed0")
+    assert {path: after[path] for path in before} == before
+    Image.new("RGB", (8, 8)).save(data["train"] / "ant" / "0.png")
+    for wanted in (in_memory, recipe):
+        refused(wanted, run, r"^What data\.train of the recipe names is not what the run")
 
 
 def test_a_run_of_another_kind_is_refused(run: Path) -> None:

@@ -324,18 +324,38 @@ def began_with(begun: dict[str, Any]) -> Iterator[Path]:
     (root / "kept").rename(root / "in")
 
 
-def test_a_run_of_an_older_version_goes_on_with_the_pictures_it_drew(begun: dict[str, Any], tmp_path: Path) -> None:
+def accuracies(results: Path) -> list[dict[str, Any]]:
+    """Rows but for those of time."""
+    rows = [json.loads(line) for line in results.read_text().splitlines()]
+    return [row for row in rows if row["suite"] != "cost"]
+
+
+def test_a_run_of_an_older_version_goes_on_with_the_pictures_it_drew(
+    begun: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The first of each class; another draw is named and refused, and the recipe that the run stored means the old one."""
-    older = {**begun, "data": {**begun["data"], "train_per_class": 2, "draw": "first"}, "out": str(tmp_path / "run")}
+    measured = {"suites": ["c"], "c_per_class": 1}
+    older = {
+        **begun,
+        "data": {**begun["data"], "train_per_class": 2, "draw": "first"},
+        "evaluation": {**measured, "c_draw": "first"},
+        "out": str(tmp_path / "run"),
+    }
     dat.train(older, cpu=True)
+    rows = accuracies(tmp_path / "run" / "results.jsonl")
     stored = yaml.safe_load((tmp_path / "run" / "recipe.yaml").read_text())
     del stored["data"]["draw"], stored["evaluation"]["c_draw"]
     (tmp_path / "run" / "recipe.yaml").write_text(yaml.safe_dump(stored))
-    now = {**older, "data": {key: value for key, value in older["data"].items() if key != "draw"}}
-    with pytest.raises(RunFolderError, match=r"data\.draw was first, is in-proportion"):
+    now = {**older, "data": {key: value for key, value in older["data"].items() if key != "draw"}, "evaluation": measured}
+    said = r"data\.draw was first, is in-proportion.*comparable, add data\.draw=first evaluation\.c_draw=first\.$"
+    with pytest.raises(RunFolderError, match=said):
         dat.train(now, resume=True, cpu=True)
     dat.train(tmp_path / "run" / "recipe.yaml", resume=True, cpu=True)
+    dat.train(now, ["data.draw=first", "evaluation.c_draw=first"], resume=True, cpu=True)
+    assert "goes on with a changed recipe" not in capsys.readouterr().err
+    assert accuracies(tmp_path / "run" / "results.jsonl") == rows
     dat.train(now, ["data.draw=first"], resume=True, cpu=True)
+    assert "so that its rows stay comparable, add evaluation.c_draw=first.\n" in capsys.readouterr().err
 
 
 def exchange(first: Path, second: Path) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from dat.engine.dependence import RULE, SETTINGS, Dependence, check, keep
+from dat.engine.dependence import PACE, RULE, SETTINGS, Dependence, check, keep
 from dat.errors import RunFolderError
 
 
@@ -94,6 +94,34 @@ def test_inputs_that_differ_are_named_and_those_that_were_not_noted_are_accepted
     said = refusal(tmp_path, {"dat-seed0": depending({"data.train": "0", "model.weights": "0"}, seed=0)})
     assert said.startswith("What data.train and model.weights of the recipe name is not what the run in")
     check(tmp_path, {"dat-seed0": depending({"data.train": "0"}, seed=1)}, {})  # another training, which has not begun
+
+
+def test_of_one_input_with_two_digests_either_will_do(tmp_path: Path) -> None:
+    keep(tmp_path, {"dat-seed0": depending({"data.train": "files/pixels"}, seed=0)}, {})
+    for same in ("files", "pixels", "files/others"):
+        check(tmp_path, {"dat-seed0": depending({"data.train": same}, seed=0)}, {})
+    refusal(tmp_path, {"dat-seed0": depending({"data.train": "other/pixel"}, seed=0)})
+
+
+@pytest.mark.parametrize("key", PACE)
+def test_no_training_depends_on_its_pace(tmp_path: Path, key: str) -> None:
+    section, name = key.split(".")
+    keep(tmp_path, {"q": depending(train={section: {name: 1}}), ".": depending(**{section: {name: 1, "x": 1}})}, {})
+    begin(tmp_path, "q", ".")
+    check(tmp_path, {"q": depending(train={section: {name: 2}}), ".": depending(**{section: {name: 3, "x": 1}})}, {})
+    assert "(other.workers was not there, is 2)" in refusal(tmp_path, {"q": depending(other={"workers": 2})})
+
+
+def test_test_pictures_belong_to_the_run_alone(tmp_path: Path) -> None:
+    keep(tmp_path, {"q": depending(data={"test": "a", "size": 8}), ".": depending(data={"test": "a"})}, {})
+    begin(tmp_path, "q", ".")
+    check(tmp_path, {"q": depending(data={"size": 8})}, {})
+    assert "(data.test was a, is b)" in refusal(tmp_path, {".": depending(data={"test": "b"})})
+
+
+def test_a_sentence_on_how_to_go_on_takes_the_place_of_the_rule(run: Path) -> None:
+    with pytest.raises(RunFolderError, match=r"ANOTHER_FOLDER\. Write so\.$"):
+        check(run, {"weak-seed0": depending(model={"width": 5})}, {}, advice="Write so.")
 
 
 def test_a_run_of_an_older_version_is_known_by_its_recipe(tmp_path: Path) -> None:
