@@ -42,7 +42,7 @@ SHOWN = (RESULTS, RECIPE, "pictures.npz", "reconstructions.npz")
 """What the page of a run is made from, beside `run.json`, which keeps their hashes, logs, and weights, which have their own."""
 OUTCOME = ("report.html", "report.md", "pictures.npz", "equal-time.yaml", RESULTS)
 """What a run ends with: of one recipe, never of two."""
-KEPT = ("discretizer", "timed_seeds")
+KEPT = ("discretizer",)
 """Facts that a run goes on with."""
 
 

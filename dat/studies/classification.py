@@ -11,7 +11,7 @@ from torch import nn
 
 from dat.discretizers.frozen import FrozenDiscretizer
 from dat.engine.discretizer_health import digest, reconstruction_quality
-from dat.engine.loop import train
+from dat.engine.loop import Training, train
 from dat.engine.run_folder import Run
 from dat.nn.norm import without_auxiliary_norms
 from dat.progress import Bar, followed_by, warn
@@ -68,8 +68,7 @@ class ClassificationStudy:
             with self.run.timed("analyse"):
                 self._describe(self._discretizer)
                 rows += self._words(self._discretizer, models)
-        trainings = {label: contestant.training for label, contestant in self.opened.contestants.items()}
-        rows += measured.costs(self._subject.row, trainings, self.opened.seeds, self.run.folder)
+        rows += measured.costs(self._subject.row, self._trainings, self.opened.seeds, self.run.folder)
         return rows + measured.expectations(self._subject, self.opened.expected)
 
     def _words(self, found: FrozenDiscretizer, models: Mapping[Job, nn.Module]) -> list[Row]:
@@ -92,22 +91,31 @@ class ClassificationStudy:
     def following(self) -> Path | None:
         """The same with the epochs of each method that fit into the time of one of them, written when all are trained.
 
-        The time of an epoch is the median of what the logs say, so it is right on a machine that did nothing else. Seeds that
-        are added later do not count: the epochs stay as they were.
+        The time of an epoch is the median of what the logs say, so it is right on a machine that did nothing else.
         """
         if self.opened.equal_time_as is None:
             return None
         path = self.run.folder / "equal-time.yaml"
         if self.run.place.is_main:
-            trainings = {label: contestant.training for label, contestant in self.opened.contestants.items()}
-            timed = [seed for seed in self.run.facts.get("timed_seeds", ()) if seed in self.opened.seeds]
-            self.run.facts["timed_seeds"] = timed = timed or [*self.opened.seeds]
-            self.run.write()
-            epochs = measured.epochs_of_equal_time(trainings, timed, self.run.folder, reference=self.opened.equal_time_as)
             trained_here = self._weights if self.opened.plan is not None else None
-            write_text(path, self.opened.in_equal_time(epochs, trained_here))
+            write_text(path, self.opened.in_equal_time(self._epochs_of_equal_time(self.opened.equal_time_as), trained_here))
         PartialState().wait_for_everyone()
         return path
+
+    def _epochs_of_equal_time(self, reference: str) -> dict[str, int]:
+        """Those with which each method began there, whatever seeds came and went since; counted, of those that have not begun.
+
+        All are counted where the method whose time it is has not begun with as many as it has here: it was another, or
+        another method's time.
+        """
+        run, trainings = self.run.folder, self._trainings
+        counted = measured.epochs_of_equal_time(trainings, self.opened.seeds, run, reference=reference)
+        begun = measured.epochs_begun(counted, self.opened.seeds[0], run, run / "equal-time")
+        return counted | begun if begun.get(reference) == trainings[reference].epochs else counted
+
+    @property
+    def _trainings(self) -> Mapping[str, Training]:
+        return {label: contestant.training for label, contestant in self.opened.contestants.items()}
 
     @property
     def _weights(self) -> Path:
@@ -130,9 +138,8 @@ class ClassificationStudy:
     @property
     def _forecast(self) -> Forecast:
         opened, jobs = self.opened, self._jobs
-        trainings = {label: contestant.training for label, contestant in opened.contestants.items()}
         shown = len(jobs) * measured.images_to_show(self._subject)
-        return Forecast(self.run.folder, trainings, jobs, len(opened.data.train), shown, opened.equal_time_as)
+        return Forecast(self.run.folder, self._trainings, jobs, len(opened.data.train), shown, opened.equal_time_as)
 
     @cached_property
     def _subject(self) -> measured.Subject:

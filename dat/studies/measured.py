@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from dat.analysis.codes import SHOWN, Effect, discrete_change, effect, joined
 from dat.data.pipeline import CenterCrop, ImageDataset, Transform, evaluation_batches
 from dat.data.subset import Subset, fewer, first_per_class
 from dat.discretizers.frozen import FrozenDiscretizer
+from dat.engine import dependence
 from dat.engine.loop import Training
 from dat.evaluation.cells import Cell, Correct, Predictions, all_classes
 from dat.evaluation.metrics import accuracy_rows
@@ -245,6 +247,30 @@ def epochs_of_equal_time(trainings: Trainings, seeds: Sequence[int], folder: Pat
     speeds = {label: np.array([np.median(_speeds(folder, label, seed)) for seed in seeds]) for label in trainings}
     ratios = {label: float(np.median(of_method / speeds[reference])) for label, of_method in speeds.items()}
     return {label: max(1, round(trainings[reference].epochs * ratio)) for label, ratio in ratios.items()}
+
+
+def epochs_begun(labels: Iterable[str], seed: int, run: Path, again: Path) -> dict[str, int]:
+    """With how many epochs methods of `run` began in the folder `again`, with any seed; none of a method that was another then.
+
+    `seed`: one that all of them have in `run`.
+
+    Raises:
+        RunFolderError: what lies beside a training is damaged.
+    """
+    begun: dict[str, int] = {}
+    for label in labels:
+        now = _without_seed(run / f"{label}-seed{seed}")
+        parts = [part for part in sorted(again.glob(f"{label}-seed*")) if part.name.rpartition("-seed")[0] == label]
+        for then in (_without_seed(part) for part in parts if dependence.has_begun(part)):
+            if not dependence.changes(then, now, without=["training.epochs"]) and then:
+                begun.setdefault(label, then["training"]["epochs"])
+    return begun
+
+
+def _without_seed(part: Path) -> dict[str, Any]:
+    """The settings of a training but for its seed, and whence its discretizer comes; none where they are not known."""
+    found = dependence.kept(part)
+    return {key: value for key, value in (found.settings if found else {}).items() if key not in ("seed", "discretizer")}
 
 
 def expectations(subject: Subject, expected: tuple[str, Mapping[str, Mapping[str, float]]] | None) -> list[Row]:

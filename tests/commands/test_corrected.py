@@ -381,6 +381,11 @@ def contents(run: Path) -> dict[str, bytes]:
     return {str(path.relative_to(run)): path.read_bytes().replace(bytes(run), b"") for path in paths}
 
 
+def make_faster(log: Path) -> None:
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    log.write_text("".join(json.dumps({**line, "images_per_s": 9 * line["images_per_s"]}) + "\n" for line in lines))
+
+
 def test_equal_time_goes_on_with_an_added_seed_and_as_many_epochs(tmp_path: Path) -> None:
     recipe = {**without("random-codes"), "discretizer": None, "equal_time_as": "at", "seeds": [0]}
     run = dat.train(recipe, out=tmp_path / "run", cpu=True)
@@ -391,5 +396,11 @@ def test_equal_time_goes_on_with_an_added_seed_and_as_many_epochs(tmp_path: Path
     assert tree(run, *names) == before
     assert models_in(run / "equal-time") == {(label, seed) for label in ("standard", "at") for seed in (0, 1)}
     assert log.is_file()
+    before = tree(run, *names, "equal-time/standard-seed1", "equal-time/at-seed1")
+    make_faster(run / "standard-seed1" / "log.jsonl")  # alone, this seed would give standard training other epochs
+    again({**recipe, "seeds": [1]}, run)
+    assert models_in(run / "equal-time") == {("standard", 1), ("at", 1)}
+    again({**recipe, "seeds": [1, 0]}, run)
+    assert tree(run, *names, "equal-time/standard-seed1", "equal-time/at-seed1") == before
     said = rf"remove {run}/at-seed0, {run}/at-seed1, {run}/equal-time/at-seed0, {run}/equal-time/at-seed1 to train"
     refused({**recipe, "seeds": [0, 1], "methods": {"standard": {}, "at": {"epsilon": 0.1}}}, run, said)
