@@ -7,8 +7,6 @@ from typing import Any
 
 KEYS = {"data": "draw", "evaluation": "c_draw"}
 """Which key of a section says how its `..._per_class` pictures are chosen."""
-
-
 SCHEDULES = {"step": "step (every 90 epochs)", "poly": "poly (of power 0.1)"}
 """Those whose steps are others now."""
 
