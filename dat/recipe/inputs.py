@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from dat.data.embedded import ArraySource
-from dat.data.folders import ImageSource
 from dat.discretizers.pretrained import weight_files
 from dat.engine.dependence import OR, Dependence
 from dat.nn.perceptual import backbone_file
@@ -42,7 +41,7 @@ def inputs_of(recipe: Recipe, data: Sets) -> dict[str, str]:
     return {"data.train": train, "data.test": OR.join(tested), **hashes}
 
 
-def _digests(source: ImageSource, *, most_bytes: int | None = None) -> list[str]:
+def _digests(source: Any, *, most_bytes: int | None = None) -> list[str]:
     """Of the pictures, and first of their files where these were read before."""
     files = source.files if isinstance(source, ArraySource) else None
     return [each.fingerprint(most_bytes=most_bytes) for each in (files, source) if each is not None]

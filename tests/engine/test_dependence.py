@@ -106,9 +106,9 @@ def test_of_one_input_with_two_digests_either_will_do(tmp_path: Path) -> None:
 @pytest.mark.parametrize("key", PACE)
 def test_no_training_depends_on_its_pace(tmp_path: Path, key: str) -> None:
     section, name = key.split(".")
-    keep(tmp_path, {"q": depending(train={section: {name: 1}}), ".": depending(**{section: {name: 1, "x": 1}})}, {})
+    keep(tmp_path, {"q": depending(train={section: {name: 1}}), ".": Dependence({section: {name: 1, "x": 1}}, {})}, {})
     begin(tmp_path, "q", ".")
-    check(tmp_path, {"q": depending(train={section: {name: 2}}), ".": depending(**{section: {name: 3, "x": 1}})}, {})
+    check(tmp_path, {"q": depending(train={section: {name: 2}}), ".": Dependence({section: {name: 3, "x": 1}}, {})}, {})
     assert "(other.workers was not there, is 2)" in refusal(tmp_path, {"q": depending(other={"workers": 2})})
 
 
