@@ -25,6 +25,8 @@ METHOD = "Student over pictures"
 """How the interval of a mean of scores is made, for protocols and pages."""
 TOO_FEW = f"fewer than {FEWEST} pictures"
 UNBOUNDED, PERCENT = (-math.inf, math.inf), (0.0, 100.0)
+CERTAIN_OF_SIGN = 1e-3
+"""A mean difference is called above or below 0 where chance alone does so, or more, less often than this."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,6 +80,23 @@ def matched_interval(gains: int, losses: int, n: int) -> tuple[float, float]:
     size, both, net = n + 2, gains + losses + 1, gains - losses
     half = float(special.ndtri(0.975)) * math.sqrt(both - net**2 / size)
     return 100 * (net - half) / size, 100 * (net + half) / size
+
+
+def chance_above(mean: float, interval: tuple[float, float] | None, n: int) -> float:
+    """Probability of a mean of `n` differences so far above 0 where there is none: a t-test, from Student's 95 % interval.
+
+    1 without an interval, and where no two differences differ, as of one picture many times.
+    """
+    half = (interval[1] - interval[0]) / 2 if interval is not None else 0.0
+    if half <= 1e-9 * abs(mean):
+        return 1.0
+    return float(special.stdtr(n - 1, -mean / half * special.stdtrit(n - 1, 0.975)))
+
+
+def certain_sign(mean: float, interval: tuple[float, float] | None, n: int) -> int:
+    """1 or -1 where the mean of `n` differences is above or below 0 beyond chance (`CERTAIN_OF_SIGN`, each side), else 0."""
+    above, below = (chance_above(value, interval, n) < CERTAIN_OF_SIGN for value in (mean, -mean))
+    return int(above) - int(below)
 
 
 def paired_difference(first: Scores, second: Scores) -> Difference:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float64, Int64
-from scipy.special import bdtrc, stdtr
+from scipy.special import bdtrc
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
@@ -25,7 +25,9 @@ from dat.data.pipeline import ImageDataset
 from dat.data.testsets.class_maps import NOTHING
 from dat.errors import DataError, UsageError
 from dat.evaluation.cells import View, all_classes
+from dat.evaluation.intervals import certain_sign
 from dat.nn.outputs import logits_of
+from dat.results import mean_interval
 from dat.tasks.losses import margin
 from dat.types import RANGE_TOLERANCE, Discretizer, Images, Logits
 
@@ -52,7 +54,6 @@ SATURATED = 0.25
 """So large a share of pictures of which a model is sure beyond float32 makes a comparison elsewhere worthless."""
 
 CERTAIN, PROMISING = 1e-4, 0.2
-CERTAIN_OF_LOSS = 1e-3
 GAIN = 0.05
 FEW_CLASSES = 0.9  # of two or three classes, an untrained model may tell most apart, with any names
 TIMES_CHANCE = 5  # below, a reading or a scale makes no model of any use: an untrained one may get there
@@ -165,25 +166,18 @@ def adversary_alarm(above_random: Differences, modified: Differences) -> Alarm |
         above_random: of each picture, its loss after the adversary's step less that after the random one.
         modified: of each picture, the percentage of codes that the adversary modified.
     """
-    differences, mean = above_random.double(), float(above_random.double().mean())
-    if _chance_of(differences) < CERTAIN_OF_LOSS:
+    count = len(above_random)
+    mean, interval = mean_interval(above_random.double().tolist())
+    sign = certain_sign(mean, interval, count)
+    if sign > 0:
         return None
-    many = f"{len(differences)} pictures, of whose codes it modifies {float(modified.double().mean()):.2g} %"
-    if _chance_of(-differences) < CERTAIN_OF_LOSS:
+    many = f"{count} pictures, of whose codes it modifies {float(modified.double().mean()):.2g} %"
+    if sign < 0:
         fact = f"The adversary lowers the loss by {-mean:.2g} below that of a random step of its length, on {many}"
         return Alarm("adversary-backwards", f"{fact}; look for the sign of its gradient, and for labels that are not those.")
     fact = f"The adversary's loss is {mean:+.2g} from that of a random step of its length, which may be chance, on {many}"
     advice = "take more pictures or a longer step before you call it an adversary"
     return Alarm("adversary-unproven", f"{fact}; {advice}.", stops=False)
-
-
-def _chance_of(differences: Differences) -> float:
-    """Probability of a mean so far above 0 where there is no difference: a t-test; 1 where the pictures do not differ."""
-    deviation = float(differences.std()) if len(differences) > 1 else 0.0
-    mean = float(differences.mean())
-    if deviation <= 1e-9 * abs(mean):
-        return 1.0
-    return float(stdtr(len(differences) - 1, -mean / deviation * len(differences) ** 0.5))
 
 
 def spread(dataset: ImageDataset, *, count: int = 64) -> Sample:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import median
 
+from dat.evaluation.intervals import CERTAIN_OF_SIGN
 from dat.report.tables import (
     BASELINE,
     DASH,
@@ -27,6 +28,10 @@ WORDS = ("standard", "random-codes")
 """Methods whose titles are words, not names."""
 
 PLACES = {"clean": "on clean images", "fgsm": "under FGSM", "c": "on the corruptions"}
+NO_ADVERSARY = {
+    -1: "the adversary's loss is below that of the random step beyond chance: it is none there",
+    0: "the two may differ by chance: whether it is an adversary there is open",
+}
 VERDICTS = {1: "beats", -1: "loses to", 0: "cannot be told apart from"}
 
 
@@ -178,15 +183,24 @@ def changed_words(comparison: Comparison) -> str:
         f"A random step of the same length modifies {span(rates, number)} % of these codes, so their share says how long a "
         "step is, not that it is an adversary's. The mean loss says that: from Q(x), the adversary raises it by "
         f"{span([value.mean for value in found.values()], loss)}, the random step by "
-        f"{span([value.mean for value in blind.values()], loss)}."
-        + no_adversary([method for method in blind if found[method].mean <= blind[method].mean])
+        f"{span([value.mean for value in blind.values()], loss)}." + no_adversary(comparison)
     )
 
 
-def no_adversary(methods: Sequence[str]) -> str:
-    """Against whose model the step is none."""
-    names = listed([called(method) for method in methods])
-    return f" Against {names} the adversary raises it no more than chance does: it is none there." if names else ""
+def no_adversary(comparison: Comparison) -> str:
+    """Against whose models the step is none, and against whose that is open, by the rule of the self-test."""
+    found = [f" Against {listed(m)} {said}." for sign, said in NO_ADVERSARY.items() if (m := models_of(comparison, sign))]
+    return "".join([*found, f" (A paired t-test over the pictures, each side at {CERTAIN_OF_SIGN}.)"]) if found else ""
+
+
+def models_of(comparison: Comparison, sign: int) -> list[str]:
+    """Methods with an adversary of this sign, each with its seeds where that is not so of all."""
+    found = []
+    for method, signs in comparison.adversaries.items():
+        seeds = [str(seed) for seed, of_model in signs.items() if of_model == sign]
+        where = f" (seed {listed(seeds)})" if len(seeds) < len(signs) else ""
+        found += [f"{called(method)}{where}"] * bool(seeds)
+    return found
 
 
 def raised(comparison: Comparison, method: str, shown: str) -> Estimate | None:

@@ -13,6 +13,7 @@ from statistics import median
 from typing import Literal
 
 from dat.errors import DataError, UsageError
+from dat.evaluation.intervals import certain_sign
 from dat.report.layout import Layout, Seed, layout_of, rounding_of, shared_seeds
 from dat.results import INTERVAL, SET, Row, differing, mean_interval
 
@@ -21,6 +22,8 @@ Scores = dict[str, dict[str, dict[Seed, float]]]
 """suite -> method -> seed -> value"""
 
 BASELINE = "standard"
+ADVERSARY = ("words/adversarial", "loss_above_random")
+"""Suite and metric of the rows that say whether there is an adversary: how far its loss is above that of a random step."""
 METRICS = {"codes": "modified_code_rate", "codes/random": "modified_code_rate", "cost": "seconds_per_step"}
 METRICS |= dict.fromkeys(("words/reconstruction", "words/adversarial", "words/random"), "loss")
 GROUPS = {
@@ -89,6 +92,9 @@ class Comparison:
     Derived names: `c/fog` (mean over severities), `group/blur` (mean over its corruptions), `severity/3` and
     `severity/blur/3` (mean over corruptions). A seed counts only where none of the cells is missing, and no method with
     two seeds or more lacks it.
+
+    `adversaries` say of each model, by method and seed, whether the adversary raises its loss above that of a random step
+    beyond chance (1), lowers it below that (-1), or neither can be said (0), as the self-test does.
     """
 
     methods: tuple[str, ...]
@@ -97,6 +103,7 @@ class Comparison:
     severities: tuple[str, ...]
     scores: Scores
     images: dict[str, int]
+    adversaries: dict[str, dict[Seed, int]]
 
     def layout(self, suite: str) -> Layout | None:
         """What the means and differences of a suite are judged by; None where methods share fewer than two seeds.
@@ -196,6 +203,8 @@ def comparison_table(rows: Iterable[Row], *, mixed: bool = False) -> Comparison:
         UsageError: rows of one suite have different protocols.
         DataError: there is no accuracy on a whole test set, or one number is there twice.
     """
+    rows = list(rows)
+    adversaries = adversaries_of(rows)
     rows = counted(rows)
     if not whole_suites(rows):
         raise DataError("The results hold no accuracy of ours on a whole test set (clean, fgsm, c); run `dat eval` first.")
@@ -214,7 +223,17 @@ def comparison_table(rows: Iterable[Row], *, mixed: bool = False) -> Comparison:
         severities=severities,
         scores=scores,
         images=images,
+        adversaries=adversaries,
     )
+
+
+def adversaries_of(rows: Iterable[Row]) -> dict[str, dict[Seed, int]]:
+    """The sign of each model's adversary, as `Comparison` has it; none of rows that say nothing of it."""
+    found: dict[str, dict[Seed, int]] = {}
+    for row in rows:
+        if row.source == "ours" and (row.suite, row.metric) == ADVERSARY:
+            found.setdefault(row.method, {})[row.seed] = certain_sign(row.value, row.ci, row.n)
+    return found
 
 
 def refuse_mixed_protocols(rows: Iterable[Row]) -> None:

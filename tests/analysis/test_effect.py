@@ -17,7 +17,9 @@ from dat.analysis import codes
 from dat.analysis.codes import SHOWN, Effect, discrete_change, effect, joined, random_change
 from dat.attacks.gradient import input_gradient, unit_l2
 from dat.discretizers.pretrained import load_discretizer
-from dat.evaluation.selftest import _chance_of, adversary_alarm
+from dat.evaluation.intervals import chance_above
+from dat.evaluation.selftest import adversary_alarm
+from dat.results import mean_interval
 from dat.tasks.classification import Classification
 
 TASK = Classification()
@@ -144,7 +146,8 @@ def test_the_chance_is_that_of_a_paired_t_test() -> None:
     differences = torch.randn(40, generator=torch.Generator().manual_seed(0), dtype=torch.float64) + 0.3
     for values in (differences, -differences):
         expected = ttest_1samp(values.numpy(), 0.0, alternative="greater")
-        assert _chance_of(values) == pytest.approx(float(cast(Any, expected).pvalue))
+        chance = chance_above(*mean_interval(values.tolist()), len(values))
+        assert chance == pytest.approx(float(cast(Any, expected).pvalue))
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -74,8 +76,8 @@ def test_codes_and_cost_are_said():
     assert "2.03 times with AT, 1.59 times with random codes and 3.25 times with DAT" in text
 
 
-def words(method: str, adversarial: list[float], random: list[float]) -> list[Row]:
-    """Losses by seed, from 0.5 at Q(x) on, and the rate of a random step."""
+def words(method: str, adversarial: list[float], random: list[float], *, half: float = 0.05) -> list[Row]:
+    """Losses by seed, from 0.5 at Q(x) on, and the rate of a random step; `half` the interval of their difference."""
     losses = {"reconstruction": [0.5] * len(random), "adversarial": adversarial, "random": random}
     found = [
         row(f"words/{shown}", value, method=method, seed=seed, metric="loss")
@@ -83,6 +85,11 @@ def words(method: str, adversarial: list[float], random: list[float]) -> list[Ro
         for seed, value in enumerate(values)
     ]
     rates = [row("codes/random", 6.5, method=method, seed=seed, metric="modified_code_rate") for seed in range(len(random))]
+    gaps = [above - below for above, below in zip(adversarial, random, strict=True)]
+    found += [
+        row("words/adversarial", gap, method=method, seed=seed, metric="loss_above_random", n=100, ci=(gap - half, gap + half))
+        for seed, gap in enumerate(gaps)
+    ]
     return [*found, *rates, *rows_of("clean", {method: [80.0] * len(random)})]
 
 
@@ -91,11 +98,23 @@ def test_the_words_of_an_adversary_are_told_by_the_loss_and_not_by_their_number(
     assert "A random step of the same length modifies 6.5 % of these codes, so their share says how long a step is" in text
     assert f"from Q(x), the adversary raises it by 0.2 to 0.5, the random step by {MINUS}0.01 to 0.02." in text
     assert "it is none there" not in text
+    assert "chance: whether" not in text
 
 
-def test_an_adversary_that_raises_no_loss_is_called_none():
+def test_an_adversary_that_lowers_the_loss_beyond_chance_is_called_none():
     text = " ".join(reading(words("dat", [0.4, 0.3], [0.51, 0.53]) + words("standard", [0.7, 0.7], [0.49, 0.49])))
-    assert "Against DAT the adversary raises it no more than chance does: it is none there." in text
+    assert "Against DAT the adversary's loss is below that of the random step beyond chance: it is none there." in text
+    assert "chance: whether" not in text
+
+
+def test_of_an_adversary_within_chance_nothing_is_claimed():
+    """Whether its mean is above or below that of the random step."""
+    rows = words("dat", [0.54, 0.50], [0.51, 0.53]) + words("standard", [0.9, 0.52], [0.49, 0.51])
+    text = " ".join(reading(rows))
+    assert "Against DAT and standard (seed 1) the two may differ by chance: whether it is an adversary there is open." in text
+    assert "none there" not in text
+    few = [replace(each, ci=None, n=1) for each in rows]
+    assert "Against DAT and standard the two may differ by chance" in " ".join(reading(few))
 
 
 def test_without_dat_there_is_no_verdict_on_it():

@@ -441,6 +441,20 @@ def test_rows_say_what_words_do_beside_those_of_a_random_step(photos: dict[str, 
     assert all(row.n == 4 for suite, row in losses.items())
 
 
+def test_page_and_notes_say_the_same_of_an_adversary_that_may_be_chance(
+    photos: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    methods = {"blind": {"method": "dat", "alpha": 0.4, "direction": "none"}, "dat": {"alpha": 1e-6}}
+    folder = dat.train(with_words(tmp_path, photos, methods), cpu=True)
+    noted = capsys.readouterr().err
+    said = json.loads((folder / "run.json").read_text())["adversary"]
+    assert [sentence.partition(":")[0] for sentence in said] == ["blind, seed 0", "dat, seed 0"]
+    assert all("which may be chance" in sentence and f"Note: {sentence}" in noted for sentence in said)
+    page = (folder / "report.md").read_text()
+    assert "Against blind and DAT the two may differ by chance: whether it is an adversary there is open." in page
+    assert "none there" not in page
+
+
 def test_an_adversary_that_is_none_is_named_on_the_page(
     photos: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
