@@ -65,9 +65,13 @@ else:
 
 
 def alpha_of(section: BaseModel) -> float | None:
-    """The L2 length of the step of a method of a recipe, where it has one; a control of length 0 has none."""
-    is_length = getattr(section, "gradient_scale", "l2") == "l2"
-    return (getattr(section, "alpha", None) or None) if is_length else None
+    """The L2 length of the step of a method of a recipe, where it has one; a control of length 0 or of no step has none."""
+    return (getattr(section, "alpha", None) or None) if takes_l2_step(section) else None
+
+
+def takes_l2_step(section: BaseModel) -> bool:
+    """Whether the length of a step, if a method of a recipe has one, is in L2 and is gone at all."""
+    return getattr(section, "gradient_scale", "l2") == "l2" and getattr(section, "direction", "gradient") != "none"
 
 
 def wants_auxiliary_norms(section: BaseModel) -> bool:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel
 
 from dat.recipe.header import Recipe
-from dat.recipe.methods import alpha_of
+from dat.recipe.methods import takes_l2_step
 
+RADII = {"dat-official": "epsilon"}
+"""What a method calls its alpha, where that is another word."""
+STEP = "step_size"
 SIDE_POWER = 0.6
 """An alpha in L2 that grows as this power of the side changes as many codes. Measured: benchmarks/alpha_by_size.py."""
 
@@ -23,14 +26,17 @@ def note_on_alpha(stated: Mapping[str, Any], recipe: Recipe, overrides: Sequence
     if before is None or after is None or before == after:
         return None
     given, methods = {text.partition("=")[0] for text in overrides}, getattr(recipe, "methods", {})
-    alphas = {label: _length(section) for label, section in methods.items() if not _is_given(label, given)}
-    scale = (after / before) ** SIDE_POWER
-    better = [f"methods.{label}.alpha={alpha * scale:.2g}" for label, alpha in alphas.items() if alpha]
-    if not better:
+    lengths = {label: _lengths(section) for label, section in methods.items()}
+    kept = {label: of for label, of in lengths.items() if of and not _is_given(label, of, given)}
+    if not kept:
         return None
+    scale = (after / before) ** SIDE_POWER
+    better = " ".join(f"methods.{label}.{key}={of[key] * scale:.2g}" for label, of in kept.items() for key in of)
+    names = dict.fromkeys(key for of in kept.values() for key in of if key != STEP)
+    stays = "are what they were there, and change" if len(names) > 1 else "is what it was there, and changes"
     return (
-        f"data.size is {after} and was {before} in the recipe, but alpha is what it was there, and changes "
-        f"{'fewer' if after > before else 'more'} of the codes; for about as many write {' '.join(better)} (docs/method.md)."
+        f"data.size is {after} and was {before} in the recipe, but {' and '.join(names)} {stays} "
+        f"{'fewer' if after > before else 'more'} of the codes; for about as many write {better} (docs/method.md)."
     )
 
 
@@ -39,9 +45,12 @@ def _size_of(data: object) -> int | None:
     return size if isinstance(size, int) and size > 0 else None
 
 
-def _length(section: BaseModel) -> float | None:
-    return alpha_of(section) if getattr(section, "gradient_scale", "l2") == "l2" else None
+def _lengths(section: BaseModel) -> dict[str, float]:
+    """The L2 lengths of a method by key: the radius of delta and, where it is set, one step; empty where delta is 0."""
+    radius = RADII.get(dict(section)["method"], "alpha")
+    found = {key: length for key in (radius, STEP) if (length := getattr(section, key, None))}
+    return found if takes_l2_step(section) and radius in found else {}
 
 
-def _is_given(label: str, keys: set[str]) -> bool:
-    return not keys.isdisjoint({"methods", f"methods.{label}", f"methods.{label}.alpha"})
+def _is_given(label: str, lengths: Iterable[str], given: set[str]) -> bool:
+    return not given.isdisjoint({"methods", f"methods.{label}", *(f"methods.{label}.{key}" for key in lengths)})

@@ -404,12 +404,20 @@ def rates_of(folder: Path) -> dict[str, Row]:
 
 def test_all_models_meet_one_adversary_of_a_length_above_0(photos: dict[str, Any], tmp_path: Path) -> None:
     """Not that of a control without a step, which modifies nothing."""
-    methods = {"none": {"method": "dat", "alpha": 0.0}, "standard": {}, "dat": {"alpha": 0.4}, "more": {"method": "dat"}}
+    controls = {"none": {"method": "dat", "alpha": 0.0}, "still": {"method": "dat", "alpha": 2.0, "direction": "none"}}
+    methods = {**controls, "standard": {}, "dat": {"alpha": 0.4}, "more": {"method": "dat"}}
     folder = dat.train(with_words(tmp_path, photos, methods), cpu=True)
     rows = rates_of(folder)
     assert {row.protocol["alpha"] for row in rows.values()} == {0.4}
     assert all(row.value > 0 for row in rows.values())
     assert json.loads((folder / "run.json").read_text())["pictures"] == {"model": "dat, seed 0", "alpha": 0.4}
+
+
+def test_where_no_method_takes_a_step_the_models_meet_that_of_the_paper(photos: dict[str, Any], tmp_path: Path) -> None:
+    methods = {"still": {"method": "dat", "alpha": 2.0, "direction": "none"}}
+    folder = dat.train(with_words(tmp_path, photos, methods), cpu=True)
+    assert {row.protocol["alpha"] for row in rates_of(folder).values()} == {0.1}
+    assert json.loads((folder / "run.json").read_text())["pictures"] == {"model": "still, seed 0", "alpha": 0.1}
 
 
 def test_a_step_of_another_norm_says_nothing_of_the_length(photos: dict[str, Any], tmp_path: Path) -> None:
