@@ -19,6 +19,7 @@ from dat.data.subset import Subset, fewer, first_per_class
 from dat.discretizers.frozen import FrozenDiscretizer
 from dat.engine import dependence
 from dat.engine.loop import Training
+from dat.errors import DataError
 from dat.evaluation.cells import Cell, Correct, Predictions, all_classes
 from dat.evaluation.metrics import accuracy_rows
 from dat.evaluation.predict import Classifier, Shelf, predict
@@ -233,9 +234,18 @@ def costs(row: MakeRow, trainings: Trainings, seeds: Sequence[int], folder: Path
 
 
 def _speeds(folder: Path, label: str, seed: int) -> list[float]:
-    """Images per second that the log of a training holds."""
-    lines = (folder / f"{label}-seed{seed}" / "log.jsonl").read_text().splitlines()
-    return [from_json(line)["images_per_s"] for line in lines]
+    """Images per second that the log of a training holds.
+
+    Raises:
+        DataError: it is missing or damaged.
+    """
+    path = folder / f"{label}-seed{seed}" / "log.jsonl"
+    try:
+        return [float(from_json(line)["images_per_s"]) for line in path.read_text().splitlines()]
+    except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
+        raise DataError(
+            f"{path} is damaged ({error}), so the cost of a step is not known; put it back, or remove {path.parent} to train anew."
+        ) from error
 
 
 def epochs_of_equal_time(trainings: Trainings, seeds: Sequence[int], folder: Path, *, reference: str) -> dict[str, int]:
