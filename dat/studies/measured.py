@@ -244,7 +244,8 @@ def _speeds(folder: Path, label: str, seed: int) -> list[float]:
         return [float(from_json(line)["images_per_s"]) for line in path.read_text().splitlines()]
     except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
         raise DataError(
-            f"{path} is damaged ({error}), so the cost of a step is not known; put it back, or remove {path.parent} to train anew."
+            f"{path} is damaged ({error}), so the cost of a step is not known; put it back, or remove {path.parent} to train "
+            "anew."
         ) from error
 
 
