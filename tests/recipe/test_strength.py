@@ -33,13 +33,13 @@ def test_every_length_in_l2_is_spoken_of_by_its_own_name() -> None:
     scale = 2**SIDE_POWER
     said = note("data.size=128", "methods.other={method: dat-official, epsilon: 1.0, step_size: 0.5}") or ""
     assert "methods.other" not in said  # whoever wrote it chose it
-    values = file.read(file.find("folder/small"))
+    values: dict[str, Any] = file.read(file.find("folder/small"))
     values["methods"] = {"other": {"method": "dat-official", "epsilon": 1.0, "step_size": 0.5}, "at": {}}
     said = noted(values, "data.size=128")
     assert "but epsilon is what it was there" in said
     assert f"write methods.other.epsilon={scale:.2g} methods.other.step_size={0.5 * scale:.2g} (docs" in said
     assert noted(values, "data.size=128", "methods.other.epsilon=1.0") == ""
-    values["methods"]["dat"] = {"alpha": 1.0, "steps": 2, "step_size": 0.5}
+    values["methods"] |= {"dat": {"alpha": 1.0, "steps": 2, "step_size": 0.5}}
     said = noted(values, "data.size=128")
     assert "but epsilon and alpha are what they were there, and change fewer" in said
     assert said.count(f"step_size={0.5 * scale:.2g}") == 2
