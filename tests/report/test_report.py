@@ -170,7 +170,7 @@ def test_mixed_protocols_need_leave(tmp_path: Path):
 def with_hashes(run: Path) -> Path:
     """The run as `dat train` leaves it."""
     facts = json.loads((run / "run.json").read_text())
-    (run / "run.json").write_text(json.dumps({**facts, "files": hashes_of(run, SHOWN)}))
+    (run / "run.json").write_text(json.dumps({**facts, "files": hashes_of(run, [*SHOWN, "*/log.jsonl"])}))
     return run
 
 
