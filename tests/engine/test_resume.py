@@ -274,6 +274,7 @@ def kill_and_resume(recipe: Path, folder: Path, *, kills: int, seed: int) -> int
     return killed
 
 
+@pytest.mark.slow  # killed inside its process, a run is tried always
 def test_a_killed_run_ends_with_the_same_bits(tmp_path: Path, recipe: Path, undisturbed: dict[str, checkpoint.State]) -> None:
     assert kill_and_resume(recipe, tmp_path, kills=2, seed=0) >= 1
     assert_same_run(tmp_path, undisturbed)
