@@ -12,7 +12,9 @@ from dat.recipe import read as recipes
 
 RECIPES = [
     # Those for a GPU differ from those for a CPU in sizes only, which are shrunk, and the comparison holds all of them.
-    pytest.param(name, marks=pytest.mark.slow) if name.startswith(("cifar10/gpu/", "cifar10/compare", "cifar10/controls")) else name
+    pytest.param(name, marks=pytest.mark.slow)
+    if name.startswith(("cifar10/gpu/", "cifar10/compare", "cifar10/controls"))
+    else name
     for name in sorted(recipe_file.shipped_recipes())
 ]
 
