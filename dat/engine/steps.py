@@ -220,7 +220,7 @@ def _step_of(line: str, where: str) -> int:
     """Raises: RunFolderError: it is no line of a log."""
     try:
         return int(from_json(line)["step"])
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, OverflowError) as error:
         raise RunFolderError(f"{where} is no line of a training log ({error}); remove that line, then resume again.") from error
 
 

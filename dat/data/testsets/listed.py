@@ -119,10 +119,11 @@ def _split(line: str, where: str, count: int) -> tuple[str, int]:
 
 
 def _position(text: str, count: int, where: str) -> int:
-    if not (text.isascii() and text.isdigit() and int(text) < count):
+    digits = text.lstrip("0") or text[:1]  # Python reads no number of thousands of digits
+    if not (text.isascii() and text.isdigit() and len(digits) <= len(str(count)) and int(digits) < count):
         advice = "ImageNet's development kit counts from 1 in another order" if count == 1000 else "count from 0"
         raise DataError(f"Class {text!r} in {where} is not an index from 0 to {count - 1}; {advice}.")
-    return int(text)
+    return int(digits)
 
 
 def _add(listed: dict[str, int], name: str, index: int, where: str) -> None:
