@@ -5,14 +5,18 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from dat.data.annotated import AnnotatedPictures
 from dat.discretizers.frozen import FrozenDiscretizer, check_image_size
 from dat.engine.steps import stream_seed
+from dat.errors import DataError
 from dat.evaluation.suites import FGSM, Clean, Corruption, Suite, corruption_suites
 from dat.nn.detector_zoo import begin_backbone_with, begin_detector_with, create_detector
 from dat.nn.norm import Normalized, with_auxiliary_norms
@@ -129,6 +133,15 @@ class DetectionComparison:
     task: Detection
     evaluation: DetectionEvaluation
 
+    @cached_property
+    def corrupted(self) -> tuple[AnnotatedPictures, list[int]]:
+        """So many of the test pictures as are corrupted, at even distances, and their places in the set."""
+        whole, count = self.data.test, self.evaluation.c_pictures
+        if count is None or count >= len(whole):
+            return whole, list(range(len(whole)))
+        positions = np.linspace(0, len(whole) - 1, count).round().astype(int).tolist()
+        return whole.at(positions), positions
+
 
 class DetectionRecipe(Strict):
     """Train one detector per method and seed under one budget of epochs, evaluate all of them, write one report.
@@ -191,7 +204,7 @@ class DetectionRecipe(Strict):
         if (section := self.discretizer) is not None:
             discretizer = parts.discretizer(str(section.load), precision=section.precision, compiled=section.compile)
             check_image_size(data.size, discretizer.network)
-        return DetectionComparison(
+        opened = DetectionComparison(
             header=header_of(self, data, self.model.name, methods=list(self.methods), seeds=self.seeds),
             data=data,
             model=model,
@@ -201,6 +214,8 @@ class DetectionRecipe(Strict):
             task=Detection(self.climbed),
             evaluation=self.evaluation.build(),
         )
+        _check_findable(opened)
+        return opened
 
     def rehearsal(self) -> DetectionRecipe:
         """The same with a light detector, in a small frame, for two short steps of every method."""
@@ -235,6 +250,18 @@ class DetectionRecipe(Strict):
         name = f"The detector {model.section.name}"
         with torch.no_grad():
             check_runs(lambda: bare.untrained(seed=0).eval()(images, boxes), name, images)
+
+
+def _check_findable(opened: DetectionComparison) -> None:
+    """Refuse test pictures in which there is nothing to find, whose average precision is no number.
+
+    Raises:
+        DataError: naming the file.
+    """
+    sets = {"test pictures": opened.data.test, "test pictures that are corrupted (evaluation.c_pictures)": opened.corrupted[0]}
+    for name, pictures in sets.items():
+        if len(pictures) and all(things.crowd.all() for things in pictures.things):
+            raise DataError(f"{pictures.file}: in the {len(pictures)} {name} there is nothing to find but crowds; take more.")
 
 
 LIGHT: Mapping[str, Any] = {

@@ -70,7 +70,7 @@ class DetectionStudy:
         return rows + measured.costs(self._row, trainings, self.opened.seeds, self.run.folder)
 
     def pictures(self, models: Mapping[Job, nn.Module]) -> None:
-        """None yet."""
+        """Its page shows none."""
 
     def following(self) -> None:
         """Nothing follows."""
@@ -78,15 +78,17 @@ class DetectionStudy:
     def _measured(self, job: Job, model: nn.Module, bar: Bar) -> list[Row]:
         """Suite by suite; a corruption beside the clean pictures that it is made of."""
         evaluation, whole = self.opened.evaluation, self.opened.data.test
-        fewer, positions = self._corrupted_pictures
+        fewer, positions = self.opened.corrupted
         found = {suite.name: self._found(model, whole, suite, bar) for suite in evaluation.suites}
-        if self.run.place.is_main:
-            self._keep(job, found["clean"])
+        in_corrupted = {suite: self._found(model, fewer, suite, bar) for suite in evaluation.corruptions}
+        if not self.run.place.is_main:
+            return []  # all show their share; one scores
+        self._keep(job, found["clean"])
         rows = [row for suite in evaluation.suites for row in self._rows_of(job, suite, coco_scores(whole, found[suite.name]))]
         if not evaluation.corruptions:
             return rows
         clean = coco_scores(fewer, [found["clean"][position] for position in positions])
-        cells = {suite: coco_scores(fewer, self._found(model, fewer, suite, bar)) for suite in evaluation.corruptions}
+        cells = {suite: coco_scores(fewer, of_suite) for suite, of_suite in in_corrupted.items()}
         rows += [row for suite, scores in cells.items() for row in self._rows_of(job, suite, scores)]
         return rows + self._together(job, clean, list(cells.values()))
 
@@ -136,18 +138,9 @@ class DetectionStudy:
     def _shown(self) -> int:
         """How many images one model is shown."""
         evaluation, data = self.opened.evaluation, self.opened.data
-        place, fewer = self.run.place, self._corrupted_pictures[0]
+        place, fewer = self.run.place, self.opened.corrupted[0]
         shares = [len(range(place.process, len(part), place.processes)) for part in (data.test, fewer)]
         return len(evaluation.suites) * shares[0] + len(evaluation.corruptions) * shares[1]
-
-    @cached_property
-    def _corrupted_pictures(self) -> tuple[AnnotatedPictures, list[int]]:
-        """So many of the test pictures as are corrupted, at even distances, and their places in the set."""
-        whole, count = self.opened.data.test, self.opened.evaluation.c_pictures
-        if count is None or count >= len(whole):
-            return whole, list(range(len(whole)))
-        positions = np.linspace(0, len(whole) - 1, count).round().astype(int).tolist()
-        return whole.at(positions), positions
 
     @property
     def _discretizer(self) -> FrozenDiscretizer | None:

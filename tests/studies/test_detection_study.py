@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageDraw
 from typer.testing import CliRunner
 
@@ -17,6 +18,8 @@ from dat.cli import app
 from dat.commands.check_recipes import rehearse
 from dat.errors import DatError
 from dat.recipe import read
+from dat.recipe.detection import open_detector
+from dat.recipe.parts import OnDisk
 from dat.results import Row, read_rows
 
 MINI = {"layers": (1, 1, 1, 1), "channels": (8, 8, 16, 16)}
@@ -129,8 +132,27 @@ def test_test_pictures_need_the_categories_of_the_training(values: dict[str, Any
         dat.train(changed(values, data={"test": str(other)}), cpu=True)
 
 
+def test_corrupted_pictures_without_a_thing_are_refused(values: dict[str, Any]) -> None:
+    path = Path(values["data"]["test"])
+    record = json.loads(path.read_text())
+    record["annotations"] = [one for one in record["annotations"] if one["image_id"] not in (0, 3)]
+    path.write_text(json.dumps(record))
+    with pytest.raises(DatError, match=r"in the 2 test pictures that are corrupted .* nothing to find but crowds"):
+        dat.train(values, cpu=True)
+
+
+def test_a_detector_of_a_run_begins_the_next_for_other_classes_too(values: dict[str, Any]) -> None:
+    run = dat.train(changed(values, evaluation={"suites": ["clean"]}) | {"methods": {"standard": {}}}, cpu=True)
+    section = read.parse(changed(values, model={"weights": str(run / "standard-seed0")})).model  # pyright: ignore[reportAttributeAccessIssue]  # of this kind
+    same, other = (open_detector(section, OnDisk(), num_classes=count).untrained(1).state_dict() for count in (2, 5))
+    body = [key for key in same if ".body." in key and same[key].is_floating_point()]
+    assert body
+    assert all(torch.equal(same[key], other[key]) for key in body)
+
+
 @pytest.mark.slow  # that of the shipped recipe is rehearsed always
 def test_a_detection_recipe_is_rehearsed(values: dict[str, Any]) -> None:
     at = {"epsilon": 0.01, "step_size": 0.01, "steps": 1}
     more = {"at": at, "advprop": {"targeted": False}, "dat-free": {}, "augmix": {"jsd_weight": 0.0}}
+    more |= {name: {} for name in ("fast-advprop", "dat-official", "dat-codes", "deepaugment", "deepaugment-decoder")}
     rehearse(read.parse({**values, "methods": more}))
