@@ -64,8 +64,8 @@ class Training:
     `sigmoid` is that of `dat.tasks.classification.Classification`, `smoothing` that of both it and mixup.
 
     Raises:
-        UsageError: no such schedule; milestones without the multistep schedule, or that schedule without them, or not rising
-            within `epochs`; a warm-up as long as the training.
+        UsageError: no such schedule, or one that knows no `min_lr`; milestones without the multistep schedule, or that schedule
+            without them, or not rising within `epochs`; a warm-up as long as the training.
     """
 
     epochs: int
@@ -100,6 +100,8 @@ class Training:
         if self.schedule not in SCHEDULES:
             near = difflib.get_close_matches(self.schedule, SCHEDULES, n=1)
             raise UsageError(f"schedule is {self.schedule!r}; {did_you_mean(near)}write one of {', '.join(SCHEDULES)}.")
+        if self.min_lr and self.schedule in ("step", "multistep", "constant"):
+            raise UsageError(f"min_lr is {self.min_lr}, which schedule {self.schedule!r} does not know; leave it out.")
         rising = [0, *self.milestones, self.epochs]
         if bool(self.milestones) != (self.schedule == "multistep"):
             raise UsageError(

@@ -111,6 +111,7 @@ def test_other_schedules_are_refused_with_those_that_there_are(name: str) -> Non
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
+        ({"schedule": "step", "min_lr": 1e-5}, r"min_lr is 1e-05, which schedule 'step' does not know; leave it out"),
         ({"schedule": "multistep"}, r"schedule is 'multistep' and milestones are \[\]; write both"),
         ({"milestones": (1,)}, r"schedule is 'cosine' and milestones are \[1\]"),
         ({"schedule": "multistep", "milestones": (1, 1)}, r"milestones are \[1, 1\]; write rising epochs between 0 and 2"),
