@@ -24,9 +24,10 @@ if TYPE_CHECKING:
     from dat.augment.augmix import augmix as augmix
     from dat.boxes import Boxes as Boxes
     from dat.commands.evaluate import evaluate as evaluate
-    from dat.commands.subject import TrainedModel as TrainedModel
-    from dat.commands.subject import load_run as load_run
     from dat.commands.train import train as train
+    from dat.commands.trained import TrainedDetector as TrainedDetector
+    from dat.commands.trained import TrainedModel as TrainedModel
+    from dat.commands.trained import load_run as load_run
     from dat.data.corruptions.table import CORRUPTIONS as CORRUPTIONS
     from dat.data.corruptions.table import corrupt as corrupt
     from dat.discretizers.codes import modified_code_rate as modified_code_rate
@@ -99,7 +100,8 @@ _HOME = {
     "Row": "results",
     "Standard": "methods.standard",
     "Task": "types",
-    "TrainedModel": "commands.subject",
+    "TrainedDetector": "commands.trained",
+    "TrainedModel": "commands.trained",
     "augmix": "augment.augmix",
     "code_adversary": "attacks.codes",
     "corrupt": "data.corruptions.table",
@@ -111,7 +113,7 @@ _HOME = {
     "fgsm": "attacks.pixels",
     "input_gradient": "attacks.gradient",
     "load_discretizer": "discretizers.pretrained",
-    "load_run": "commands.subject",
+    "load_run": "commands.trained",
     "margin": "tasks.losses",
     "modified_code_rate": "discretizers.codes",
     "pgd": "attacks.pixels",

@@ -22,7 +22,8 @@ from torch import nn
 
 from dat.attacks.gradient import evaluating
 from dat.commands.evaluation_plan import Plan, Settings, parse_settings, without_places
-from dat.commands.subject import Tested, load_run
+from dat.commands.subject import Tested
+from dat.commands.trained import load_classifier
 from dat.data.pipeline import CenterCrop
 from dat.engine import run_folder
 from dat.engine.processes import joined
@@ -303,7 +304,7 @@ def evaluate_again(path: Path, overrides: Sequence[str] = (), *, folder: Path | 
         DataError: the test pictures have other classes than those the model was trained on.
         RunFolderError: the folder is in use, or cannot be written.
     """
-    found = load_run(path, overrides)
+    found = load_classifier(path, overrides)
     test, size = found.test_pictures()
     place = _place(cpu)
     subject = measured.Subject(found.recipe.evaluation.build(), recipe_hash(found.recipe), test, size, place)

@@ -3,30 +3,22 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
 import timm
-import torch
 from timm.data import resolve_data_config  # pyright: ignore[reportPrivateImportUsage]  # timm's documented import
 from torch import nn
 
-from dat.data.folders import set_name
+from dat.commands.trained import load_classifier
 from dat.data.pipeline import CenterCrop, CropMode, ImageDataset, Interpolation
-from dat.engine import checkpoint, run_folder
 from dat.errors import CheckpointError, UsageError
 from dat.nn.imagenet_networks import NETWORKS, load_imagenet_network
-from dat.nn.norm import Normalized, without_auxiliary_norms
+from dat.nn.norm import Normalized
 from dat.nn.weights import fitted, load_strictly, read_weights, split_key
-from dat.recipe import read
-from dat.recipe.classification import ClassificationRecipe
-from dat.recipe.data import FolderData, build_test, view_of
 from dat.recipe.header import recipe_hash
-from dat.recipe.methods import wants_auxiliary_norms
-from dat.recipe.model import open_model
-from dat.recipe.parts import OnDisk
 
 TIMM, IMAGENET = "timm:", "imagenet:"
 IMAGENET_CLASSES, LEAST_OTHER_CLASSES = 1000, 10_000
@@ -177,7 +169,7 @@ def of_run(path: Path) -> Tested:
         CheckpointError: as `load_run`.
         DataError: the test pictures are missing, or have other classes than those the model was trained on.
     """
-    found = load_run(path)
+    found = load_classifier(path)
     test, _ = found.test_pictures()
     return Tested(
         found.label,
@@ -189,97 +181,3 @@ def of_run(path: Path) -> Tested:
         seed=found.seed,
         recipe_hash=recipe_hash(found.recipe),
     )
-
-
-@dataclass(frozen=True, eq=False)
-class TrainedModel:
-    """What a run left: a classifier in eval mode that takes images in [0, 1], and how pictures are brought to it.
-
-    `classes` are the names of its outputs, in their order. `recipe` is the run's, with all defaults written out
-    (`recipe.model_dump()`); `label` and `seed` say which of its models this is.
-    """
-
-    model: nn.Module
-    classes: tuple[str, ...]
-    view: CenterCrop
-    recipe: ClassificationRecipe
-    label: str
-    seed: int
-
-    def test_pictures(self) -> tuple[ImageDataset, tuple[int, int]]:
-        """The pictures the recipe tests on, with their height and width.
-
-        Raises:
-            DataError: they are missing, or have other classes than those the model was trained on.
-        """
-        return build_test(self.recipe.data, classes=self.classes)
-
-    @property
-    def test_name(self) -> str:
-        """What these pictures are called in results."""
-        data = self.recipe.data
-        return set_name(data.test) if isinstance(data, FolderData) else data.source
-
-
-def load_run(path: str | Path, overrides: Sequence[str] = ()) -> TrainedModel:
-    """The result of a training: averaged weights where there are some, no auxiliary norms. No picture is needed.
-
-    Args:
-        path: the folder `<method>-seed<k>` of a run, or a checkpoint in it (`.../checkpoints/step-...`).
-        overrides: `key.sub=value` that change the recipe of the run, e.g. `data.test=FOLDER`.
-
-    Raises:
-        CheckpointError: it is no such folder, or its newest checkpoint is damaged (an older one may be named instead).
-        UsageError: an override is wrong.
-    """
-    if not isinstance(path, str | Path):
-        raise UsageError(f"A run is named by the path of a folder, not by {type(path).__name__}; write RUN/<method>-seed<k>.")
-    given, path = path, Path(path)
-    path = path if "-seed" in path.as_posix() else path.resolve()  # it may be named from inside the run
-    folder = path.parent.parent if path.name.startswith("step-") else path
-    label, _, seed = folder.name.rpartition("-seed")
-    stored = folder.parent / "recipe.yaml"
-    if not stored.is_file() or not seed.isdigit():
-        raise CheckpointError(
-            f"{given} is not the folder of a trained model; give RUN/<method>-seed<k>, e.g. runs/demo/dat-seed0, or timm:NAME."
-        )
-    recipe = read.load(str(stored), overrides)
-    if not isinstance(recipe, ClassificationRecipe):
-        raise CheckpointError(f"{folder.parent} is a run of kind {recipe.kind}, which trains no classifier; name another run.")
-    if label not in recipe.methods:
-        known = ", ".join(recipe.methods)
-        raise CheckpointError(
-            f"{folder.name} is none of the models of {folder.parent} ({known}); give it its first name again, "
-            "or put it back into the recipe."
-        )
-    state = checkpoint.load(path) if folder != path else _newest_state(folder)
-    classes = _class_names(folder.parent)
-    model = _as_trained(recipe, label, int(seed), len(classes))
-    load_strictly(model, state.tensors.get("ema", state.tensors["model"]), name=f"{folder.name} with the settings given")
-    return TrainedModel(without_auxiliary_norms(model).eval(), classes, view_of(recipe.data), recipe, label, int(seed))
-
-
-def _class_names(run: Path) -> tuple[str, ...]:
-    """Raises: CheckpointError: `run.json` does not say them."""
-    names = run_folder.read_run(run).get("class_names")
-    if not names:
-        raise CheckpointError(f"{run / 'run.json'} names no classes (class_names); restore it, or train again elsewhere.")
-    return tuple(names)
-
-
-def _as_trained(recipe: ClassificationRecipe, label: str, seed: int, num_classes: int) -> nn.Module:
-    """The model in the form in which it trained; weights to begin with need not be there, as those of the state count."""
-    begun = recipe.model.model_copy(update={"weights": None})
-    with torch.random.fork_rng(devices=[]):
-        blueprint = open_model(begun, OnDisk(), num_classes=num_classes)
-        return blueprint.untrained(seed, auxiliary_norms=wants_auxiliary_norms(recipe.methods[label]))
-
-
-def _newest_state(folder: Path) -> checkpoint.State:
-    found = checkpoint.newest_valid(folder / "checkpoints")
-    if found is None:
-        raise CheckpointError(f"{folder} holds no checkpoint; train it first.")
-    older, state, damaged = found
-    if damaged:  # an older state has other numbers, and must be asked for
-        raise CheckpointError(f"{damaged[0]} The newest whole one is {older}; name that, or train on with --resume.")
-    return state

@@ -38,20 +38,28 @@ ROUNDING = 1e-3
 class Letterbox:
     """Resized to fit into `height` x `width` without distortion, in the upper left corner, the rest filled. Not random.
 
+    `short_side`: no larger than that its shorter side has so many pixels, as torchvision shows pictures to most detectors.
+    `squash`: resized to the frame, with distortion, as it shows them to SSD.
+
     Raises:
         UsageError: a side below 1.
     """
 
     height: int
     width: int
+    short_side: int | None = None
+    squash: bool = False
 
     def __post_init__(self) -> None:
-        if min(self.height, self.width) < 1:
+        if min(self.height, self.width, self.short_side or 1) < 1:
             raise UsageError(f"The frame is {self.height} x {self.width} pixels; write sides of 1 or more.")
 
     def inside(self, size: tuple[int, int]) -> tuple[int, int]:
         """Width and height in the frame of a picture of this width and height."""
-        scale = min(self.width / size[0], self.height / size[1])
+        if self.squash:
+            return self.width, self.height
+        limits = [] if self.short_side is None else [self.short_side / min(size)]
+        scale = min(self.width / size[0], self.height / size[1], *limits)
         return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
     def __call__(self, picture: Image.Image) -> Image.Image:
@@ -59,6 +67,11 @@ class Letterbox:
         frame = Image.new("RGB", (self.width, self.height), BORDER)
         frame.paste(picture.resize(self.inside(picture.size), Image.Resampling.BILINEAR))
         return frame
+
+    def protocol(self) -> dict[str, object]:
+        """What a reader needs to know beside height and width."""
+        short = {} if self.short_side is None else {"short_side": self.short_side}
+        return {**short, "squash": True} if self.squash else short
 
     def factors(self, size: tuple[int, int]) -> CornersOf:
         """What corners in a picture of this width and height are multiplied with to be those in the frame, `(1, 4)`."""

@@ -26,6 +26,8 @@ NAMES = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", "ar1", "ar10
 """COCO's twelve numbers, in its order."""
 THRESHOLDS, RECALLS = np.linspace(0.5, 0.95, 10), np.linspace(0, 1, 101)
 """COCO's: overlaps from which a box is right, and recalls at which precision is read."""
+CELLS = 4_000_000
+"""So many numbers of draws by detections are held at once."""
 NONE_TO_FIND = -1.0
 """What the scorer says where there is no thing of a class or a size."""
 
@@ -33,7 +35,10 @@ Weights = Float64[np.ndarray, " pictures"]
 ScoresOf = Float64[np.ndarray, " count"]
 PicturesOf = Int64[np.ndarray, " count"]
 MatchesOf = Bool[np.ndarray, "thresholds count"]
-AtThresholds = Float64[np.ndarray, " thresholds"]
+Draws = Float64[np.ndarray, "draws pictures"]
+DrawnValues = Float64[np.ndarray, " draws"]
+AtThresholds = Float64[np.ndarray, "thresholds draws"]
+Grid = Float64[np.ndarray, "count draws"]
 ThingsOf = Float64[np.ndarray, " pictures"]
 
 
@@ -49,28 +54,34 @@ class Matches:
     counts: MatchesOf
     things: ThingsOf
 
-    def average_precision(self, weights: Weights) -> AtThresholds | None:
-        """At each overlap, in percent, each picture counted `weights` times; None where there is nothing to find.
+    def average_precision(self, weights: Draws) -> AtThresholds:
+        """At each overlap, in percent, for each draw, which counts each picture so often; NaN where nothing is to find.
 
-        As COCO's scorer: the mean over 101 recalls of the best precision from that recall on.
+        As COCO's scorer: the mean over 101 recalls of the best precision from that recall on, which is that at a right box.
         """
-        things = float(weights @ self.things)
-        if things <= 0:
-            return None
-        weighted = self.counts * weights[self.pictures]
-        right = np.cumsum(weighted * self.right, axis=1)
-        found = np.cumsum(weighted, axis=1)
-        precision = right / np.maximum(found, np.finfo(float).eps)
-        best = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-        return np.array([_read_at(RECALLS, row / things, ahead) for row, ahead in zip(right, best, strict=True)]) * 100
+        of_pictures = np.ascontiguousarray(weights.T)
+        things = self.things @ of_pictures
+        counted = of_pictures[self.pictures]
+        precision = np.empty((len(THRESHOLDS), len(weights)))
+        found, counts = np.cumsum(counted * self.counts[0][:, None], axis=0), self.counts[0]
+        for row, (right, now) in enumerate(zip(self.right, self.counts, strict=True)):
+            if (now != counts).any():
+                found, counts = np.cumsum(counted * now[:, None], axis=0), now
+            places = np.flatnonzero(right & now)
+            precision[row] = _averaged(np.cumsum(counted[places], axis=0), found[places], things)
+        return np.where(things > 0, 100 * precision, np.nan)
 
 
 @dataclass(frozen=True, eq=False)
 class CocoScores:
-    """`numbers` by `NAMES`, in percent, and average precision `by_class`; what there is nothing of is left out of both."""
+    """`numbers` by `NAMES`, in percent, and average precision `by_class`; what there is nothing of is left out of both.
+
+    `matches` are those of each of `classes`.
+    """
 
     numbers: Mapping[str, float]
     by_class: Mapping[str, float]
+    classes: tuple[str, ...]
     matches: Sequence[Matches]
     pictures: int
 
@@ -81,8 +92,17 @@ class CocoScores:
 
     def ap_of(self, weights: Weights) -> float:
         """Average precision with each picture counted so often; the mean over overlaps and classes that have a thing."""
-        found = [of_class for match in self.matches if (of_class := match.average_precision(weights)) is not None]
-        return float(np.mean(found)) if found else float("nan")
+        return float(self.drawn(weights[None])["ap"][0])
+
+    def drawn(self, weights: Draws) -> dict[str, DrawnValues]:
+        """`ap`, `ap50`, `ap75` and `ap/<class>` for each draw of pictures; NaN where a draw holds no thing."""
+        at_once = max(1, CELLS // max(1, *(len(match.scores) for match in self.matches)))
+        parts = [weights[first : first + at_once] for first in range(0, len(weights), at_once)]
+        of_classes = np.stack(
+            [np.concatenate([match.average_precision(part) for part in parts], axis=1) for match in self.matches]
+        )
+        together = {"ap": _mean(of_classes).mean(axis=0), "ap50": _mean(of_classes[:, 0]), "ap75": _mean(of_classes[:, 5])}
+        return together | {f"ap/{name}": values.mean(axis=0) for name, values in zip(self.classes, of_classes, strict=True)}
 
 
 def coco_scores(source: AnnotatedPictures, found: Sequence[Found]) -> CocoScores:
@@ -107,7 +127,7 @@ def coco_scores(source: AnnotatedPictures, found: Sequence[Found]) -> CocoScores
         for label, name in enumerate(source.classes)
         if (precision[..., label] > NONE_TO_FIND).any()
     }
-    return CocoScores(numbers, by_class, _matches(scorer, _ids(source)), len(source))
+    return CocoScores(numbers, by_class, source.classes, _matches(scorer, _ids(source)), len(source))
 
 
 def results_json(source: AnnotatedPictures, found: Sequence[Found]) -> list[dict[str, object]]:
@@ -194,7 +214,21 @@ def _of_class(pictures: Sequence[Mapping[str, Any] | None], places: np.ndarray) 
     return Matches(scores[order], of_picture[order].astype(np.int64), right[:, order], ~ignored[:, order], things)
 
 
-def _read_at(recalls: np.ndarray, reached: np.ndarray, precision: np.ndarray) -> float:
-    """Mean precision where each recall is first reached, 0 where it never is."""
-    places = np.searchsorted(reached, recalls, side="left")
-    return float(np.where(places < len(reached), np.append(precision, 0.0)[np.minimum(places, len(reached))], 0.0).mean())
+def _averaged(right: Grid, found: Grid, things: DrawnValues) -> DrawnValues:
+    """Mean precision where each recall is first reached, 0 where it never is; of each draw.
+
+    Given at the right boxes alone, in falling order of their scores: how many are right so far, and how many were found.
+    """
+    precision = right / np.maximum(found, np.finfo(float).eps)
+    best = np.maximum.accumulate(precision[::-1], axis=0)[::-1]
+    best = np.concatenate([best, np.zeros((1, len(things)))])
+    reached = np.ascontiguousarray((right / np.maximum(things, np.finfo(float).eps)).T)
+    places = np.stack([np.searchsorted(draw, RECALLS, side="left") for draw in reached])
+    return best[places, np.arange(len(things))[:, None]].mean(axis=1)
+
+
+def _mean(values: np.ndarray) -> np.ndarray:
+    """Over the classes that have a thing; of those without all values are NaN."""
+    there = ~np.isnan(values)
+    count = there.sum(axis=0)
+    return np.where(count > 0, np.where(there, values, 0.0).sum(axis=0) / np.maximum(count, 1), np.nan)

@@ -6,17 +6,15 @@ import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 
-import numpy as np
 from torch import nn
 
 from dat.boxes import Found
-from dat.data.annotated import AnnotatedPictures
 from dat.discretizers.frozen import FrozenDiscretizer
 from dat.engine.loop import train
 from dat.engine.run_folder import Run
 from dat.evaluation.coco_scores import CocoScores, coco_scores, results_json
 from dat.evaluation.detected import detect
-from dat.evaluation.suites import Suite
+from dat.evaluation.detection_rows import BoxedCell, numbers_of, protocol_of, under_corruption
 from dat.nn.norm import without_auxiliary_norms
 from dat.progress import Bar, followed_by
 from dat.recipe.detection import DetectionComparison
@@ -79,46 +77,37 @@ class DetectionStudy:
         """Suite by suite; a corruption beside the clean pictures that it is made of."""
         evaluation, whole = self.opened.evaluation, self.opened.data.test
         fewer, positions = self.opened.corrupted
-        found = {suite.name: self._found(model, whole, suite, bar) for suite in evaluation.suites}
-        in_corrupted = {suite: self._found(model, fewer, suite, bar) for suite in evaluation.corruptions}
+        shown = [BoxedCell(suite.name, whole, suite) for suite in evaluation.suites]
+        corrupted = [BoxedCell(suite.name, fewer, suite) for suite in evaluation.corruptions]
+        found = {cell.name: self._found(model, cell, bar) for cell in (*shown, *corrupted)}
         if not self.run.place.is_main:
             return []  # all show their share; one scores
         self._keep(job, found["clean"])
-        rows = [row for suite in evaluation.suites for row in self._rows_of(job, suite, coco_scores(whole, found[suite.name]))]
-        if not evaluation.corruptions:
+        scores = {cell.name: coco_scores(cell.pictures, found[cell.name]) for cell in (*shown, *corrupted)}
+        rows = [row for cell in (*shown, *corrupted) for row in self._rows_of(job, cell, scores[cell.name])]
+        if not corrupted:
             return rows
         clean = coco_scores(fewer, [found["clean"][position] for position in positions])
-        cells = {suite: coco_scores(fewer, of_suite) for suite, of_suite in in_corrupted.items()}
-        rows += [row for suite, scores in cells.items() for row in self._rows_of(job, suite, scores)]
-        return rows + self._together(job, clean, list(cells.values()))
+        numbers = under_corruption(clean.numbers["ap"], [scores[cell.name].numbers["ap"] for cell in corrupted])
+        protocol: dict[str, object] = {"cells": len(corrupted)}
+        return rows + [self._row("c", name, float(value), len(fewer), job, protocol) for name, value in numbers.items()]
 
-    def _found(self, model: nn.Module, pictures: AnnotatedPictures, suite: Suite, bar: Bar) -> list[Found]:
+    def _found(self, model: nn.Module, cell: BoxedCell, bar: Bar) -> list[Found]:
         return detect(
             model,
-            pictures,
+            cell.pictures,
             self.opened.data.frame,
-            suite,
+            cell.change,
             task=self.opened.task,
             place=self.run.place,
             batch_size=self.opened.evaluation.batch_size,
-            advance=partial(bar.add, suite.name),
+            advance=partial(bar.add, cell.name),
         )
 
-    def _rows_of(self, job: Job, suite: Suite, scores: CocoScores) -> list[Row]:
-        height, width = self.opened.data.size
-        done = suite.protocol(height, width)
-        protocol = {**done, "loss": self.opened.task.climbed} if suite.depends_on_model else done
-        numbers = dict(scores.numbers) | {f"ap/{name}": value for name, value in scores.by_class.items()}
-        return [self._row(suite.name, metric, value, scores.pictures, job, protocol) for metric, value in numbers.items()]
-
-    def _together(self, job: Job, clean: CocoScores, cells: Sequence[CocoScores]) -> list[Row]:
-        """Mean performance under corruption, and its share of the clean one. Source: Michaelis et al., 2019, section 3.1."""
-        mean = float(np.mean([scores.numbers["ap"] for scores in cells]))
-        rows = {"ap_clean": clean.numbers["ap"], "mpc": mean}
-        if clean.numbers["ap"] > 0:
-            rows["rpc"] = 100 * mean / clean.numbers["ap"]
-        protocol: dict[str, object] = {"cells": len(cells)}
-        return [self._row("c", metric, value, clean.pictures, job, protocol) for metric, value in rows.items()]
+    def _rows_of(self, job: Job, cell: BoxedCell, scores: CocoScores) -> list[Row]:
+        protocol = protocol_of(cell, self.opened.data.frame, self.opened.task.climbed)
+        numbers = numbers_of(scores)
+        return [self._row(cell.name, metric, value, scores.pictures, job, protocol) for metric, value in numbers.items()]
 
     def _row(self, suite: str, metric: str, value: float, n: int, job: Job, protocol: dict[str, object]) -> Row:
         height, width = self.opened.data.size

@@ -1,0 +1,180 @@
+"""What a run left behind, found again by the folder of one of its models: a classifier, or a detector of boxes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from dat.data.boxed import Letterbox
+from dat.data.folders import set_name
+from dat.data.pipeline import CenterCrop, ImageDataset
+from dat.engine import checkpoint, run_folder
+from dat.errors import CheckpointError, UsageError
+from dat.nn.norm import without_auxiliary_norms
+from dat.nn.weights import load_strictly
+from dat.recipe import read
+from dat.recipe.classification import ClassificationRecipe
+from dat.recipe.data import FolderData, build_test, view_of
+from dat.recipe.detection import DetectionRecipe, DetectorBlueprint
+from dat.recipe.methods import wants_auxiliary_norms
+from dat.recipe.model import open_model
+from dat.recipe.parts import OnDisk
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedModel:
+    """What a run left: a classifier in eval mode that takes images in [0, 1], and how pictures are brought to it.
+
+    `classes` are the names of its outputs, in their order. `recipe` is the run's, with all defaults written out
+    (`recipe.model_dump()`); `label` and `seed` say which of its models this is.
+    """
+
+    model: nn.Module
+    classes: tuple[str, ...]
+    view: CenterCrop
+    recipe: ClassificationRecipe
+    label: str
+    seed: int
+
+    def test_pictures(self) -> tuple[ImageDataset, tuple[int, int]]:
+        """The pictures the recipe tests on, with their height and width.
+
+        Raises:
+            DataError: they are missing, or have other classes than those the model was trained on.
+        """
+        return build_test(self.recipe.data, classes=self.classes)
+
+    @property
+    def test_name(self) -> str:
+        """What these pictures are called in results."""
+        data = self.recipe.data
+        return set_name(data.test) if isinstance(data, FolderData) else data.source
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedDetector:
+    """What a run of detection left: a detector in eval mode that takes images in [0, 1], as large as `frame`.
+
+    `classes` are the names of its labels, in their order; `frame(picture)` is how pictures are brought to it, and `frame.back`
+    how boxes come back. `recipe`, `label` and `seed` as of `TrainedModel`.
+    """
+
+    model: nn.Module
+    classes: tuple[str, ...]
+    frame: Letterbox
+    recipe: DetectionRecipe
+    label: str
+    seed: int
+
+
+def load_run(path: str | Path, overrides: Sequence[str] = ()) -> TrainedModel | TrainedDetector:
+    """The result of a training: averaged weights where there are some, no auxiliary norms. No picture is needed.
+
+    Args:
+        path: the folder `<method>-seed<k>` of a run, or a checkpoint in it (`.../checkpoints/step-...`).
+        overrides: `key.sub=value` that change the recipe of the run, e.g. `data.test=FOLDER`.
+
+    Raises:
+        CheckpointError: it is no such folder, or its newest checkpoint is damaged (an older one may be named instead).
+        UsageError: an override is wrong.
+    """
+    found = _find(path)
+    recipe = read.load(str(found.recipe), overrides)
+    if not isinstance(recipe, ClassificationRecipe | DetectionRecipe):
+        sentence = f"is a run of kind {recipe.kind}, which trains no classifier and no detector; name another run."
+        raise CheckpointError(f"{found.folder.parent} {sentence}")
+    if found.label not in recipe.methods:
+        known = ", ".join(recipe.methods)
+        raise CheckpointError(
+            f"{found.folder.name} is none of the models of {found.folder.parent} ({known}); give it its first name again, "
+            "or put it back into the recipe."
+        )
+    state = checkpoint.load(found.path) if found.folder != found.path else _newest_state(found.folder)
+    classes = _class_names(found.folder.parent)
+    with torch.random.fork_rng(devices=[]):
+        model = _as_trained(recipe, found.label, found.seed, len(classes))
+    load_strictly(model, state.tensors.get("ema", state.tensors["model"]), name=f"{found.folder.name} with the settings given")
+    model = without_auxiliary_norms(model).eval()
+    if isinstance(recipe, DetectionRecipe):
+        return TrainedDetector(model, classes, Letterbox(*recipe.data.size), recipe, found.label, found.seed)
+    return TrainedModel(model, classes, view_of(recipe.data), recipe, found.label, found.seed)
+
+
+def load_classifier(path: str | Path, overrides: Sequence[str] = ()) -> TrainedModel:
+    """As `load_run`, of a run of classification.
+
+    Raises:
+        CheckpointError, UsageError: as `load_run`; or it is a detector.
+    """
+    found = load_run(path, overrides)
+    if isinstance(found, TrainedDetector):
+        raise CheckpointError(f"{path} is a detector of a run; evaluate it with --suites, e.g. --suites clean,fgsm,c.")
+    return found
+
+
+def is_detector(path: str | Path) -> bool:
+    """Whether a path names a model of a run of detection; False of whatever is no model of a run."""
+    try:
+        stored = _find(path).recipe
+    except CheckpointError:
+        return False
+    return isinstance(read.load(str(stored)), DetectionRecipe)
+
+
+class _Place(NamedTuple):
+    """Of a trained model: the folder or the checkpoint that was named, its folder, its recipe's file, its method and seed."""
+
+    path: Path
+    folder: Path
+    recipe: Path
+    label: str
+    seed: int
+
+
+def _find(path: str | Path) -> _Place:
+    """Raises: CheckpointError: it is no folder of a trained model."""
+    if not isinstance(path, str | Path):
+        raise UsageError(f"A run is named by the path of a folder, not by {type(path).__name__}; write RUN/<method>-seed<k>.")
+    given, path = path, Path(path)
+    path = path if "-seed" in path.as_posix() else path.resolve()  # it may be named from inside the run
+    folder = path.parent.parent if path.name.startswith("step-") else path
+    label, _, seed = folder.name.rpartition("-seed")
+    stored = folder.parent / "recipe.yaml"
+    if not stored.is_file() or not seed.isdigit():
+        raise CheckpointError(
+            f"{given} is not the folder of a trained model; give RUN/<method>-seed<k>, e.g. runs/demo/dat-seed0, or timm:NAME."
+        )
+    return _Place(path, folder, stored, label, int(seed))
+
+
+def _class_names(run: Path) -> tuple[str, ...]:
+    """Raises: CheckpointError: `run.json` does not say them."""
+    names = run_folder.read_run(run).get("class_names")
+    if not names:
+        raise CheckpointError(f"{run / 'run.json'} names no classes (class_names); restore it, or train again elsewhere.")
+    return tuple(names)
+
+
+def _as_trained(recipe: ClassificationRecipe | DetectionRecipe, label: str, seed: int, num_classes: int) -> nn.Module:
+    """The model in the form in which it trained; weights to begin with need not be there, as those of the state count."""
+    norms = wants_auxiliary_norms(recipe.methods[label])
+    if isinstance(recipe, DetectionRecipe):
+        bare = recipe.model.model_copy(update={"weights": None, "backbone_weights": None})
+        return DetectorBlueprint(bare, num_classes).untrained(seed, auxiliary_norms=norms)
+    begun = recipe.model.model_copy(update={"weights": None})
+    return open_model(begun, OnDisk(), num_classes=num_classes).untrained(seed, auxiliary_norms=norms)
+
+
+def _newest_state(folder: Path) -> checkpoint.State:
+    found = checkpoint.newest_valid(folder / "checkpoints")
+    if found is None:
+        raise CheckpointError(f"{folder} holds no checkpoint; train it first.")
+    older, state, damaged = found
+    if damaged:  # an older state has other numbers, and must be asked for
+        raise CheckpointError(f"{damaged[0]} The newest whole one is {older}; name that, or train on with --resume.")
+    return state
