@@ -8,14 +8,18 @@ from __future__ import annotations
 import json as jsonlib
 import os
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from dat.engine.allocator import keep_freed_memory
 from dat.errors import DatError, UsageError
+
+if TYPE_CHECKING:
+    from dat.results import Row
 
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY.SUB=VALUE]...", help="Recipe keys to change.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue the run that is in the output folder.")]
@@ -87,12 +91,20 @@ def train(recipe: str, overrides: Overrides = None, resume: Resume = False, cpu:
 
 @app.command("eval", epilog="Example:  dat eval timm:resnet50 --suites clean,fgsm,a,c,r --data /data")
 def evaluate(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="RUN/<method>-seed<k>, a checkpoint in it, or timm:NAME.")],
+    model: Annotated[
+        str,
+        typer.Argument(metavar="MODEL", help="RUN/<method>-seed<k>, a checkpoint in it, timm:NAME, torchvision:DETECTOR."),
+    ],
     overrides: Overrides = None,
     suites: Annotated[str | None, typer.Option(help="Test sets, with commas: clean,fgsm,a,c (`dat data list`).")] = None,
-    data: Annotated[Path | None, typer.Option(help="The folder with the test sets, or with class folders.")] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="The folder with the test sets, or with class folders; for detectors a COCO file."),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Where predictions, rows and the page go; what is there is kept.")] = None,
-    weights: Annotated[Path | None, typer.Option(help="A file of weights for timm:NAME, instead of timm's own.")] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="A file of weights for timm:NAME or torchvision:DETECTOR, instead of theirs.")
+    ] = None,
     name: Annotated[str | None, typer.Option(help="What to call the model in rows and tables.")] = None,
     allow_bad: Annotated[int, typer.Option(help="So many unreadable pictures of a set are left out.")] = 0,
     self_test: Annotated[bool, typer.Option(help="Look for mistakes that make numbers wrong, first.")] = True,
@@ -104,30 +116,69 @@ def evaluate(
     With --suites, KEY=VALUE are settings of the evaluation (fgsm_epsilon_255=4, precision=bf16); without, recipe keys.
     """
     if suites is None:
-        from dat.commands.evaluate import default_folder, evaluate_again
-        from dat.report.tables import terminal_table
-
         _refuse_without_suites({"--data": data, "--weights": weights, "--name": name, "--allow-bad": allow_bad})
-        rows = evaluate_again(Path(model), overrides or (), folder=out or default_folder(model), cpu=cpu)
-        table = None if json or not _is_main() else terminal_table(rows)
+        rows, shown = _evaluated_again(model, overrides or (), out, cpu=cpu, json=json)
     else:
-        from dat.commands import evaluate as evaluation
-        from dat.commands.evaluation_plan import settings_of
-        from dat.commands.report import write_all
-        from dat.commands.subject import open_tested
-
-        settings, names = settings_of(overrides or ()), [name.strip() for name in suites.split(",") if name.strip()]
-        subject = open_tested(model, weights=weights, name=name)
-        folder = out or evaluation.default_folder(model)
-        how = {"root": data, "folder": folder, "settings": settings, "allow_bad": allow_bad, "self_test": self_test}
-        rows = evaluation.assess(subject, names, **how, cpu=cpu).rows
-        table = None
-        if _is_main():
-            table = "\n\nReport: ".join(map(str, write_all([folder])))
+        names = [named.strip() for named in suites.split(",") if named.strip()]
+        subject = {"weights": weights, "name": name}
+        how = {"out": out, "data": data, "allow_bad": allow_bad, "self_test": self_test, "cpu": cpu}
+        rows, shown = _evaluated(model, names, overrides or (), subject, **how)
     for row in rows if json and _is_main() else ():
         print(jsonlib.dumps(asdict(row)))
-    if table is not None and not json:
-        print(table)
+    if shown is not None and not json:
+        print(shown)
+
+
+def _evaluated_again(
+    model: str, overrides: Sequence[str], out: Path | None, *, cpu: bool, json: bool
+) -> tuple[Sequence[Row], str | None]:
+    """Rows of a model of a run as its recipe measures it, and what is shown of them."""
+    from dat.commands.evaluate import evaluate_again
+    from dat.commands.evaluation_folder import default_folder
+    from dat.report.tables import terminal_table
+
+    rows = evaluate_again(Path(model), overrides, folder=out or default_folder(model), cpu=cpu)
+    return rows, None if json or not _is_main() else terminal_table(rows)
+
+
+def _evaluated(
+    model: str,
+    suites: Sequence[str],
+    overrides: Sequence[str],
+    subject: Mapping[str, Any],
+    *,
+    out: Path | None,
+    data: Path | None,
+    allow_bad: int,
+    self_test: bool,
+    cpu: bool,
+) -> tuple[Sequence[Row], str | None]:
+    """Rows of a classifier or of a detector on suites, and what is shown of them; its page is written."""
+    from dat.commands.detector_subject import is_of_boxes
+    from dat.commands.evaluation_folder import default_folder
+    from dat.commands.report import write_all
+
+    folder = out or default_folder(model)
+    how = {"folder": folder, "self_test": self_test, "cpu": cpu}
+    if is_of_boxes(model):
+        from dat.commands.detection_plan import detection_settings
+        from dat.commands.detector_subject import open_detector
+        from dat.commands.evaluate_detector import assess_detector
+
+        if allow_bad:
+            raise UsageError("--allow-bad goes with classifiers; mend the picture, or take it and its boxes out of the set.")
+        settings = detection_settings(overrides)
+        rows = assess_detector(open_detector(model, **subject), suites, data=data, settings=settings, **how)
+    else:
+        from dat.commands.evaluate import assess
+        from dat.commands.evaluation_plan import settings_of
+        from dat.commands.subject import open_tested, refuse_boxes
+
+        refuse_boxes(model, data)
+        settings = settings_of(overrides)
+        how |= {"root": data, "settings": settings, "allow_bad": allow_bad}
+        rows = assess(open_tested(model, **subject), suites, **how).rows
+    return rows, "\n\nReport: ".join(map(str, write_all([folder]))) if _is_main() else None
 
 
 def _refuse_without_suites(options: dict[str, object]) -> None:

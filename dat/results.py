@@ -22,6 +22,8 @@ from dat.errors import DataError
 
 RUN, EVALUATION, RESULTS = "run.json", "evaluation.json", "results.jsonl"
 """Files of a folder: the facts of a run or of an evaluation, and its rows."""
+BOXES = "detection-evaluation"
+"""Kind of an evaluation of a detector."""
 SET = "set"
 """Entry of a protocol: what the folder of the pictures is called. It names rows, and is no condition of a measurement."""
 INTERVAL = "interval"

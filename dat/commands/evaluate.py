@@ -8,9 +8,7 @@ OUT/predictions/<cell>.npz   what the model said of every picture     OUT/pictur
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,36 +19,28 @@ from accelerate import PartialState
 from torch import nn
 
 from dat.attacks.gradient import evaluating
+from dat.commands.evaluation_folder import held, other_rows, place_of, said_alarms
 from dat.commands.evaluation_plan import Plan, Settings, parse_settings, without_places
 from dat.commands.subject import Tested
 from dat.commands.trained import load_classifier
 from dat.data.pipeline import CenterCrop
-from dat.engine import run_folder
-from dat.engine.processes import joined
 from dat.errors import UsageError
 from dat.evaluation import identity, store
 from dat.evaluation.cells import Cell, Predictions
 from dat.evaluation.predict import Classifier, Shelf, predict, refuse_unreadable
 from dat.evaluation.robustness import Rows, robustness_rows
-from dat.evaluation.selftest import Alarm, selftest
-from dat.progress import Bar, warn
+from dat.evaluation.selftest import selftest
+from dat.progress import Bar
 from dat.recipe.header import recipe_hash
 from dat.recipe.parts import PRECISIONS
 from dat.report.page import read_facts
-from dat.results import EVALUATION, RESULTS, SET, Row, hashes_of, machine, read_rows, versions, write_rows, write_text
+from dat.results import EVALUATION, RESULTS, SET, Row, hashes_of, machine, versions, write_rows, write_text
 from dat.studies import measured
 from dat.studies.study import Job
 from dat.types import Place
 
 PROBE = 64
 """Side of the image that asks a model for its number of outputs, where pictures are shown as they are."""
-
-
-def default_folder(target: str) -> Path:
-    """Where an evaluation goes if nobody says: into the folder of a trained model, else below `runs/`."""
-    if Path(target).exists():
-        return Path(target) / "evaluation"
-    return Path("runs") / f"evaluation-{re.sub('[^A-Za-z0-9._-]+', '-', target)}"
 
 
 def assess(
@@ -73,14 +63,14 @@ def assess(
     """
     if not suites:
         raise UsageError("No suite is named; write at least one, e.g. clean.")
-    place = _place(cpu)
-    with evaluating(tested.model.to(place.device)) as model, _held(folder, place):
+    place = place_of(cpu)
+    with evaluating(tested.model.to(place.device)) as model, held(folder, place):
         classifier = Classifier(model, place.device, PRECISIONS[settings.precision])
         plan = Plan(tested, root, settings, _outputs(classifier, tested, settings.size))
         cells = [cell for suite in dict.fromkeys(suites) for cell in plan.cells(suite, suites)]
         tried = next((cell for cell in cells if cell.name == "clean"), cells[0])
         alarms = selftest(model, tried.dataset, tried.views[0], device=place.device) if self_test else []
-        notes = _said_alarms(alarms)
+        notes = said_alarms(alarms)
         known = _known_as(model, place, folder, _shown_size(tested, settings.size))
         job = Evaluating(plan, known, place, folder)
         predictions = job.predictions(cells, classifier, allow_bad=allow_bad)
@@ -141,7 +131,7 @@ class Evaluating:
         )
         rows.notes[:0] = notes
         if self.folder is not None and self.place.is_main:
-            write_rows(self.folder / RESULTS, [*_other_rows(self.folder / RESULTS, rows.rows), *rows.rows])
+            write_rows(self.folder / RESULTS, [*other_rows(self.folder / RESULTS, rows.rows), *rows.rows])
             write_text(self.folder / EVALUATION, json.dumps(self._facts(cells, rows), indent=1))
         return rows
 
@@ -158,28 +148,6 @@ class Evaluating:
             "machine": machine(),
             "files": _hashes(self.folder) if self.folder is not None else {},
         }
-
-
-def _other_rows(path: Path, rows: Sequence[Row]) -> list[Row]:
-    """What there is already of the same model on other suites and sets; what is of another, or of other pictures, is told."""
-    if not path.is_file():
-        return []
-    new = {(row.suite, row.metric): row for row in rows}
-    there = read_rows(path)
-    stored = [row for row in there if row.checkpoint == rows[0].checkpoint]
-    if foreign := len(there) - len(stored):
-        warn(f"{path}: {foreign} rows of another model (other weights, code or answers) are taken out.")
-    replaced = [row for row in stored if _is_replaced(row, new.get((row.suite, row.metric)))]
-    entries = [(row, row.protocol.get("data"), new[row.suite, row.metric].protocol.get("data")) for row in replaced]
-    if changed := [row for row, before, now in entries if before and now and before != now]:
-        where = changed[0].protocol.get(SET, "the folder")
-        warn(f"The pictures of {changed[0].suite} in {where} are others than those of the stored rows, which are replaced.")
-    return [row for row in stored if row not in replaced]
-
-
-def _is_replaced(row: Row, new: Row | None) -> bool:
-    """Rows that do not name their set are from before sets were named."""
-    return new is not None and row.protocol.get(SET) in (None, new.protocol.get(SET))
 
 
 def _known_as(model: nn.Module, place: Place, folder: Path | None, size: tuple[int, int]) -> str:
@@ -228,30 +196,6 @@ def _outputs(classifier: Classifier, tested: Tested, size: int | None) -> int:
     if tested.classes is not None and len(tested.classes) != logits.shape[1]:
         raise UsageError(f"The model gives {logits.shape[1]} logits, but {len(tested.classes)} classes are named; name each.")
     return logits.shape[1]
-
-
-def _said_alarms(alarms: Sequence[Alarm]) -> list[str]:
-    """The sentences of those that do not stop an evaluation; they are kept beside its numbers.
-
-    Raises:
-        UsageError: with those that do.
-    """
-    if stopping := [alarm for alarm in alarms if alarm.stops]:
-        lines = "".join(f"\n  {alarm.name}: {alarm.sentence}" for alarm in stopping)
-        raise UsageError(
-            f"The self-test found what would make the numbers wrong (--no-self-test evaluates all the same):{lines}"
-        )
-    notes = [alarm.sentence for alarm in alarms]
-    for note in notes:
-        warn(note)
-    return notes
-
-
-def _held(folder: Path | None, place: Place) -> AbstractContextManager[None]:
-    """The lock of an evaluation folder, which the first process holds for all."""
-    if folder is None or not place.is_main:
-        return nullcontext()
-    return run_folder.locked(folder, elsewhere="--out ANOTHER_FOLDER")
 
 
 def evaluate(
@@ -306,9 +250,9 @@ def evaluate_again(path: Path, overrides: Sequence[str] = (), *, folder: Path | 
     """
     found = load_classifier(path, overrides)
     test, size = found.test_pictures()
-    place = _place(cpu)
+    place = place_of(cpu)
     subject = measured.Subject(found.recipe.evaluation.build(), recipe_hash(found.recipe), test, size, place)
-    with _held(folder, place), evaluating(found.model.to(place.device)) as model:
+    with held(folder, place), evaluating(found.model.to(place.device)) as model:
         checkpoint = _known_as(model, place, folder, (size[1], size[0]))
 
         def keep(shown: Cell, predictions: Predictions) -> None:
@@ -326,7 +270,7 @@ def evaluate_again(path: Path, overrides: Sequence[str] = (), *, folder: Path | 
 
 def _write_again(folder: Path, name: str, rows: Sequence[Row]) -> None:
     """The rows beside those that are there; and what makes the folder an evaluation, where it is none yet."""
-    write_rows(folder / RESULTS, [*_other_rows(folder / RESULTS, rows), *rows])
+    write_rows(folder / RESULTS, [*other_rows(folder / RESULTS, rows), *rows])
     facts = {"kind": "evaluation", "name": name, "checkpoint": rows[0].checkpoint, "versions": versions(), "machine": machine()}
     if (folder / EVALUATION).is_file():
         facts |= read_facts(folder / EVALUATION)
@@ -336,8 +280,3 @@ def _write_again(folder: Path, name: str, rows: Sequence[Row]) -> None:
 def _hashes(folder: Path) -> dict[str, str]:
     """Of what its page is made from."""
     return hashes_of(folder, (RESULTS, f"{store.PREDICTIONS}/*.npz"))
-
-
-def _place(cpu: bool) -> Place:
-    state = joined(cpu=cpu)
-    return Place(torch.device(state.device or "cpu"), state.process_index, state.num_processes)

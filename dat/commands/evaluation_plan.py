@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from accelerate import PartialState
@@ -34,6 +34,8 @@ from dat.recipe.data import LARGEST
 from dat.recipe.faults import sentence
 from dat.recipe.strict import Strict
 from dat.results import SET
+
+Kind = TypeVar("Kind", bound=Strict)
 
 FROM_CLEAN = ("clean", "fgsm", "pgd", "autoattack", "c-generated", "stylized-generated")
 """Suites made from the clean pictures; all others are sets of their own."""
@@ -97,10 +99,19 @@ def settings_of(overrides: Sequence[str]) -> Settings:
     Raises:
         UsageError: listing every fault.
     """
+    return parse_settings(overridden(overrides))
+
+
+def overridden(overrides: Sequence[str]) -> dict[str, Any]:
+    """Values by key, of `key=value` texts.
+
+    Raises:
+        UsageError: a text is of another form.
+    """
     values: dict[str, Any] = {}
     for text in overrides:
         file.override(values, text)
-    return parse_settings(values)
+    return values
 
 
 def parse_settings(values: Mapping[str, Any]) -> Settings:
@@ -109,7 +120,16 @@ def parse_settings(values: Mapping[str, Any]) -> Settings:
     Raises:
         UsageError: listing every fault.
     """
-    adapter = TypeAdapter(Settings)
+    return read_settings(Settings, values)
+
+
+def read_settings(kind: type[Kind], values: Mapping[str, Any]) -> Kind:
+    """Settings of a kind by name, read strictly.
+
+    Raises:
+        UsageError: listing every fault.
+    """
+    adapter = TypeAdapter(kind)
     try:
         return adapter.validate_json(json.dumps(dict(values)))
     except ValidationError as error:

@@ -22,9 +22,13 @@ def write_all(folders: Sequence[Path], *, mixed: bool = False) -> tuple[str, Pat
     """
     others = [folder for folder in folders if not (folder / EVALUATION).is_file()]
     if not others:
-        from dat.report.scorecard.page import write_scorecard  # reads predictions, so it waits for torch
+        from dat.report.scorecard.detectors import is_of_boxes, write_boxes_scorecard  # all wait for torch
+        from dat.report.scorecard.page import write_scorecard
 
-        return write_scorecard(folders, mixed=mixed)
+        kinds = {is_of_boxes(folder) for folder in folders}
+        if len(kinds) > 1:
+            raise UsageError("Some of the folders are of detectors and others of classifiers; name those of one kind.")
+        return (write_boxes_scorecard if kinds == {True} else write_scorecard)(folders, mixed=mixed)
     if len(folders) > 1:
         raise UsageError(
             f"{others[0]} is no evaluation (it holds no {EVALUATION}); name one run, or folders of `dat eval` only."

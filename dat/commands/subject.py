@@ -13,6 +13,7 @@ from timm.data import resolve_data_config  # pyright: ignore[reportPrivateImport
 from torch import nn
 
 from dat.commands.trained import load_classifier
+from dat.data.annotations import is_annotated
 from dat.data.pipeline import CenterCrop, CropMode, ImageDataset, Interpolation
 from dat.errors import CheckpointError, UsageError
 from dat.nn.imagenet_networks import NETWORKS, load_imagenet_network
@@ -54,6 +55,15 @@ def open_tested(target: str, *, weights: Path | None = None, name: str | None = 
     """
     found = _opened(target, weights)
     return found if name is None else replace(found, name=name)
+
+
+def refuse_boxes(target: str, data: Path | None) -> None:
+    """Raises: UsageError: a file of pictures with boxes is named for a classifier."""
+    if data is not None and data.is_file() and is_annotated(data):
+        raise UsageError(
+            f"{data} says what is where in pictures, and {target} is a classifier; name a folder with a subfolder per class, "
+            "or a detector: a model of a run of detection, or torchvision:NAME."
+        )
 
 
 def _opened(target: str, weights: Path | None) -> Tested:

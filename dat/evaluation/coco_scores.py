@@ -14,6 +14,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Float64, Int64
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
@@ -133,6 +134,26 @@ def coco_scores(source: AnnotatedPictures, found: Sequence[Found]) -> CocoScores
 def results_json(source: AnnotatedPictures, found: Sequence[Found]) -> list[dict[str, object]]:
     """What was found as COCO's results format has it, with the ids of the source's own file."""
     return _results(found, source.image_ids, source.category_ids)
+
+
+def found_in(results: Sequence[Mapping[str, Any]], source: AnnotatedPictures) -> list[Found]:
+    """What `results_json` was made of, to the bit.
+
+    Raises:
+        ValueError, KeyError, TypeError: they are no results, or of other pictures or categories.
+    """
+    labels = {key: label for label, key in enumerate(source.category_ids)}
+    of_image: dict[int, list[tuple[list[float], float, int]]] = {key: [] for key in source.image_ids}
+    for row in results:
+        left, top, width, height = row["bbox"]
+        corners = [left, top, left + width, top + height]
+        of_image[row["image_id"]].append((corners, row["score"], labels[row["category_id"]]))
+    return [_found_of(rows) for rows in of_image.values()]
+
+
+def _found_of(rows: Sequence[tuple[list[float], float, int]]) -> Found:
+    corners = torch.tensor([row[0] for row in rows], dtype=torch.float64).reshape(-1, 4).float()
+    return Found(corners, torch.tensor([row[1] for row in rows]).float(), torch.tensor([row[2] for row in rows]).long())
 
 
 def _results(found: Sequence[Found], image_ids: Sequence[int], category_ids: Sequence[int]) -> list[dict[str, object]]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from dat.data.annotated import AnnotatedPictures
 from dat.data.boxed import Letterbox
-from dat.evaluation.coco_scores import CocoScores, Draws, DrawnValues
+from dat.evaluation.coco_scores import CocoScores, DrawnValues, Draws
 from dat.evaluation.intervals import FEWEST, TOO_FEW
 from dat.evaluation.suites import Suite
 

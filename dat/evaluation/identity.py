@@ -77,3 +77,14 @@ def known_as(known: Mapping[str, Answers], checkpoint: str, answers: Answers) ->
 def _further(checkpoint: str, number: int) -> str:
     """Of a model with the same tensors, and answers that none before it gave."""
     return hashlib.sha256(f"{checkpoint}/{number}".encode()).hexdigest()
+
+
+def detector_hash(model: nn.Module) -> str:
+    """As `checkpoint_hash`, and over the numbers that its parts hold beside tensors, e.g. the least score of a box."""
+    numbers = [
+        (name, key, value)
+        for name, part in model.named_modules()
+        for key, value in sorted(vars(part).items())
+        if key != "training" and isinstance(value, int | float)
+    ]
+    return hashlib.sha256(f"{checkpoint_hash(model)} {numbers}".encode()).hexdigest()

@@ -547,16 +547,15 @@ def _scale_alarms(probe: _Probe, sample: Sample, reading: _Reading, logits: Logi
     """Normalisation twice or missing: by what the first layer sees, and by a scale that explains the outputs better."""
     low, high = float(sample.images.min()), float(sample.images.max())
     is_outside = low < -RANGE_TOLERANCE or high > 1 + RANGE_TOLERANCE
-    scales = _first_scales(probe, sample.images)
+    scales = first_scales(probe.model, sample.images)
     again = [scale for scale in scales if is_outside and _is_among(scale, NORMALISATIONS)]
-    doubles = [scale for scale in scales if _is_among(scale, TWICE)]
+    doubled = slope_of_two(scales)
     advice = "give pictures in [0, 1] to a model that normalises them once, inside"
     if again:
         fact = f"Pictures go from {low:.3g} to {high:.3g}, and the model multiplies them by {again[0][0, 0]:.3g} once more"
         yield Alarm("normalised-twice", f"{fact}; {advice}.")
-    elif doubles:
-        fact = f"The first layer sees pictures multiplied by {doubles[0][0, 0]:.3g}, as two normalisations in a row do"
-        yield Alarm("normalised-twice", f"{fact}; {advice}.")
+    elif doubled is not None:
+        yield Alarm("normalised-twice", f"{said_of_two(doubled)}; {advice}.")
     elif better := _better_scale(probe, sample.images, reading, logits):
         name, said, before, after = better
         yield Alarm(name, f"{after:.0f} % of the pictures are right, not {before:.0f} %, when {said}; {advice}.")
@@ -568,7 +567,7 @@ def _better_scale(probe: _Probe, images: Images, reading: _Reading, logits: Logi
     """The alarm's name, what was done, and the accuracies before and after; a quarter of the pictures usually settles it."""
     before = reading.ranks(logits)
     found = []
-    for name, said, repair in _repairs():
+    for name, said, repair in repairs():
         some = slice(None, None, _stride(len(images)))
         if (tried := _repaired(probe, repair(images[some]))) is None:
             continue
@@ -582,7 +581,8 @@ def _better_scale(probe: _Probe, images: Images, reading: _Reading, logits: Logi
     return max(found, key=lambda one: one[-1], default=None)
 
 
-def _repairs() -> Iterator[tuple[str, str, Callable[[Images], Images]]]:
+def repairs() -> Iterator[tuple[str, str, Callable[[Images], Images]]]:
+    """What may undo a wrong normalisation: the name of the fault, what is done to the pictures, in words, and what does it."""
     for said, statistics in STATISTICS.items():
         normalise, restore = _affine(_scale(*statistics)), _affine(_inverse(_scale(*statistics)))
         yield "normalised-twice", f"the normalisation by {said} is undone", restore
@@ -632,7 +632,17 @@ def _is_among(scale: Scale, known: Sequence[Scale]) -> bool:
     return any(bool((np.abs(scale - one) <= SCALE_TOLERANCE * np.abs(one[0])).all()) for one in known)
 
 
-def _first_scales(probe: _Probe, images: Images) -> list[Scale]:
+def slope_of_two(scales: Sequence[Scale]) -> float | None:
+    """By how much the first colour is multiplied where pictures are normalised twice in a row; None where they are not."""
+    return next((float(scale[0, 0]) for scale in scales if _is_among(scale, TWICE)), None)
+
+
+def said_of_two(slope: float) -> str:
+    """The fact, in words."""
+    return f"The first layer sees pictures multiplied by {slope:.3g}, as two normalisations in a row do"
+
+
+def first_scales(model: nn.Module, images: Images) -> list[Scale]:
     """Slope and intercept of each tensor that a module is given and that is the pictures, scaled per colour.
 
     Blind to modules that are compiled or scripted, and to pictures that were resized or turned to BGR before.
@@ -642,9 +652,10 @@ def _first_scales(probe: _Probe, images: Images) -> list[Scale]:
     def note(_: nn.Module, arguments: tuple[Any, ...]) -> None:
         given.extend(one.detach() for one in arguments if isinstance(one, Tensor) and one.shape == images.shape)
 
-    handles = [part.register_forward_pre_hook(note) for part in probe.model.modules()]
+    handles = [part.register_forward_pre_hook(note) for part in model.modules()]
     try:
-        probe(images)
+        with torch.no_grad():
+            model(images)
     finally:
         for handle in handles:
             handle.remove()

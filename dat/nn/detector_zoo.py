@@ -5,11 +5,14 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import timm
+import torch
 import torchvision
 from torch import Tensor, nn
+from torchvision.models import WeightsEnum
 from torchvision.models.detection import FCOS, RetinaNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.fcos import FCOSHead
@@ -17,9 +20,9 @@ from torchvision.models.detection.retinanet import RetinaNetHead
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
-from dat.errors import UsageError
+from dat.errors import CheckpointError, UsageError
 from dat.nn.detectors import Detector
-from dat.nn.weights import fitted, load_strictly
+from dat.nn.weights import fitted, load_strictly, read_tensors
 from dat.types import Images
 
 PUBLISHED = tuple(
@@ -28,6 +31,10 @@ PUBLISHED = tuple(
     if not name.startswith(("maskrcnn", "keypointrcnn"))
 )
 """torchvision's detectors of boxes."""
+COCO_OUTPUTS = 91
+"""Of the published weights: COCO's ids, which leave gaps, with 0 for the background."""
+WITHOUT_EPSILON = ("fasterrcnn_resnet50_fpn", "retinanet_resnet50_fpn")
+"""Source: `overwrite_eps` in torchvision's faster_rcnn.py and retinanet.py."""
 GROUPS = 32
 """The heads normalise in so many groups of channels."""
 STRIDES = (8, 16, 32, 64, 128)
@@ -75,6 +82,50 @@ def create_detector(
         raise UsageError(f"Detector {name!r} does not take the options {given}: {error}.") from error
 
 
+class Published(NamedTuple):
+    """One of torchvision's detectors with weights for COCO, as it comes: it resizes and normalises itself.
+
+    `names`: what each of its outputs stands for; `__background__` and `N/A` stand for nothing.
+    """
+
+    network: nn.Module
+    names: tuple[str, ...]
+
+
+def published_detector(name: str, weights: Path | None = None) -> Published:
+    """A detector of torchvision with its published weights, which are downloaded where they are not yet, or with a file's.
+
+    Raises:
+        UsageError: torchvision has no such detector of boxes.
+        CheckpointError: the weights cannot be got, cannot be read, or are those of another network.
+    """
+    network = _torchvision_as_published(name)
+    published = torchvision.models.get_model_weights(name).DEFAULT
+    tensors = read_tensors(weights)[0] if weights is not None else _downloaded(name, published)
+    load_strictly(network, fitted(network, tensors), name=str(weights or name))
+    return Published(network.eval(), tuple(published.meta["categories"]))
+
+
+def _torchvision_as_published(name: str) -> nn.Module:
+    """With weights to come. Those of 2019 were trained with frozen norms that add no epsilon to the variance."""
+    with torch.random.fork_rng(devices=[]):
+        network = _torchvision(name, None, COCO_OUTPUTS - _background(name), {})
+    for part in network.modules() if name in WITHOUT_EPSILON else ():
+        if isinstance(part, nn.BatchNorm2d):
+            part.eps = 0.0
+    return network
+
+
+def _downloaded(name: str, published: WeightsEnum) -> Mapping[str, Tensor]:
+    try:
+        return published.get_state_dict(progress=True, check_hash=True)
+    except Exception as error:  # a download fails in any way
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise CheckpointError(
+            f"torchvision cannot get the weights of {name} ({reason}); add --weights FILE if you have them ({published.url})."
+        ) from error
+
+
 def begin_detector_with(network: Detector, tensors: Mapping[str, Tensor], *, name: str) -> None:
     """Give an untrained detector the weights of a file; in place. What a layer for other classes would hold stays as it is.
 
@@ -113,10 +164,13 @@ def _torchvision(name: str, backbone: str | None, num_classes: int, options: Map
         raise UsageError(f"There is no detector {name!r}; did you mean {', '.join(near)}?")
     if backbone is not None:
         raise UsageError(f"{name} has its own backbone; leave out {backbone!r}, or write fcos or retinanet.")
-    background = int(name.startswith(("fasterrcnn", "ssd")))
-    return torchvision.models.get_model(
-        name, weights=None, weights_backbone=None, num_classes=num_classes + background, **options
-    )
+    outputs = num_classes + _background(name)
+    return torchvision.models.get_model(name, weights=None, weights_backbone=None, num_classes=outputs, **options)
+
+
+def _background(name: str) -> int:
+    """How many outputs stand for the background."""
+    return int(name.startswith(("fasterrcnn", "ssd")))
 
 
 def _on_timm(name: str, backbone: str | None, num_classes: int, options: dict[str, Any]) -> nn.Module:

@@ -73,6 +73,10 @@ class Detector(nn.Module):
         losses = self._losses(cast(Any, self.network), ImageList(images, sizes), features, targets, draws)
         return _summed(losses)
 
+    def of(self, classes: Sequence[int]) -> Detector:
+        """The same network, asked for some of its classes only, which are 0, 1, ... now."""
+        return Detector(self.network, theirs=self.theirs[torch.tensor([*classes], device=self.theirs.device)].tolist())
+
     def _target(self, boxes: Boxes, row: int) -> Target:
         corners, labels = boxes.of_image(row)
         return {"boxes": corners, "labels": self.theirs[labels]}

@@ -333,20 +333,18 @@ def severity_plot(cards: Sequence[Card], suite: str) -> Plot:
 
 def terminal_page(page: ScorePage) -> str:
     """The tables as plain text, numbers by models, then what is worth a sentence."""
-    tables = [table if name.startswith("errors") else transposed(table) for name, table in page.tables.items()]
+    upright = ("errors", "parts-corruptions")
+    tables = [table if name.startswith(upright) else transposed(table) for name, table in page.tables.items()]
     return "\n\n".join([*map(plain_table, tables), "\n".join([*page.reading, *page.notes])]).rstrip()
 
 
 def markdown_page(page: ScorePage, name: str) -> str:
-    """The tables in GitHub Markdown; the figures are on the other page."""
+    """The tables in GitHub Markdown; the figures, where there are some, are on the other page."""
     parts = [f"# {page.title}", page.subtitle, *alarm_list(page.alarms)]
     parts += ["\n".join(f"- {text}" for text in (*page.reading, *page.notes))]
     parts += ["## Tables", *map(markdown_table, page.tables.values())]
-    parts += [
-        f"The figures are in [{name}.html]({name}.html).",
-        "## How each number was measured",
-        definition_list(page.protocols),
-    ]
+    parts += [f"The figures are in [{name}.html]({name}.html)."] * bool(page.plots)
+    parts += ["## How each number was measured", definition_list(page.protocols)]
     parts += ["## Where the numbers come from", definition_list(page.provenance)]
     parts += ["Left out:\n\n" + "\n".join(f"- {text}" for text in page.left_out)] * bool(page.left_out)
     return "\n\n".join(filter(None, parts)) + "\n"
