@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -13,7 +14,7 @@ from dat.attacks.discrete import discrete_adversary
 from dat.attacks.gradient import evaluating, into_range, unit_l2
 from dat.discretizers import codes
 from dat.nn.outputs import logits_of
-from dat.types import ClassifyingTask, ClassTargets, Codes, Discretizer, Images, PerImage, Targets, Task, climbed_losses
+from dat.types import ClassifyingTask, Codes, Discretizer, Images, PerImage, Targets, Task, climbed_losses
 
 Noise = Float[Tensor, "batch 3 height width"]
 ByShown = Float[Tensor, "shown count"]
@@ -97,13 +98,13 @@ class Effect:
     """What a step does to some pictures, beside a random step of the same length; on the CPU.
 
     `modified` and `modified_at_random`: percent of the codes of each picture. `losses`, and whether the model is right (0 or
-    1), by what it is shown (`SHOWN`) and picture.
+    1; None where its task asks for no class), by what it is shown (`SHOWN`) and picture.
     """
 
     modified: Tensor
     modified_at_random: Tensor
     losses: ByShown
-    right: ByShown
+    right: ByShown | None
 
     @property
     def above_random(self) -> Tensor:
@@ -113,37 +114,49 @@ class Effect:
 
 def effect(
     model: nn.Module,
-    task: ClassifyingTask,
+    task: Task,
     discretizer: Discretizer,
     images: Images,
-    targets: ClassTargets,
+    targets: Targets,
     noise: Noise,
     *,
     alpha: float,
 ) -> Effect:
     """Of one batch: how many codes the adversary modifies, and the loss at `Q(x)`, `Q(x + delta)` and after a random step.
 
-    The rate alone does not tell an adversary from a step in its opposite or in any direction: they modify about as many.
+    The loss is the one that the adversary climbs. The rate alone does not tell an adversary from a step in its opposite or in
+    any direction: they modify about as many.
     Costs, beside `discrete_change`, one pass of the discretizer, two of its encoder or decoder, and three of the model.
     """
     attacked = discrete_change(model, task, discretizer, images, targets, alpha=alpha)
     blind = random_change(discretizer, images, noise, alpha=alpha)
     with evaluating(model) as asked, torch.no_grad():
-        shown = [logits_of(asked, seen) for seen in (attacked.reconstruction, attacked.adversarial, blind.adversarial)]
-    labels = targets if targets.ndim == 1 else targets.argmax(dim=1)
+        shown = (attacked.reconstruction, attacked.adversarial, blind.adversarial)
+        judged = [_judged(task, asked, seen, targets) for seen in shown]
+    right = [of_shown for _, of_shown in judged if of_shown is not None]
     return Effect(
         attacked.rates.cpu(),
         blind.rates.cpu(),
-        torch.stack([task.losses_of_logits(logits, targets).double().cpu() for logits in shown]),
-        torch.stack([(logits.argmax(dim=1) == labels).double().cpu() for logits in shown]),
+        torch.stack([losses.double().cpu() for losses, _ in judged]),
+        torch.stack(right) if right else None,
     )
+
+
+def _judged(task: Task, model: nn.Module, images: Images, targets: Any) -> tuple[PerImage, PerImage | None]:
+    """The loss of each image, and whether the model names its class, on the CPU; where no class is asked for, None."""
+    if not isinstance(task, ClassifyingTask):
+        return climbed_losses(task, model, images, targets), None
+    logits = logits_of(model, images)
+    labels = targets if targets.ndim == 1 else targets.argmax(dim=1)
+    return task.losses_of_logits(logits, targets), (logits.argmax(dim=1) == labels).double().cpu()
 
 
 def joined(effects: Sequence[Effect]) -> Effect:
     """Those of several batches as one."""
+    right = [one.right for one in effects if one.right is not None]
     return Effect(
         torch.cat([one.modified for one in effects]),
         torch.cat([one.modified_at_random for one in effects]),
         torch.cat([one.losses for one in effects], dim=1),
-        torch.cat([one.right for one in effects], dim=1),
+        torch.cat(right, dim=1) if right else None,
     )

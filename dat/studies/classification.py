@@ -17,7 +17,7 @@ from dat.nn.norm import without_auxiliary_norms
 from dat.progress import Bar, followed_by, warn
 from dat.recipe.classification import Comparison
 from dat.results import Row, write_text
-from dat.studies import discretizer, measured
+from dat.studies import discretizer, measured, words
 from dat.studies.forecast import Forecast
 from dat.studies.study import Job
 from dat.tasks.classification import Classification
@@ -83,7 +83,7 @@ class ClassificationStudy:
         """Some test pictures on their way through the adversary."""
         if self._discretizer is not None:
             with self.run.timed("analyse"):
-                attacked = self._attacked(models)
+                attacked = words.attacked(models, self.opened.contestants)
                 path = self.run.folder / "pictures.npz"
                 measured.pictures(self._subject, models[attacked], self._discretizer, path, alpha=self._alpha)
                 self.run.facts["pictures"] = {"model": str(attacked), "alpha": self._alpha}
@@ -123,13 +123,7 @@ class ClassificationStudy:
 
     @property
     def _alpha(self) -> float:
-        """One step for all models: that of the first method that takes one of an L2 length above 0, else the paper's 0.1."""
-        steps = (contestant.alpha for contestant in self.opened.contestants.values())
-        return next((alpha for alpha in steps if alpha is not None), 0.1)
-
-    def _attacked(self, models: Mapping[Job, nn.Module]) -> Job:
-        """Whose pictures are shown: the first model of a method with an adversary of words, or the first of all."""
-        return next((job for job in models if self.opened.contestants[job.label].alpha is not None), next(iter(models)))
+        return words.step_of(self.opened.contestants)
 
     @property
     def _jobs(self) -> list[Job]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, partial
 from io import BytesIO
 from pathlib import Path
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dat.analysis.codes import SHOWN, Effect, discrete_change, effect, joined
+from dat.analysis.codes import discrete_change
 from dat.data.pipeline import CenterCrop, ImageDataset, Transform, evaluation_batches
 from dat.data.subset import Subset, fewer, first_per_class
 from dat.discretizers.frozen import FrozenDiscretizer
@@ -23,12 +23,12 @@ from dat.errors import DataError
 from dat.evaluation.cells import Cell, Correct, Predictions, all_classes
 from dat.evaluation.metrics import accuracy_rows
 from dat.evaluation.predict import Classifier, Shelf, predict
-from dat.evaluation.selftest import adversary_alarm
 from dat.evaluation.suites import Clean, Suite, clean_beside
 from dat.progress import Bar
 from dat.recipe.classification import Evaluation
-from dat.results import Row, from_json, machine, mean_interval, versions, write_bytes
-from dat.studies.study import Job
+from dat.results import Row, from_json, machine, versions, write_bytes
+from dat.studies import words
+from dat.studies.study import Job, MakeRow
 from dat.tasks.classification import Classification
 from dat.types import Place
 
@@ -40,8 +40,6 @@ Models = Mapping[Job, nn.Module]
 """Trained models."""
 Trainings = Mapping[str, Training]
 """Of each method."""
-MakeRow = Callable[[str, str, float, int, Job, dict[str, object]], Row]
-"""Suite, metric, value, on how many, of which model, how."""
 Keep = Callable[[Cell, Predictions], None]
 Answers = dict[Job, dict[str, Correct]]
 """Of each model, by suite: whether it was right, for every picture."""
@@ -168,57 +166,10 @@ def _cropped(view: Transform) -> dict[str, object]:
 def modified_codes(
     subject: Subject, models: Models, discretizer: FrozenDiscretizer, *, alpha: float
 ) -> tuple[list[Row], list[str]]:
-    """What an adversary of this step does to each model: codes it modifies, loss and accuracy before and after; and alarms.
-
-    Of as many test pictures as are corrupted, each beside a random step of the same length, with a discretizer in float32,
-    whatever precision the methods used: in bfloat16 most modified codes are rounding.
-    """
-    dataset, exact = _fewer_pictures(subject), discretizer.exact()
-    protocol = {"data": subject.fingerprint, "alpha": alpha, "precision": "fp32", **_drawn_as(subject)}
-    rows, alarms = list[Row](), list[str]()
-    with Bar("modified codes", len(models) * len(dataset)) as bar:
-        for job, model in models.items():
-            found = _effect(subject, model, exact, dataset, alpha, partial(bar.add, job.label))
-            rows += _rows_of_effect(subject, job, found, protocol)
-            alarm = adversary_alarm(found.above_random, found.modified)
-            alarms += [f"{job.label}, seed {job.seed}: {alarm.sentence}"] if alarm is not None else []
-    return rows, alarms
-
-
-def _effect(
-    subject: Subject,
-    model: nn.Module,
-    discretizer: FrozenDiscretizer,
-    dataset: ImageDataset,
-    alpha: float,
-    advance: Callable[[int], None],
-) -> Effect:
-    found: list[Effect] = []
-    size = subject.evaluation.batch_size
-    for number, fetched in enumerate(evaluation_batches(dataset, size)):
-        images, targets, _ = (tensor.to(subject.place.device) for tensor in fetched)
-        noise = _noise(images, first=number * size)
-        found.append(effect(model, Classification(), discretizer, images, targets, noise, alpha=alpha))
-        advance(len(images))
-    return joined(found)
-
-
-def _noise(images: Tensor, *, first: int) -> Tensor:
-    """Of each picture by its place in the set: the same for every model, and in batches of any size."""
-    drawn = (torch.Generator().manual_seed(first + place) for place in range(len(images)))
-    return torch.stack([torch.randn(images.shape[1:], generator=generator) for generator in drawn]).to(images)
-
-
-def _rows_of_effect(subject: Subject, job: Job, found: Effect, protocol: dict[str, object]) -> list[Row]:
-    n = found.losses.shape[1]
-    rates = {"codes": found.modified, "codes/random": found.modified_at_random}
-    rows = [subject.row(suite, "modified_code_rate", float(of.mean()), n, job, protocol) for suite, of in rates.items()]
-    for shown, losses, right in zip(SHOWN, found.losses, found.right, strict=True):
-        rows.append(subject.row(f"words/{shown}", "loss", float(losses.mean()), n, job, protocol))
-        rows.append(subject.row(f"words/{shown}", "accuracy", 100 * float(right.mean()), n, job, protocol))
-    mean, interval = mean_interval(found.above_random.tolist())
-    above = subject.row("words/adversarial", "loss_above_random", mean, n, job, protocol)
-    return [*rows, replace(above, ci=interval)]
+    """As `words.modified_codes`, of as many test pictures as are corrupted."""
+    dataset, protocol = _fewer_pictures(subject), {"data": subject.fingerprint, **_drawn_as(subject)}
+    shown = words.Shown(dataset, Classification(), subject.evaluation.batch_size, subject.place, subject.row, protocol)
+    return words.modified_codes(shown, models, discretizer, alpha=alpha)
 
 
 def costs(row: MakeRow, trainings: Trainings, seeds: Sequence[int], folder: Path) -> list[Row]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -18,6 +18,10 @@ class Job(NamedTuple):
     def __str__(self) -> str:
         """As progress bars have it."""
         return f"{self.label}, seed {self.seed}"
+
+
+MakeRow = Callable[[str, str, float, int, Job, dict[str, object]], Row]
+"""Suite, metric, value, on how many, of which model, how."""
 
 
 @runtime_checkable
