@@ -54,7 +54,14 @@ INSIDE = {
         {"classification", "detection"},
         {"read"},
     ],
-    "studies": [{"study"}, {"measured", "discretizer"}, {"classification", "detection", "distillation"}, {"table"}],
+    "studies": [
+        {"study"},
+        {"words"},
+        {"measured", "discretizer"},
+        {"boxed_pictures"},
+        {"classification", "detection", "distillation"},
+        {"table"},
+    ],
     "commands": [{"subject"}, {"evaluation_plan"}, {"evaluate"}],
 }
 """Floors of a room, where an order matters; files that are not named stand where they like."""

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from dat.errors import DataError
+from dat.report.boxed_pictures import read_boxed_pictures
 from dat.report.page import (
     Facts,
     Report,
@@ -20,17 +21,19 @@ from dat.report.page import (
     html_page,
     in_order,
     markdown_page,
+    no_adversaries,
     overview_plot,
     protocols,
     provenance,
     read_facts,
     read_file,
     section,
+    short,
     tell,
     training_plot,
 )
-from dat.report.reading import cost, on_suite, seeds
-from dat.report.tables import Comparison, Table, accuracy_table, all_tables, comparison_table, plain_table
+from dat.report.reading import changed_words, cost, modified_codes, on_suite, seeds
+from dat.report.tables import METRICS, Comparison, Table, accuracy_table, all_tables, comparison_table, plain_table
 from dat.results import RESULTS, RUN, Row, read_rows, write_text
 
 COLUMNS = {
@@ -83,12 +86,13 @@ def gather(run: Path, *, mixed: bool = False) -> Report:
     comparison = _compared(rows, COLUMNS, mixed=mixed)
     plots = {"The overview": overview_plot, "The training curves": training_plot}
     drawn = [attempt(what, partial(draw, run, comparison), left_out) for what, draw in plots.items()]
+    boxed = attempt("The pictures", partial(read_boxed_pictures, run / "pictures.npz", adversary=_adversary(facts)), left_out)
     recipe = attempt("The recipe", partial(read_file, run / "recipe.yaml"), left_out) or ""
     return Report(
         title=str(facts.get("title") or run.name),
         subtitle=_subtitle(facts, comparison),
         methods=comparison.methods,
-        reading=(*_sentences(comparison), WORDS),
+        reading=(*_sentences(comparison), *no_adversaries(facts), WORDS),
         tables={table.name: table for table in _tables(rows, comparison, facts)},
         plots={plot.name: replace(plot, caption=_precision(plot.caption)) for plot in drawn if plot},
         pictures=None,
@@ -97,6 +101,7 @@ def gather(run: Path, *, mixed: bool = False) -> Report:
         recipe=recipe,
         alarms=tuple(alarms_of(run, facts, RUN)),
         left_out=tuple(left_out),
+        boxed=boxed,
     )
 
 
@@ -113,8 +118,12 @@ def _renamed(rows: Iterable[Row], columns: dict[tuple[str, str], str]) -> list[R
     chosen = [
         replace(row, suite=columns[key], metric="accuracy") for row in rows if (key := (row.suite, row.metric)) in columns
     ]
-    costs = [row for row in rows if row.suite == "cost"]
-    return [*sorted(chosen, key=lambda row: order[row.suite]), *costs]
+    return [*sorted(chosen, key=lambda row: order[row.suite]), *_beside(rows)]
+
+
+def _beside(rows: Iterable[Row]) -> list[Row]:
+    """What is no score: codes and losses under an adversary of words, and costs."""
+    return [row for row in rows if row.suite in METRICS]
 
 
 def _tables(rows: Sequence[Row], comparison: Comparison, facts: Facts) -> list[Table]:
@@ -126,7 +135,7 @@ def _tables(rows: Sequence[Row], comparison: Comparison, facts: Facts) -> list[T
         ("classes", "AP by class", {("clean", f"ap/{label}"): label for label in classes}),
     ):
         if any((row.suite, row.metric) in columns for row in rows):
-            of_parts = accuracy_table(_compared([row for row in rows if row.suite != "cost"], columns))
+            of_parts = accuracy_table(_compared([row for row in rows if row.suite not in METRICS], columns))
             tables.append(replace(of_parts, name=name, caption=f"{caption}, in percent, on clean pictures."))
     return tables
 
@@ -141,7 +150,19 @@ def _precision(text: str) -> str:
 
 def _sentences(comparison: Comparison) -> list[str]:
     found = [on_suite(comparison, suite) for suite in comparison.suites if suite in ("AP", "FGSM, AP", "mPC")]
-    return [_precision(text) for text in (*found, cost(comparison), seeds(comparison)) if text]
+    words = modified_codes(comparison), changed_words(comparison)
+    return [_precision(text) for text in (*found, *words, cost(comparison), seeds(comparison)) if text]
+
+
+def _adversary(facts: Facts) -> str:
+    """What changed the pictures that are shown."""
+    of = section(facts, "pictures")
+    if "alpha" in of:
+        step = f"Q(x + \N{GREEK SMALL LETTER DELTA}) is made by a step of L2 length {short(of['alpha'])}"
+        return f"{step} against the model that is shown it"
+    if "fgsm_epsilon_255" in of:
+        return f"FGSM is one step of {short(of['fgsm_epsilon_255'])}/255 against the model that is shown it"
+    return ""
 
 
 def _subtitle(facts: Facts, comparison: Comparison) -> str:

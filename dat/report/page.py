@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 
 from dat.errors import DataError, UsageError
 from dat.report import figures
+from dat.report.boxed_pictures import BoxedPictures
 from dat.report.paper import paper_table
 from dat.report.reading import sentences
 from dat.report.tables import (
@@ -89,6 +90,7 @@ class Report:
     recipe: str
     alarms: tuple[str, ...]
     left_out: tuple[str, ...]
+    boxed: BoxedPictures | None = None
 
 
 def write_report(run: Path, *, mixed: bool = False) -> Path:

@@ -9,17 +9,19 @@ from functools import cached_property, partial
 from torch import nn
 
 from dat.boxes import Found
+from dat.data.boxed import BoxedDataset
 from dat.discretizers.frozen import FrozenDiscretizer
 from dat.engine.loop import train
 from dat.engine.run_folder import Run
 from dat.evaluation.coco_scores import CocoScores, coco_scores, results_json
 from dat.evaluation.detected import detect
 from dat.evaluation.detection_rows import BoxedCell, numbers_of, protocol_of, under_corruption
+from dat.evaluation.suites import FGSM
 from dat.nn.norm import without_auxiliary_norms
-from dat.progress import Bar, followed_by
+from dat.progress import Bar, followed_by, warn
 from dat.recipe.detection import DetectionComparison
 from dat.results import Row, versions, write_text
-from dat.studies import measured
+from dat.studies import boxed_pictures, measured, words
 from dat.studies.forecast import Forecast
 from dat.studies.study import Job
 
@@ -56,7 +58,7 @@ class DetectionStudy:
         return without_auxiliary_norms(trained)
 
     def rows(self, models: Mapping[Job, nn.Module]) -> list[Row]:
-        """COCO's numbers of every suite, of the corruptions together, and costs."""
+        """COCO's numbers of every suite, of the corruptions together, what an adversary does, and costs."""
         place = self.run.place
         rows: list[Row] = []
         with self.run.timed("evaluate"), Bar("evaluate", self._shown * len(models), shown=place.is_main) as bar:
@@ -64,14 +66,51 @@ class DetectionStudy:
                 rows += self._measured(job, model.eval().to(place.device), bar)
         if not place.is_main:
             return rows
+        rows += self._words(models)
         trainings = {label: contestant.training for label, contestant in self.opened.contestants.items()}
         return rows + measured.costs(self._row, trainings, self.opened.seeds, self.run.folder)
 
     def pictures(self, models: Mapping[Job, nn.Module]) -> None:
-        """Its page shows none."""
+        """Some test pictures on their way through the adversary, with the boxes that two of the models find."""
+        opened, adversary = self.opened, self._adversary
+        positions = boxed_pictures.spread(opened.data.test)
+        if not positions:
+            return
+        with self.run.timed("analyse"):
+            shown = {job: models[job] for job in boxed_pictures.two_models(list(models), opened.contestants)}
+            scene = boxed_pictures.Scene(opened.data.test.at(positions), opened.data.frame, opened.task, self.run.place)
+            boxed_pictures.write(self.run.folder / "pictures.npz", shown, scene, adversary)
+            self.run.facts["pictures"] = {"models": [str(job) for job in shown], **adversary.facts}
 
     def following(self) -> None:
         """Nothing follows."""
+
+    def _words(self, models: Mapping[Job, nn.Module]) -> list[Row]:
+        """What an adversary does to the words and the loss of each model, on the pictures that are corrupted."""
+        opened, found = self.opened, self._discretizer
+        if found is None:
+            return []
+        shown = words.Shown(
+            BoxedDataset(opened.corrupted[0], opened.data.frame, seed=0),
+            opened.task,
+            opened.evaluation.batch_size,
+            self.run.place,
+            self._row,
+            {"loss": opened.task.climbed},
+        )
+        with self.run.timed("analyse"):
+            rows, alarms = words.modified_codes(shown, models, found, alpha=words.step_of(opened.contestants))
+        self.run.facts["adversary"] = alarms
+        for alarm in alarms:
+            warn(alarm)
+        return rows
+
+    @property
+    def _adversary(self) -> boxed_pictures.Words | boxed_pictures.Pixels:
+        """Of the pictures on the page."""
+        if (found := self._discretizer) is not None:
+            return boxed_pictures.Words(found.exact(), words.step_of(self.opened.contestants))
+        return boxed_pictures.Pixels(next((suite for suite in self.opened.evaluation.suites if isinstance(suite, FGSM)), None))
 
     def _measured(self, job: Job, model: nn.Module, bar: Bar) -> list[Row]:
         """Suite by suite; a corruption beside the clean pictures that it is made of."""

@@ -257,9 +257,9 @@ def pictures(subject: Subject, model: nn.Module, discretizer: FrozenDiscretizer,
     content = BytesIO()
     np.savez_compressed(
         content,
-        original=_bytes(change.original),
-        reconstruction=_bytes(change.reconstruction),
-        adversarial=_bytes(change.adversarial),
+        original=as_bytes(change.original),
+        reconstruction=as_bytes(change.reconstruction),
+        adversarial=as_bytes(change.adversarial),
         changed=change.changed.cpu().numpy(),
         labels=np.array([subject.classes[label] for label in targets.tolist()]),
         predicted_original=_predicted(model, change.original, subject.classes),
@@ -277,7 +277,8 @@ def _examples(subject: Subject) -> tuple[Tensor, Tensor]:
     return images.to(subject.place.device), targets.to(subject.place.device)
 
 
-def _bytes(images: Tensor) -> np.ndarray:
+def as_bytes(images: Tensor) -> np.ndarray:
+    """Images as `(batch, height, width, 3)` of 8 bits."""
     return (images * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
 
 
