@@ -83,11 +83,12 @@ class Pixels:
 def two_models(jobs: Sequence[Job], contestants: words.Contestants) -> list[Job]:
     """The model whose pictures other comparisons show, beside one of standard training, or else the first of all.
 
-    Where these are one, the second of all is beside it; of a single model, there is one.
+    Where these are one, the first of another method is beside it; of a single method, there is one.
     """
     attacked = words.attacked(jobs, contestants)
     plain = next((job for job in jobs if job == Job(BASELINE, attacked.seed)), jobs[0])
-    return list(dict.fromkeys([plain, attacked, *jobs]))[:2]
+    others = [job for job in jobs if job.label != attacked.label]
+    return list(dict.fromkeys([plain, attacked, *others]))[:2]
 
 
 def spread(source: AnnotatedPictures, *, count: int = PICTURES) -> list[int]:

@@ -79,11 +79,66 @@ def test_a_comparison_of_detectors_from_files_to_a_page(values: dict[str, Any]) 
         assert found[method, "c", "mpc"].value == pytest.approx(np.mean(cells))
         assert {row.metric for row in rows if row.metric.startswith("ap/")} <= {"ap/bright", "ap/dark"}
         assert json.loads((folder / "detections" / f"{method}-seed0.json").read_text()) is not None
+        said_of_words(found, method)
     page = (folder / "report.md").read_text()
     assert "| Method | AP (1 \N{MULTIPLICATION SIGN} 4 images) | AP50" in page
     assert "ccuracy" not in page.split("How each suite was measured")[0].split("## Recipe")[0]
+    assert "Codes changed" in page
+    assert "Loss at Q(x + delta)" in page
+    shows_pictures(
+        folder, ["clean", "reconstruction", "adversarial"], {"models": ["standard, seed 0", "dat, seed 0"], "alpha": 1.0}
+    )
     again = CliRunner().invoke(app, ["report", str(folder)])
     assert (again.exit_code, again.stdout) == (0, f"{folder / 'report.html'}\n")
+
+
+def said_of_words(found: Mapping[tuple[str, str, str], Row], method: str) -> None:
+    """On the pictures that are corrupted, in the loss of an image that adversaries climb."""
+    rate, blind = found[method, "codes", "modified_code_rate"], found[method, "codes/random", "modified_code_rate"]
+    assert 0 < rate.value < 100
+    assert 0 < blind.value < 100
+    losses = [found[method, f"words/{shown}", "loss"] for shown in ("adversarial", "random", "reconstruction")]
+    for row in (rate, blind, *losses):
+        assert row.n == 2
+        assert {key: row.protocol[key] for key in ("alpha", "precision", "loss")} == {
+            "alpha": 1.0,
+            "precision": "fp32",
+            "loss": "all",
+        }
+    above = found[method, "words/adversarial", "loss_above_random"]
+    assert above.value == pytest.approx(losses[0].value - losses[1].value)
+    assert above.ci is not None
+    assert (method, "words/adversarial", "accuracy") not in found
+
+
+def shows_pictures(folder: Path, views: list[str], facts: dict[str, Any]) -> None:
+    with np.load(folder / "pictures.npz") as file:
+        assert file["views"].tolist() == views
+        assert file["shown"].shape == (len(facts["models"]), len(views), 3, 64, 96, 3)
+        assert file["names"].tolist() == ["0.png", "2.png", "3.png"]  # at equal distances
+    assert json.loads((folder / "run.json").read_text())["pictures"] == facts
+    assert (folder / "report.html").read_text().count("<img ") == len(facts["models"]) * len(views) * 3
+
+
+def test_without_a_discretizer_the_page_shows_the_attack_on_pixels(values: dict[str, Any]) -> None:
+    at = {"epsilon": 0.01, "step_size": 0.01, "steps": 1}
+    recipe = {**values, "discretizer": None, "methods": {"at": at, "standard": {}}, "evaluation": {"suites": ["fgsm"]}}
+    folder = dat.train(recipe, cpu=True)
+    shows_pictures(folder, ["clean", "fgsm"], {"models": ["standard, seed 0", "at, seed 0"], "fgsm_epsilon_255": 1.0})
+    assert not any(row.suite.startswith(("codes", "words")) for row in read_rows(folder / "results.jsonl"))
+    assert "adversary" not in json.loads((folder / "run.json").read_text())
+    page = (folder / "report.html").read_text()
+    assert "After FGSM" in page
+    assert "Q(x" not in page
+
+
+def test_an_adversary_that_may_be_none_is_named_on_the_page(values: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    """Of a step far too short for a code."""
+    folder = dat.train({**values, "methods": {"dat": {"alpha": 1e-6}}, "evaluation": {"suites": ["clean"]}}, cpu=True)
+    (said,) = json.loads((folder / "run.json").read_text())["adversary"]
+    assert said.startswith("dat, seed 0: The adversary's loss is")
+    assert f"Note: {said}" in capsys.readouterr().err
+    assert said in (folder / "report.md").read_text()
 
 
 def test_a_stopped_comparison_goes_on_and_ends_the_same(values: dict[str, Any], tmp_path: Path) -> None:
@@ -93,6 +148,7 @@ def test_a_stopped_comparison_goes_on_and_ends_the_same(values: dict[str, Any], 
 
     whole = dat.train(changed(values, evaluation={"suites": ["clean"]}), cpu=True)
     (whole / "results.jsonl").rename(tmp_path / "before.jsonl")
+    (whole / "pictures.npz").rename(tmp_path / "before.npz")
     for path in (whole / "dat-seed0" / "checkpoints").iterdir():
         for file in path.iterdir():
             file.unlink()
@@ -101,6 +157,7 @@ def test_a_stopped_comparison_goes_on_and_ends_the_same(values: dict[str, Any], 
     (tmp_path / "other").mkdir()
     (tmp_path / "before.jsonl").rename(tmp_path / "other" / "results.jsonl")
     assert measured(again) == measured(tmp_path / "other")
+    assert (again / "pictures.npz").read_bytes() == (tmp_path / "before.npz").read_bytes()
 
 
 REFUSED = {
