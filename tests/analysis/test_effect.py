@@ -108,6 +108,27 @@ def test_losses_and_accuracies_are_those_of_what_is_shown() -> None:
     assert torch.equal(found.modified_at_random, blind.rates)
 
 
+class Squares:
+    """A task without classes, whose adversary climbs another loss than the one that is minimised."""
+
+    def losses(self, model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+        return -self.climbed_losses(model, images, targets)
+
+    def climbed_losses(self, model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+        return (model(images).mean(dim=1) - targets).square()
+
+
+def test_of_a_task_without_classes_the_loss_is_what_its_adversary_climbs() -> None:
+    model, images, labels, noise = problem(count=40)
+    found = effect(model, Squares(), GreyLevels(), images, labels.float(), noise, alpha=0.7)
+    attacked = discrete_change(model, Squares(), GreyLevels(), images, labels.float(), alpha=0.7)
+    expected = (model(attacked.adversarial).mean(dim=1) - labels).square().detach().double()
+    torch.testing.assert_close(found.losses[1], expected, atol=1e-6, rtol=1e-5)
+    assert found.right is None
+    assert joined([found, found]).right is None
+    assert adversary_alarm(found.above_random, found.modified) is None
+
+
 def test_batches_are_joined_in_their_order() -> None:
     model, images, labels, noise = problem()
     whole = effect(model, TASK, GreyLevels(), images, labels, noise, alpha=0.7)
