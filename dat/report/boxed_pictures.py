@@ -124,6 +124,12 @@ class BoxedPictures:
     adversary: str = ""
     overlap: float = OVERLAP
 
+    @property
+    def has_crowds(self) -> bool:
+        """Whether a box is drawn that does not count."""
+        views = [view for picture in self.pictures for model in picture.models for view in model.views]
+        return any(box.kind == "aside" for view in views for box in view.boxes)
+
 
 def read_boxed_pictures(path: Path, *, adversary: str = "") -> BoxedPictures:
     """Pictures of a run; `adversary` says what changed them.

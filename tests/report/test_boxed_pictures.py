@@ -113,6 +113,8 @@ def test_the_page_draws_every_box_over_its_picture_and_tells_lines_apart_by_more
     assert 'alt="blood/1.jpg, DAT, seed 3: As it is, x; 0 of 2 found; Missed: ' in page
     assert "a score of 0.5 or more" in page
     assert "a step" in page
+    assert "Thin grey: crowds" in page
+    assert "Thin grey" not in page_of(written(tmp_path, thing_crowd=np.array([False] * 3)))
 
 
 def test_large_pictures_are_made_smaller_and_their_boxes_stay_in_place(tmp_path: Path) -> None:

@@ -88,6 +88,7 @@ def test_a_comparison_of_detectors_from_files_to_a_page(values: dict[str, Any]) 
     shows_pictures(
         folder, ["clean", "reconstruction", "adversarial"], {"models": ["standard, seed 0", "dat, seed 0"], "alpha": 1.0}
     )
+    assert "AP by class, in percent, on clean pictures." in (folder / "report.html").read_text()
     again = CliRunner().invoke(app, ["report", str(folder)])
     assert (again.exit_code, again.stdout) == (0, f"{folder / 'report.html'}\n")
 
