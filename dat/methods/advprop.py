@@ -58,7 +58,7 @@ class AdvProp:
         yield loss
 
     def _adversary(self, model: nn.Module, batch: Batch, task: Task) -> Images:
-        aims = _random_classes(batch, task) if self.targeted else batch.targets
+        aims = random_classes(batch, task) if self.targeted else batch.targets
         sign = -1 if self.targeted else 1
         with evaluating(model) as attacked, route(attacked, auxiliary=self.auxiliary_norms):
             return pgd(
@@ -104,7 +104,12 @@ def route(model: nn.Module, *, auxiliary: bool) -> AbstractContextManager[None]:
     return through_auxiliary_norms(model) if auxiliary else nullcontext()
 
 
-def _random_classes(batch: Batch, task: Task) -> ClassTargets:
+def random_classes(batch: Batch, task: Task) -> ClassTargets:
+    """A class for each image to aim at, drawn for the step.
+
+    Raises:
+        UsageError: the task knows no classes.
+    """
     if not isinstance(task, ClassifyingTask):
         raise UsageError(f"targeted needs classes to aim at, which {type(task).__name__} has not; write targeted: false.")
     return task.random_classes(batch.targets, batch.draw(torch.rand))

@@ -11,13 +11,15 @@ from torch import Tensor, nn
 
 from dat.attacks.gradient import unwrapped
 from dat.attacks.pyramid import check_pyramid, pyramid
-from dat.errors import UsageError
-from dat.types import Batch, ClassifyingTask, Images, Task
+from dat.methods.advprop import random_classes
+from dat.types import Batch, Images, Task, climbed_losses
 
 
 @dataclass(frozen=True)
 class PyramidAT:
     """Train on the images, and on images whose colours an adversary moved, cell by cell, towards a random class.
+
+    With `targeted` off it moves them away from what is right, whatever the task: ours, not the paper's.
 
     `matched`: the clean pass, the attack (in train mode) and the adversarial pass drop out the same units and layers, so that
     one and the same network is attacked and trained. Both losses have weight 1.
@@ -25,7 +27,7 @@ class PyramidAT:
     Source: Herrmann et al., "Pyramid Adversarial Training Improves ViT Performance", CVPR 2022, and its program
     `google-research/scenic:scenic/projects/adversarialtraining`. Its grids of 7, 14 and 224 offsets per side on 224 pixels are
     given as cells of 32, 16 and 1 pixels here, and its values of [-1, 1] are halved: 6/255 there is 3/255 here.
-    Cost per step: `steps` image gradients, two forward and backward passes. Needs of the model: that it classifies.
+    Cost per step: `steps` image gradients, two forward and backward passes. Needs of the model: logits (`targeted`).
     """
 
     epsilon: float = 3 / 255
@@ -34,6 +36,7 @@ class PyramidAT:
     cells: tuple[int, ...] = (32, 16, 1)
     scales: tuple[float, ...] = (20.0, 10.0, 1.0)
     matched: bool = True
+    targeted: bool = True
 
     def __post_init__(self) -> None:
         check_pyramid(epsilon=self.epsilon, step_size=self.step_size, steps=self.steps, cells=self.cells, scales=self.scales)
@@ -42,10 +45,8 @@ class PyramidAT:
         """Yield the mean loss of the clean images, then that of the adversarial ones.
 
         Raises:
-            UsageError: the task knows no classes.
+            UsageError: `targeted`, and the task knows no classes.
         """
-        if not isinstance(task, ClassifyingTask):
-            raise UsageError(f"pyramid-at aims at a random class, but {type(task).__name__} has none; choose another method.")
         device = batch.images.device
         masks = _random_states(device)
         yield task.losses(model, batch.images, batch.targets).mean()
@@ -54,11 +55,13 @@ class PyramidAT:
             loss = task.losses(model, adversarial, batch.targets).mean()
         yield loss
 
-    def _adversarial(self, model: nn.Module, batch: Batch, task: ClassifyingTask) -> Images:
-        attacked, aims = unwrapped(model), task.random_classes(batch.targets, batch.draw(torch.rand))
+    def _adversarial(self, model: nn.Module, batch: Batch, task: Task) -> Images:
+        attacked = unwrapped(model)
+        aims = random_classes(batch, task) if self.targeted else batch.targets
+        sign = -1 if self.targeted else 1
         return pyramid(
             batch.images,
-            lambda images: -task.losses(attacked, images, aims),
+            lambda images: sign * climbed_losses(task, attacked, images, aims),
             epsilon=self.epsilon,
             step_size=self.step_size,
             steps=self.steps,

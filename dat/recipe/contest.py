@@ -16,6 +16,7 @@ from dat.engine.loop import Training
 from dat.recipe.discretizer import DiscretizerSection
 from dat.recipe.faults import sentence
 from dat.recipe.methods import alpha_of, build_method, needs_discretizer, wants_auxiliary_norms
+from dat.recipe.older import without_untold_aim
 from dat.recipe.training import TrainingSection
 from dat.types import Discretizer, Method
 
@@ -100,7 +101,7 @@ def trainings_of(recipe: Contest, *, data: Mapping[str, Any], **more: object) ->
             **more,
             "model": recipe.model.model_dump(mode="json"),
             "training": _TRAINING.dump_python(training_of(recipe, label), mode="json"),
-            "methods": {label: method.model_dump(mode="json", exclude={"training"})},
+            "methods": {label: without_untold_aim(method.model_dump(mode="json", exclude={"training"}))},
             **({"discretizer": discretizer} if needs_discretizer(method) else {}),
         }
         found |= {f"{label}-seed{seed}": {**settings, "seed": seed} for seed in recipe.seeds}

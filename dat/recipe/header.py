@@ -11,7 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import yaml
 
-from dat.recipe.older import without_old_draw
+from dat.recipe.older import without_old_draw, without_untold_aim
 from dat.recipe.parts import Parts
 
 NOT_COUNTED = ("out", "title", "expect")
@@ -154,7 +154,8 @@ def recipe_hash(recipe: Recipe) -> str:
     # Runs of before there were these keys have the same hash.
     if settings["data"].get("allow_bad") == 0:
         del settings["data"]["allow_bad"]
-    for method in settings.get("methods", {}).values():
+    for label, method in settings.get("methods", {}).items():
+        settings["methods"][label] = without_untold_aim(method)
         if method.get("direction") == "gradient":
-            del method["direction"]
+            del settings["methods"][label]["direction"]
     return hashlib.sha256(json.dumps(without_old_draw(settings), sort_keys=True).encode()).hexdigest()[:12]

@@ -99,8 +99,8 @@ def build_method(section: BaseModel, discretizer: Discretizer | None) -> Method:
 def why_only_classes(section: BaseModel) -> str:
     """Why a method of a recipe serves tasks whose models give one logit per class, and no others; empty where it serves all."""
     settings = dict(section)
-    if settings["method"] in ("debiased", "pyramid-at"):
-        return f"{settings['method']} aims at a class of each image, and here an image has none; take another method"
+    if settings["method"] == "debiased":
+        return "debiased aims at a class of each image, and here an image has none; take another method"
     if settings.get("targeted"):
         return "targeted aims at a class of each image, and here an image has none; write targeted: false"
     if settings.get("jsd_weight"):

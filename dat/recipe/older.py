@@ -19,6 +19,12 @@ def as_it_was_meant(part: Mapping[str, Any]) -> dict[str, Any]:
     return {**part, "training": {**training, "schedule": SCHEDULES[str(training["schedule"])]}}
 
 
+def without_untold_aim(method: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a method as they were before pyramid-at had another aim than a class, if they say the same."""
+    was_meant = method.get("method") == "pyramid-at" and method.get("targeted") is True
+    return {key: value for key, value in method.items() if not (was_meant and key == "targeted")}
+
+
 def with_old_draw(values: dict[str, Any]) -> dict[str, Any]:
     """The values that a run stored, which are all of them: where the key is missing, there was only one way."""
     for name, section in _drawing(values):

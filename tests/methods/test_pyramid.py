@@ -142,8 +142,27 @@ def test_a_task_without_classes_is_refused() -> None:
 
     task = Counting()
     assert isinstance(task, Task)
-    with pytest.raises(UsageError, match="Counting has none"):
+    with pytest.raises(UsageError, match="which Counting has not; write targeted: false"):
         list(PyramidAT()(network(), batch(), task))
+
+
+def test_without_a_class_to_aim_at_images_move_away_from_what_is_right() -> None:
+    """By what an adversary climbs, where the task says that this is something else; no class is drawn."""
+
+    @dataclass(frozen=True)
+    class Twice(Classification):
+        def climbed_losses(self, model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+            climbed.append(targets)
+            return 2 * self.losses(model, images, targets)
+
+    climbed: list[Tensor] = []
+    shown: list[Tensor] = []
+    model, task, given = network().eval(), Twice(num_classes=5), batch()
+    model.register_forward_pre_hook(lambda _, images: shown.append(images[0].detach()))
+    list(PyramidAT(cells=(4, 1), scales=(20.0, 1.0), steps=2, targeted=False)(model, given, task))
+    assert (task.losses(model, shown[-1], given.targets) > task.losses(model, given.images, given.targets)).all()
+    assert [targets.tolist() for targets in climbed] == [given.targets.tolist()] * 2
+    assert torch.equal(given.draw(torch.rand), batch().draw(torch.rand))
 
 
 def test_settings_without_a_meaning_are_refused() -> None:

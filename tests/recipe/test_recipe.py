@@ -515,6 +515,19 @@ def test_a_key_that_came_later_leaves_the_hash_of_runs_that_began_before_it():
     assert recipe_hash(recipes.load("demo", ["methods.dat.direction=random"])) != expected
 
 
+def test_a_class_to_aim_at_leaves_the_hash_of_pyramids_of_before_there_was_another_aim():
+    first = recipe_hash(recipes.load("cifar10/cpu/pyramid-at"))
+    assert recipe_hash(recipes.load("cifar10/cpu/pyramid-at", ["methods.pyramid-at.targeted=true"])) == first == "c1b3beb86196"
+    assert recipe_hash(recipes.load("cifar10/cpu/pyramid-at", ["methods.pyramid-at.targeted=false"])) != first
+    assert recipe_hash(recipes.load("cifar10/cpu/advprop")) == "ed5052389f73", "which had the key from the beginning"
+    parts = [
+        recipes.load("cifar10/cpu/pyramid-at", [f"methods.pyramid-at.targeted={on}"]).depends_on() for on in ("true", "false")
+    ]
+    settings = [part["pyramid-at-seed0"]["methods"]["pyramid-at"] for part in parts]
+    assert "targeted" not in settings[0], "a training of before goes on"
+    assert settings[1]["targeted"] is False
+
+
 # ---- one method's own training, a paper's numbers, equal time
 
 

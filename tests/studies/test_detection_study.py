@@ -164,6 +164,7 @@ def test_a_stopped_comparison_goes_on_and_ends_the_same(values: dict[str, Any], 
 REFUSED = {
     "classes": ({"methods": {"debiased": {}}}, "debiased aims at a class of each image"),
     "aims": ({"methods": {"advprop": {}}}, "write targeted: false"),
+    "pyramid": ({"methods": {"pyramid-at": {}}}, "write targeted: false"),
     "jsd": ({"methods": {"augmix": {}}}, "write jsd_weight: 0"),
     "mixup": ({"training": {"mixup": 0.2}}, "mixup and cutmix mix the classes of whole images"),
     "gradient": ({"climbed": "boxes", "methods": {"dat-free": {}}}, "write climbed: all"),
@@ -211,6 +212,12 @@ def test_a_detector_of_a_run_begins_the_next_for_other_classes_too(values: dict[
 @pytest.mark.slow  # that of the shipped recipe is rehearsed always
 def test_a_detection_recipe_is_rehearsed(values: dict[str, Any]) -> None:
     at = {"epsilon": 0.01, "step_size": 0.01, "steps": 1}
-    more = {"at": at, "advprop": {"targeted": False}, "dat-free": {}, "augmix": {"jsd_weight": 0.0}}
+    more = {
+        "at": at,
+        "advprop": {"targeted": False},
+        "pyramid-at": {"targeted": False},
+        "dat-free": {},
+        "augmix": {"jsd_weight": 0.0},
+    }
     more |= {name: {} for name in ("fast-advprop", "dat-official", "dat-codes", "deepaugment", "deepaugment-decoder")}
     rehearse(read.parse({**values, "methods": more}))

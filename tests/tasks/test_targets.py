@@ -32,9 +32,16 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "dat-free": {"alpha": 1.0},
     "dat-codes": {"rate": 0.5},
     "advprop": {"targeted": False},
+    "pyramid-at": {"steps": 2, "cells": (4, 1), "scales": (20.0, 1.0), "targeted": False},
     "augmix": {"jsd_weight": 0.0},
 }
-OF_CLASSES = {"debiased": {}, "pyramid-at": {}, "augmix": {}, "advprop": {"targeted": True}, "deepaugment-augmix-dat": {}}
+OF_CLASSES = {
+    "debiased": {},
+    "pyramid-at": {"steps": 1},
+    "augmix": {},
+    "advprop": {"targeted": True},
+    "deepaugment-augmix-dat": {},
+}
 """Methods, with these settings, that aim at classes or compare predictions."""
 
 
