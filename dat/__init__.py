@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from dat.nn.norm import through_auxiliary_norms as through_auxiliary_norms
     from dat.nn.norm import with_auxiliary_norms as with_auxiliary_norms
     from dat.nn.norm import without_auxiliary_norms as without_auxiliary_norms
+    from dat.nn.transformers_detectors import TransformersDetector as TransformersDetector
     from dat.results import Row as Row
     from dat.tasks.classification import Classification as Classification
     from dat.tasks.detection import Detection as Detection
@@ -102,6 +103,7 @@ _HOME = {
     "Task": "types",
     "TrainedDetector": "commands.trained",
     "TrainedModel": "commands.trained",
+    "TransformersDetector": "nn.transformers_detectors",
     "augmix": "augment.augmix",
     "code_adversary": "attacks.codes",
     "corrupt": "data.corruptions.table",

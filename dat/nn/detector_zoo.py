@@ -1,4 +1,4 @@
-"""Detectors by name: torchvision's, and its heads of FCOS and RetinaNet on any backbone of timm."""
+"""Detectors by name: torchvision's, its heads of FCOS and RetinaNet on any backbone of timm, and folders of transformers."""
 
 from __future__ import annotations
 
@@ -22,9 +22,11 @@ from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from dat.errors import CheckpointError, UsageError
 from dat.nn.detectors import Detector
+from dat.nn.transformers_detectors import PREFIX, TransformersDetector, from_folder
 from dat.nn.weights import fitted, load_strictly, read_tensors
 from dat.types import Images
 
+AnyDetector = Detector | TransformersDetector
 PUBLISHED = tuple(
     name
     for name in torchvision.models.list_models(torchvision.models.detection)
@@ -63,11 +65,12 @@ class Pyramid(nn.Module):
 
 def create_detector(
     name: str, *, num_classes: int, backbone: str | None = None, options: Mapping[str, Any] | None = None
-) -> Detector:
+) -> AnyDetector:
     """A detector of `num_classes` kinds of things with random weights (from torch's global stream).
 
-    `name`: one of `PUBLISHED`; or `fcos` or `retinanet`, on a `backbone` of timm. Options of these two: `width` of the pyramid
-    (96), `convs` of FCOS's head (2), and torchvision's own, e.g. `score_thresh`; of timm under `backbone_options`.
+    `name`: one of `PUBLISHED`; `fcos` or `retinanet`, on a `backbone` of timm; or `transformers:FOLDER`, whose `config.json`
+    describes one. Options of the two: `width` of the pyramid (96), `convs` of FCOS's head (2), and torchvision's own, e.g.
+    `score_thresh`; of timm under `backbone_options`; of the last those of the description.
 
     Raises:
         UsageError: no such name, or it does not take these options.
@@ -75,6 +78,9 @@ def create_detector(
     given = dict(options or {})
     build = partial(_on_timm, name, backbone) if name in HEADS else partial(_torchvision, name, backbone)
     try:
+        if name.startswith(PREFIX):
+            network = from_folder(name.removeprefix(PREFIX), num_classes=num_classes, options=given)
+            return TransformersDetector(network)
         return Detector(build(num_classes, given))
     except UsageError:
         raise
@@ -126,7 +132,7 @@ def _downloaded(name: str, published: WeightsEnum) -> Mapping[str, Tensor]:
         ) from error
 
 
-def begin_detector_with(network: Detector, tensors: Mapping[str, Tensor], *, name: str) -> None:
+def begin_detector_with(network: AnyDetector, tensors: Mapping[str, Tensor], *, name: str) -> None:
     """Give an untrained detector the weights of a file; in place. What a layer for other classes would hold stays as it is.
 
     Raises:
@@ -139,14 +145,14 @@ def begin_detector_with(network: Detector, tensors: Mapping[str, Tensor], *, nam
     load_strictly(network.network, {**given, **kept}, name=name)
 
 
-def begin_backbone_with(network: Detector, tensors: Mapping[str, Tensor], *, name: str) -> None:
+def begin_backbone_with(network: AnyDetector, tensors: Mapping[str, Tensor], *, name: str) -> None:
     """Give the timm backbone of an untrained detector the weights of a classifier; in place. Its head is left out.
 
     Raises:
         UsageError: the detector has no backbone of timm.
         CheckpointError: weights of the backbone are missing or of another shape; `name` is the file's.
     """
-    pyramid = network.network.get_submodule("backbone")
+    pyramid = getattr(network.network, "backbone", None)
     if not isinstance(pyramid, Pyramid):
         raise UsageError(f"{name} is for a backbone of timm, and this detector has its own; leave it out.")
     own = pyramid.body.state_dict()
@@ -154,7 +160,7 @@ def begin_backbone_with(network: Detector, tensors: Mapping[str, Tensor], *, nam
     load_strictly(pyramid.body, given, name=name)
 
 
-OF_CLASSES = ("cls_logits", "cls_score", "bbox_pred", "classification_head")
+OF_CLASSES = ("cls_logits", "cls_score", "bbox_pred", "classification_head", "class_embed", "enc_score_head")
 """Layers whose size depends on the number of classes; in torchvision's Faster R-CNN the boxes' do, too."""
 
 

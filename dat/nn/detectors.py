@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, cast
 
@@ -23,8 +23,8 @@ Losses = Mapping[str, Tensor]
 
 BACKGROUND_FIRST = (FasterRCNN, SSD)
 """Whose class 0 is the background."""
-OF_CLASSES = ("classification", "loss_classifier", "loss_objectness")
-"""What torchvision calls the losses that say what there is; the others say where."""
+OF_CLASSES = ("classification", "loss_classifier", "loss_objectness", "loss_vfl")
+"""How torchvision's and transformers' names of the losses begin that say what there is; the others say where."""
 NUMBERS = 2**24
 """So many different values has a uniform float32."""
 
@@ -64,14 +64,14 @@ class Detector(nn.Module):
     def forward(self, images: Images, boxes: Boxes | None = None) -> list[Found] | DetectionLosses:
         """What is found in each image; or, given what there is, the losses."""
         if boxes is None:
-            return [self._ours(found) for found in self._found(images)]
+            return [in_our_labels(*found, self.theirs) for found in self._found(images)]
         features = self.network.get_submodule("backbone")(images)
         features = {"0": features} if isinstance(features, Tensor) else features
         sizes = [cast(tuple[int, int], tuple(images.shape[-2:]))] * len(images)
         targets = [self._target(boxes, row) for row in range(len(images))]
         draws = [round(number * NUMBERS) for number in boxes.drawn_numbers().tolist()]
         losses = self._losses(cast(Any, self.network), ImageList(images, sizes), features, targets, draws)
-        return _summed(losses)
+        return in_two_parts(losses)
 
     def of(self, classes: Sequence[int]) -> Detector:
         """The same network, asked for some of its classes only, which are 0, 1, ... now."""
@@ -81,15 +81,17 @@ class Detector(nn.Module):
         corners, labels = boxes.of_image(row)
         return {"boxes": corners, "labels": self.theirs[labels]}
 
-    def _found(self, images: Images) -> list[Target]:
+    def _found(self, images: Images) -> list[tuple[Tensor, Tensor, Tensor]]:
         """The network's own answer, which it gives in eval mode only."""
         with _answering(self.network):
-            return self.network(images)
+            return [(found["boxes"], found["scores"], found["labels"]) for found in self.network(images)]
 
-    def _ours(self, found: Target) -> Found:
-        same = found["labels"][:, None] == self.theirs
-        known = same.any(dim=1)
-        return Found(found["boxes"][known].float(), found["scores"][known].float(), same[known].int().argmax(dim=1))
+
+def in_our_labels(corners: Tensor, scores: Tensor, labels: Tensor, theirs: Tensor) -> Found:
+    """What a network found, without what it calls by none of the labels `theirs`, which are those of our classes 0, 1, ..."""
+    same = labels[:, None] == theirs
+    known = same.any(dim=1)
+    return Found(corners[known].float(), scores[known].float(), same[known].int().argmax(dim=1))
 
 
 def classes_of(network: nn.Module) -> int:
@@ -171,12 +173,12 @@ def _of_row(tensors: Mapping[str, Tensor], row: int) -> dict[str, Tensor]:
     return {name: tensor[row : row + 1] for name, tensor in tensors.items()}
 
 
-def _summed(of_images: Iterator[Losses]) -> DetectionLosses:
-    """In float32, what torchvision gives for an image in two parts."""
+def in_two_parts(of_images: Iterable[Losses]) -> DetectionLosses:
+    """In float32, the losses that a network names for each image."""
     rows = []
     for losses in of_images:
-        classes = [loss.float() for name, loss in losses.items() if name in OF_CLASSES]
-        places = [loss.float() for name, loss in losses.items() if name not in OF_CLASSES]
+        classes = [loss.float() for name, loss in losses.items() if name.startswith(OF_CLASSES)]
+        places = [loss.float() for name, loss in losses.items() if not name.startswith(OF_CLASSES)]
         rows.append(torch.stack([torch.stack(classes).sum(), torch.stack(places).sum()]))
     return DetectionLosses(*torch.stack(rows).unbind(dim=1))
 
@@ -184,7 +186,7 @@ def _summed(of_images: Iterator[Losses]) -> DetectionLosses:
 @contextmanager
 def _training_alone(*modules: nn.Module) -> Iterator[None]:
     """These modules in train mode, what is inside them as it was: they give losses, and norms and dropout stay."""
-    with _modes(modules, training=True):
+    with in_mode(modules, training=True):
         yield
 
 
@@ -192,12 +194,13 @@ def _training_alone(*modules: nn.Module) -> Iterator[None]:
 def _answering(network: nn.Module) -> Iterator[None]:
     """The network asks itself and its two stages whether they train; their layers stay as they are."""
     stages = [getattr(network, name) for name in ("rpn", "roi_heads") if hasattr(network, name)]
-    with _modes([network, *stages], training=False):
+    with in_mode([network, *stages], training=False):
         yield
 
 
 @contextmanager
-def _modes(modules: Sequence[nn.Module], *, training: bool) -> Iterator[None]:
+def in_mode(modules: Sequence[nn.Module], *, training: bool) -> Iterator[None]:
+    """These modules alone in train or eval mode, what is inside them as it was."""
     before = [module.training for module in modules]
     try:
         for module in modules:
