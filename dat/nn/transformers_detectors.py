@@ -18,7 +18,8 @@ from dat.types import Images
 
 NETWORKS = {"rt_detr": "RTDetr", "rt_detr_v2": "RTDetrV2", "d_fine": "DFine"}
 """Kinds, as a `config.json` calls them, and how the names of their classes begin."""
-EXTRA = "discrete-adversarial-training[transformers]"
+PACKAGE, EXTRA = "transformers", "discrete-adversarial-training[transformers]"
+CONFIG = "config.json"
 PREFIX = "transformers:"
 """Before the folder of such a detector, in a recipe."""
 OF_LOSS = {
@@ -57,7 +58,7 @@ class TransformersDetector(nn.Module):
         self.network.config.anchor_image_size = None  # anchors of another size than the images'
         for part in network.modules():
             if hasattr(part, "eval_size"):
-                part.eval_size = None  # with one, there are no positions in eval mode
+                cast(Any, part).eval_size = None  # with one, there are no positions in eval mode
             if hasattr(part, "denoising_class_embed"):
                 cast(nn.Module, part.denoising_class_embed).requires_grad_(False)
         labels = range(self.network.config.num_labels) if theirs is None else theirs
@@ -76,6 +77,11 @@ class TransformersDetector(nn.Module):
         if boxes is None:
             return self._found(outputs, images)
         return in_two_parts(self._losses(outputs, boxes, row, images) for row in range(len(images)))
+
+    @property
+    def most_things(self) -> int:
+        """So many can be found in an image."""
+        return self.network.config.num_queries
 
     def _losses(self, outputs: Any, boxes: Boxes, row: int, images: Images) -> Mapping[str, Tensor]:
         """In float32."""
@@ -100,14 +106,13 @@ class TransformersDetector(nn.Module):
 
     def _check(self, images: Images, boxes: Boxes | None) -> None:
         height, width = images.shape[-2:]
-        config = self.network.config
-        if height % (stride := max(config.feat_strides)) or width % stride:
+        if height % (stride := max(self.network.config.feat_strides)) or width % stride:
             raise UsageError(f"Images are {width} x {height} pixels, but this detector takes multiples of {stride} only.")
         if boxes is None or not boxes.valid.any():
             return
-        if (most := int(boxes.valid.sum(dim=1).max())) > config.num_queries:
+        if (most := int(boxes.valid.sum(dim=1).max())) > self.most_things:
             raise UsageError(
-                f"An image has {most} things, but this detector finds {config.num_queries} at most (num_queries); "
+                f"An image has {most} things, but this detector finds {self.most_things} at most (num_queries); "
                 "leave out the picture, or build one with more queries."
             )
         corners, last = boxes.corners[boxes.valid], int(boxes.labels[boxes.valid].max())
@@ -166,14 +171,14 @@ def tensors_of_folder(folder: str) -> dict[str, Tensor]:
 
 def _config(folder: str) -> tuple[Any, Any]:
     """Of a folder, and the class of its networks."""
-    if util.find_spec("transformers") is None:
+    if util.find_spec(PACKAGE) is None:
         raise UsageError(f"transformers is not installed, which {PREFIX}{folder} needs; run pip install '{EXTRA}'.")
-    if not (Path(folder) / "config.json").is_file():
+    if not (Path(folder) / CONFIG).is_file():
         raise UsageError(
             f"There is no {folder}/config.json; get one, e.g. by hf download PekingU/rtdetr_r18vd --local-dir rtdetr, "
             f"and write {PREFIX}rtdetr."
         )
-    package: Any = import_module("transformers")
+    package: Any = import_module(PACKAGE)
     try:
         config = package.AutoConfig.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -14,12 +14,14 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from dat.data.annotated import AnnotatedPictures
+from dat.data.boxed import wanted
 from dat.discretizers.frozen import FrozenDiscretizer, check_image_size
 from dat.engine.steps import stream_seed
-from dat.errors import DataError
+from dat.errors import DataError, UsageError
 from dat.evaluation.suites import FGSM, Clean, Corruption, Suite, corruption_suites
 from dat.nn.detector_zoo import begin_backbone_with, begin_detector_with, create_detector
 from dat.nn.norm import Normalized, with_auxiliary_norms
+from dat.nn.transformers_detectors import TransformersDetector
 from dat.recipe.boxes import BoxedData, BoxesData
 from dat.recipe.contest import Contestant, check_contest, contestant, training_of, trainings_of
 from dat.recipe.discretizer import DiscretizerSection
@@ -34,10 +36,11 @@ from dat.tasks.detection import Detection, Part
 
 
 class DetectorSection(Strict):
-    """A detector by its torchvision name, or `fcos` or `retinanet` on a `backbone` of timm; normalised inside.
+    """A detector by its torchvision name, `fcos` or `retinanet` on a `backbone` of timm, or `transformers:FOLDER`.
 
-    `weights`: a file of the same detector to begin with, whose classes may be others, or the folder `RUN/<method>-seed<k>` of
-    a run. `backbone_weights`: a file of the backbone as a classifier.
+    Normalised inside by `mean` and `std`. `weights`: a file of the same detector to begin with, whose classes may be others,
+    the folder `RUN/<method>-seed<k>` of a run, or that of transformers. `backbone_weights`: a file of the backbone as a
+    classifier.
     """
 
     name: str
@@ -246,10 +249,26 @@ class DetectionRecipe(Strict):
         if "c" in self.evaluation.suites:
             check_corruptible(data)
         images, boxes = data.example()
-        bare = dataclasses.replace(model, weights=None, backbone_weights=None)
-        name = f"The detector {model.section.name}"
+        bare = dataclasses.replace(model, weights=None, backbone_weights=None).untrained(seed=0).eval()
+        if isinstance(bare.network, TransformersDetector):
+            _check_queries(data, bare.network.most_things)
         with torch.no_grad():
-            check_runs(lambda: bare.untrained(seed=0).eval()(images, boxes), name, images)
+            check_runs(lambda: bare(images, boxes), f"The detector {model.section.name}", images)
+
+
+def _check_queries(data: BoxedData, queries: int) -> None:
+    """Refuse pictures with more things than a detector can find.
+
+    Raises:
+        UsageError: naming the picture.
+    """
+    for pictures in (data.train.source, data.test):
+        counts = [int(wanted(things).sum()) for things in pictures.things]
+        if counts and (most := max(counts)) > queries:
+            name = pictures.name(counts.index(most))
+            raise UsageError(
+                f"{name} has {most} things, and the detector finds {queries}; write model.options.num_queries={most} or more."
+            )
 
 
 def _check_findable(opened: DetectionComparison) -> None:

@@ -15,6 +15,7 @@ from dat.discretizers.pretrained import load_discretizer, weight_file
 from dat.engine import checkpoint
 from dat.errors import CheckpointError
 from dat.nn.imagenet_networks import ImageNetNetwork
+from dat.nn.transformers_detectors import CONFIG, tensors_of_folder
 from dat.nn.weights import file_sha256, read_weights
 from dat.recipe.boxes import BoxedData, BoxesData, build_boxes
 from dat.recipe.data import Data, DataSection, build_data
@@ -92,13 +93,19 @@ class OnDisk:
         return None if section is None else self._once(("features", section.model_dump_json()), lambda: build_frechet(section))
 
     def weights(self, path: str) -> Mapping[str, Tensor]:
-        """As `read_weights`; of a folder of a run, those of its newest checkpoint, averaged where there is an average."""
-        return self._once(("weights", path), lambda: _of_run(Path(path)) if Path(path).is_dir() else read_weights(path)[0])
+        """As `read_weights`; of a folder of a run, those of its newest checkpoint, averaged where there is an average; of one
+        with a `config.json`, those of transformers' network.
+        """
+        return self._once(("weights", path), lambda: _of_folder(path) if Path(path).is_dir() else read_weights(path)[0])
 
     def _once(self, key: tuple[object, ...], opened: Callable[[], Part]) -> Part:
         if key not in self._opened:
             self._opened[key] = opened()
         return self._opened[key]
+
+
+def _of_folder(path: str) -> Mapping[str, Tensor]:
+    return tensors_of_folder(path) if (Path(path) / CONFIG).is_file() else _of_run(Path(path))
 
 
 def _of_run(folder: Path) -> Mapping[str, Tensor]:

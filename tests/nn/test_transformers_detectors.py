@@ -23,16 +23,29 @@ from dat.tasks.detection import Detection
 transformers: Any = pytest.importorskip("transformers", reason=f"an optional extra: pip install '{EXTRA}'")
 CLASSES, QUERIES, HEIGHT, WIDTH = 3, 12, 64, 96
 SMALL: dict[str, Any] = {
-    **{"encoder_hidden_dim": 32, "d_model": 32, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32, "decoder_in_channels": [32] * 3},
-    **{"encoder_attention_heads": 2, "decoder_attention_heads": 2, "decoder_layers": 2, "num_queries": QUERIES},
+    "encoder_hidden_dim": 32,
+    "d_model": 32,
+    "encoder_ffn_dim": 32,
+    "decoder_ffn_dim": 32,
+    "decoder_in_channels": [32] * 3,
+    "encoder_attention_heads": 2,
+    "decoder_attention_heads": 2,
+    "decoder_layers": 2,
+    "num_queries": QUERIES,
     "encoder_in_channels": [16] * 3,
     "num_labels": CLASSES,
 }
 RESNET: dict[str, Any] = {"embedding_size": 8, "hidden_sizes": [8, 16, 16, 16], "depths": [1] * 4, "layer_type": "basic"}
 HGNET: dict[str, Any] = {
-    **{"embedding_size": 8, "hidden_sizes": [8, 16, 16, 16], "depths": [1] * 4, "stem_channels": [3, 8, 8]},
-    **{"stage_in_channels": [8, 16, 16, 16], "stage_mid_channels": [8] * 4, "stage_out_channels": [16] * 4},
-    **{"stage_num_blocks": [1] * 4, "stage_numb_of_layers": [2] * 4},
+    "embedding_size": 8,
+    "hidden_sizes": [8, 16, 16, 16],
+    "depths": [1] * 4,
+    "stem_channels": [3, 8, 8],
+    "stage_in_channels": [8, 16, 16, 16],
+    "stage_mid_channels": [8] * 4,
+    "stage_out_channels": [16] * 4,
+    "stage_num_blocks": [1] * 4,
+    "stage_numb_of_layers": [2] * 4,
 }
 
 
