@@ -21,7 +21,7 @@ from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from dat.errors import CheckpointError, UsageError
-from dat.nn.detectors import Detector
+from dat.nn.detectors import BACKGROUND_FIRST, Detector
 from dat.nn.transformers_detectors import PREFIX, TransformersDetector, from_folder
 from dat.nn.weights import fitted, load_strictly, read_tensors
 from dat.types import Images
@@ -132,17 +132,21 @@ def _downloaded(name: str, published: WeightsEnum) -> Mapping[str, Tensor]:
         ) from error
 
 
-def begin_detector_with(network: AnyDetector, tensors: Mapping[str, Tensor], *, name: str) -> None:
+def begin_detector_with(network: AnyDetector, tensors: Mapping[str, Tensor], *, name: str, classes: Sequence[str] = ()) -> None:
     """Give an untrained detector the weights of a file; in place. What a layer for other classes would hold stays as it is.
+
+    Where the file is torchvision's of COCO, and all of our `classes` are COCO's by name, that layer begins with their rows.
 
     Raises:
         CheckpointError: they are those of another network; `name` is the file's.
     """
     own = network.network.state_dict()
     given = fitted(network.network, tensors)
-    classes = [key for key in own if any(part in key for part in OF_CLASSES)]
-    kept = {key: own[key] for key in classes if key in given and given[key].shape != own[key].shape}
-    load_strictly(network.network, {**given, **kept}, name=name)
+    layers = [key for key in own if any(part in key for part in OF_CLASSES)]
+    others = {key: own[key] for key in layers if key in given and given[key].shape != own[key].shape}
+    if others and (labels := _labels_of_coco(network.network, classes)):
+        others |= _rows(others, given, labels)
+    load_strictly(network.network, {**given, **others}, name=name)
 
 
 def begin_backbone_with(network: AnyDetector, tensors: Mapping[str, Tensor], *, name: str) -> None:
@@ -162,6 +166,32 @@ def begin_backbone_with(network: AnyDetector, tensors: Mapping[str, Tensor], *, 
 
 OF_CLASSES = ("cls_logits", "cls_score", "bbox_pred", "classification_head", "class_embed", "enc_score_head")
 """Layers whose size depends on the number of classes; in torchvision's Faster R-CNN the boxes' do, too."""
+
+
+COCO: Sequence[str] = torchvision.models.detection.FCOS_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
+"""The labels of torchvision's published detectors: the background, 80 classes, and ten that no picture has."""
+
+
+def _labels_of_coco(network: nn.Module, classes: Sequence[str]) -> list[int]:
+    """COCO's labels of our classes, with that of the background where the network has one; none, unless all are COCO's."""
+    if not classes or not set(classes) <= set(COCO):
+        return []
+    return [0] * isinstance(network, BACKGROUND_FIRST) + [COCO.index(name) for name in classes]
+
+
+def _rows(own: Mapping[str, Tensor], given: Mapping[str, Tensor], labels: Sequence[int]) -> dict[str, Tensor]:
+    """Of layers of all of COCO's labels, what belongs to `labels`. The boxes of Faster R-CNN lie four by four for each label,
+    the classes of the others label by label for each anchor.
+    """
+    found = {}
+    for key, tensor in own.items():
+        many = len(tensor) // len(labels)
+        if len(given[key]) != many * len(COCO):
+            return {}
+        apart = (len(COCO), many) if "bbox_pred" in key else (many, len(COCO))
+        rows = given[key].unflatten(0, apart).index_select(apart.index(len(COCO)), torch.tensor(labels))
+        found[key] = rows.flatten(0, 1)
+    return found
 
 
 def _torchvision(name: str, backbone: str | None, num_classes: int, options: Mapping[str, Any]) -> nn.Module:

@@ -66,6 +66,7 @@ class DetectorBlueprint:
 
     section: DetectorSection
     num_classes: int
+    classes: tuple[str, ...] = ()
     weights: Mapping[str, Tensor] | None = None
     backbone_weights: Mapping[str, Tensor] | None = None
 
@@ -82,7 +83,7 @@ class DetectorBlueprint:
             section.name, num_classes=self.num_classes, backbone=section.backbone, options=section.options
         )
         if self.weights is not None:
-            begin_detector_with(network, _own(self.weights), name=str(section.weights))
+            begin_detector_with(network, _own(self.weights), name=str(section.weights), classes=self.classes)
         if self.backbone_weights is not None:
             begin_backbone_with(network, _own(self.backbone_weights), name=str(section.backbone_weights))
         model = Normalized(network, mean=section.mean, std=section.std)
@@ -201,7 +202,7 @@ class DetectionRecipe(Strict):
         """
         self.check()
         data = parts.boxed(self.data)
-        model = open_detector(self.model, parts, num_classes=len(data.classes))
+        model = open_detector(self.model, parts, num_classes=len(data.classes), classes=data.classes)
         self._check_fit(data, model)
         discretizer = None
         if (section := self.discretizer) is not None:
@@ -293,15 +294,17 @@ LIGHT: Mapping[str, Any] = {
 """What a rehearsal trains in place of any detector."""
 
 
-def open_detector(section: DetectorSection, parts: Parts, *, num_classes: int) -> DetectorBlueprint:
-    """Read the weights that a detector begins with, and see whether they fit.
+def open_detector(
+    section: DetectorSection, parts: Parts, *, num_classes: int, classes: tuple[str, ...] = ()
+) -> DetectorBlueprint:
+    """Read the weights that a detector begins with, and see whether they fit; `classes` are the names that they may know.
 
     Raises:
         UsageError, CheckpointError: as `DetectorBlueprint.untrained`; or a file cannot be read.
     """
     weights = parts.weights(section.weights) if section.weights is not None else None
     of_backbone = parts.weights(section.backbone_weights) if section.backbone_weights is not None else None
-    blueprint = DetectorBlueprint(section, num_classes, weights, of_backbone)
+    blueprint = DetectorBlueprint(section, num_classes, classes, weights, of_backbone)
     if weights is not None or of_backbone is not None:
         blueprint.untrained(seed=0)
     return blueprint
