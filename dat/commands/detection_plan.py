@@ -32,6 +32,7 @@ from dat.tasks.detection import Part
 SUITES = ("clean", "fgsm", "pgd", "c", "coco-o")
 SAME = {"c-generated": "c"}
 """What `dat eval` of classifiers calls corruptions that are made here; of detectors no others were published."""
+PLACES = ("pictures", "coco_o", "frost")
 DOMAINS = ("cartoon", "handmake", "painting", "sketch", "tattoo", "weather")
 """Of COCO-O. Source: `alibaba/easyrobust:benchmarks/coco_o/README.md` (049d73b), Mao et al., ICCV 2023."""
 IN_DOMAIN = Path("annotations", "instances_val2017.json")
@@ -88,8 +89,8 @@ def detection_settings(overrides: Sequence[str]) -> DetectionSettings:
 
 def without_places(settings: DetectionSettings) -> dict[str, object]:
     """Settings in which folders stand with their names, not with their places on this machine."""
-    values = settings.model_dump(mode="json")
-    return values | {key: Path(values[key]).name for key in ("pictures", "coco_o", "frost") if values[key] is not None}
+    values: dict[str, object] = settings.model_dump(mode="json")
+    return values | {key: Path(str(values[key])).name for key in PLACES if values[key] is not None}
 
 
 @dataclass(frozen=True, eq=False)

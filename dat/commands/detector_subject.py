@@ -41,7 +41,7 @@ class Set:
         """What it is called in results: `bccd/instances_test`."""
         place = self.place.resolve()
         above = place.parent.parent if place.parent.name == "annotations" else place.parent
-        return "/".join([above.name, place.stem, *[self.split] * bool(self.split)])
+        return "/".join(filter(None, (above.name, place.stem, self.split)))
 
 
 @dataclass(frozen=True, eq=False)

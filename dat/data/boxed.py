@@ -70,8 +70,8 @@ class Letterbox:
 
     def protocol(self) -> dict[str, object]:
         """What a reader needs to know beside height and width."""
-        short = {} if self.short_side is None else {"short_side": self.short_side}
-        return {**short, "squash": True} if self.squash else short
+        told: dict[str, object] = {"short_side": self.short_side, "squash": self.squash}
+        return {name: value for name, value in told.items() if value}
 
     def factors(self, size: tuple[int, int]) -> CornersOf:
         """What corners in a picture of this width and height are multiplied with to be those in the frame, `(1, 4)`."""

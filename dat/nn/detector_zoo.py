@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import timm
 import torch
@@ -106,7 +106,7 @@ def published_detector(name: str, weights: Path | None = None) -> Published:
         CheckpointError: the weights cannot be got, cannot be read, or are those of another network.
     """
     network = _torchvision_as_published(name)
-    published = torchvision.models.get_model_weights(name).DEFAULT
+    published = cast(Any, torchvision.models.get_model_weights(name)).DEFAULT
     tensors = read_tensors(weights)[0] if weights is not None else _downloaded(name, published)
     load_strictly(network, fitted(network, tensors), name=str(weights or name))
     return Published(network.eval(), tuple(published.meta["categories"]))

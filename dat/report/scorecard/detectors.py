@@ -11,6 +11,7 @@ from pathlib import Path
 from statistics import fmean
 
 from dat.errors import DataError
+from dat.evaluation.intervals import Scores
 from dat.evaluation.robustness import corruption_cell
 from dat.evaluation.suites import SEVERITIES
 from dat.report.page import Facts, alarms_of, read_facts, tell
@@ -49,6 +50,7 @@ WORDS = (
     "AP over the corruptions, which are made here, of the pictures of the number before it; rPC: its percentage of these "
     "pictures' clean AP."
 )
+PROTOCOL_TITLES = {"clean": "Clean", "fgsm": "FGSM", "pgd": "PGD", "c": "Corruptions", "coco-o": "COCO-O"}
 OF_CLASS, COCO_O = "ap/", "coco-o"
 
 
@@ -82,8 +84,11 @@ def gather(folders: Sequence[Path], *, mixed: bool = False) -> ScorePage:
         DataError, UsageError: as `write_boxes_scorecard`.
     """
     facts = [read_facts(folder / EVALUATION) for folder in folders]
-    owned = [(card, known) for folder, known in zip(folders, facts, strict=True) for card in cards_in(folder, known)]
-    cards = cards_of([card for card, _ in owned], mixed=mixed)
+    of_folders = [cards_in(folder, known) for folder, known in zip(folders, facts, strict=True)]
+    owned = [(card, known) for found, known in zip(of_folders, facts, strict=True) for card in found]
+    if not mixed:
+        refuse_unlike(of_folders)
+    cards = cards_of([card for card, _ in owned], mixed=True)
     models = ", ".join(dict.fromkeys(str(known.get("name", folder.name)) for folder, known in zip(folders, facts, strict=True)))
     alarms = [alarm for folder, known in zip(folders, facts, strict=True) for alarm in alarms_of(folder, known, EVALUATION)]
     return ScorePage(
@@ -99,6 +104,22 @@ def gather(folders: Sequence[Path], *, mixed: bool = False) -> ScorePage:
         alarms=tuple(alarms),
         left_out=(),
     )
+
+
+def refuse_unlike(of_folders: Sequence[Sequence[Card]]) -> None:
+    """Of detectors; what one was measured on twice, on two sets, is compared with others on the same set only.
+
+    Raises:
+        UsageError: rows of one suite were measured in different ways.
+    """
+    if all(len(cards) == 1 for cards in of_folders):
+        cards_of([card for cards in of_folders for card in cards])
+        return
+    by_set: dict[object, list[Card]] = {}
+    for card in (card for cards in of_folders for card in cards):
+        by_set.setdefault(next(iter(card.rows.values())).protocol.get(SET), []).append(card)
+    for cards in by_set.values():
+        cards_of(cards)
 
 
 def cards_in(folder: Path, facts: Facts) -> list[Card]:
@@ -122,7 +143,7 @@ def cards_in(folder: Path, facts: Facts) -> list[Card]:
     return cards
 
 
-def _no_scores(row: Row) -> list[float]:
+def _no_scores(row: Row) -> Scores:
     raise NotImplementedError(f"{row.metric} is no mean over pictures")
 
 
@@ -187,11 +208,11 @@ def _mean_cell(card: Card, corruption: str, severities: Sequence[int]) -> Cell:
 
 
 def protocols(cards: Sequence[Card]) -> dict[str, str]:
-    """How each number of the first table was measured; where detectors differ, in what."""
+    """How each suite was measured; where detectors differ, in what."""
+    keys = {suite: key for key in reversed(COLUMNS) if any(key in card.rows for card in cards) for suite in (key[0],)}
     return {
-        title: _protocol_text({card.title: settings(card.rows[key]) for card in cards if key in card.rows})
-        for key, title in COLUMNS.items()
-        if any(key in card.rows for card in cards)
+        PROTOCOL_TITLES[suite]: _protocol_text({card.title: settings(card.rows[key]) for card in cards if key in card.rows})
+        for suite, key in reversed(keys.items())
     }
 
 
