@@ -26,6 +26,7 @@ from dat.discretizers.networks.vqgan import VQGAN, VQGANConfig
 from dat.discretizers.pretrained import save_discretizer
 from dat.recipe import read as recipes
 from dat.recipe.header import resolved
+from tests.tasks.test_detection import fcos
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [
@@ -73,13 +74,17 @@ def what_a_reader_has() -> dict[str, Any]:
     torch.manual_seed(0)
     network = nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(48, 10))
     model = dat.Normalized(network, mean=[0.5] * 3, std=[0.5] * 3)
+    finds = fcos()
+    things = [torch.tensor([[4.0, 4, 34, 40], [20, 24, 60, 60]]), torch.zeros(0, 4)]
     return {
         "dat": dat,
         "torch": torch,
         "loader": [(torch.rand(4, 3, 16, 16), torch.randint(0, 10, (4,))) for _ in range(2)],
         "model": model,
         "class_names": CLASSES,
-        "optimizer": torch.optim.SGD(model.parameters(), lr=0.1),
+        "network": finds,
+        "boxed_loader": [(torch.rand(2, 3, 64, 64), things, [torch.tensor([0, 2]), torch.zeros(0)])],
+        "optimizer": torch.optim.SGD([*model.parameters(), *finds.parameters()], lr=0.1),
         "discretizer": FrozenDiscretizer(small_vqgan()),
     }
 
@@ -105,7 +110,7 @@ def write_digits(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("page", "count"),
     [
-        ("README.md", 2),
+        ("README.md", 3),
         ("docs/method.md", 3),
         ("docs/recipes.md", 1),
         ("docs/reproducibility.md", 1),
@@ -124,11 +129,12 @@ def test_the_python_of_a_page_runs(
     assert len(sources) == count
     write_digits(tmp_path / "own-digits")
     namespace = what_a_reader_has()
-    before = [parameter.clone() for parameter in namespace["model"].parameters()]
+    learners = [namespace["model"], namespace["network"].head.regression_head]
+    before = [parameter.clone() for learner in learners for parameter in learner.parameters()]
     for source in sources:
         exec(compile(source, page, "exec"), namespace)
     if page == "README.md":
-        after = list(namespace["model"].parameters())
+        after = [parameter for learner in learners for parameter in learner.parameters()]
         assert not any(old.equal(new) for old, new in zip(before, after, strict=True))
         assert not namespace["adversarial"].requires_grad
 
@@ -191,7 +197,7 @@ def test_every_example_is_tested():
         ("docs/recipes.md", 7),
         ("docs/discretizers.md", 15),
         ("docs/evaluation.md", 6),
-        ("docs/detection.md", 3),
+        ("docs/detection.md", 4),
     ],
 )
 def test_the_commands_of_a_page_can_be_parsed(page: str, count: int):
