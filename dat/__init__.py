@@ -51,6 +51,8 @@ if TYPE_CHECKING:
     from dat.methods.random_codes import RandomCodes as RandomCodes
     from dat.methods.stack import DeepAugmentAugMixDAT as DeepAugmentAugMixDAT
     from dat.methods.standard import Standard as Standard
+    from dat.nn.contrastive import MoCoNetwork as MoCoNetwork
+    from dat.nn.contrastive import SimCLRNetwork as SimCLRNetwork
     from dat.nn.detectors import Detector as Detector
     from dat.nn.drvit import DrViT as DrViT
     from dat.nn.mae import MaskedAutoencoder as MaskedAutoencoder
@@ -61,9 +63,12 @@ if TYPE_CHECKING:
     from dat.nn.transformers_detectors import TransformersDetector as TransformersDetector
     from dat.results import Row as Row
     from dat.tasks.classification import Classification as Classification
+    from dat.tasks.contrastive import Contrastive as Contrastive
+    from dat.tasks.contrastive import MomentumContrastive as MomentumContrastive
     from dat.tasks.detection import Detection as Detection
     from dat.tasks.losses import cross_entropy as cross_entropy
     from dat.tasks.losses import margin as margin
+    from dat.tasks.masked import MaskedReconstruction as MaskedReconstruction
     from dat.types import Batch as Batch
     from dat.types import Discretizer as Discretizer
     from dat.types import Method as Method
@@ -77,6 +82,7 @@ _HOME = {
     "Boxes": "boxes",
     "CORRUPTIONS": "data.corruptions.table",
     "Classification": "tasks.classification",
+    "Contrastive": "tasks.contrastive",
     "DAT": "methods.dat",
     "DATCodes": "methods.dat_codes",
     "DATFree": "methods.dat_free",
@@ -94,11 +100,15 @@ _HOME = {
     "FrozenDiscretizer": "discretizers.frozen",
     "METHODS": "methods",
     "MaskedAutoencoder": "nn.mae",
+    "MaskedReconstruction": "tasks.masked",
     "Method": "types",
+    "MoCoNetwork": "nn.contrastive",
+    "MomentumContrastive": "tasks.contrastive",
     "Normalized": "nn.norm",
     "PyramidAT": "methods.pyramid",
     "RandomCodes": "methods.random_codes",
     "Row": "results",
+    "SimCLRNetwork": "nn.contrastive",
     "Standard": "methods.standard",
     "Task": "types",
     "TrainedDetector": "commands.trained",

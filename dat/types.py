@@ -192,6 +192,18 @@ class ClimbedTask(Task[TargetsOfTask], Protocol):
         ...
 
 
+@runtime_checkable
+class FollowedTask(Task[TargetsOfTask], Protocol):
+    """A task with something that follows the weights of the model: a momentum encoder."""
+
+    def follow(self, model: nn.Module, *, progress: float) -> None:
+        """Let it follow, in place; the loop calls this after each optimizer step, `progress` as in `Batch`.
+
+        The model comes without its data-parallel wrapper, and what follows is in its state, so it is saved with it.
+        """
+        ...
+
+
 def climbed_losses(task: Task, model: nn.Module, images: Images, targets: Any) -> PerImage:
     """What an adversary of a task climbs: the task's loss, unless it names another."""
     if isinstance(task, ClimbedTask):

@@ -34,7 +34,7 @@ from dat.engine.steps import Pace, run_steps, stream_seed
 from dat.errors import UsageError, did_you_mean
 from dat.nn.norm import Normalized, has_auxiliary_norms
 from dat.progress import warn
-from dat.types import Batch, DrawingTask, Method, Place, Task
+from dat.types import Batch, DrawingTask, FollowedTask, Method, Place, Task
 
 Precision = Literal["fp32", "bf16", "fp16"]
 SCHEDULES = ("cosine", "step", "multistep", "poly", "tanh", "constant")
@@ -236,6 +236,8 @@ class SupervisedLearner:
             self.here.clip_grad_norm_(self.model.parameters(), self.settings.clip_grad)
         self.optimizer.step()
         self.optimizer.zero_grad()
+        if isinstance(self.task, FollowedTask):
+            self.task.follow(self.bare, progress=batches[-1].progress)
         if self.here.num_processes > 1:
             self._same_statistics_everywhere()
         if self.ema is not None:

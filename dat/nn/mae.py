@@ -18,6 +18,8 @@ from dat.nn.weights import load_strictly
 from dat.types import PerImage
 
 Pixels = Float[Tensor, "batch 3 height width"]
+Shown = Float[Tensor, "shown 3 height width"]
+Features = Float[Tensor, "batch depth"]
 Patches = Float[Tensor, "batch patches values"]
 Tokens = Float[Tensor, "batch tokens depth"]
 Kept = Float[Tensor, "batch kept depth"]
@@ -82,19 +84,39 @@ class MaskedAutoencoder(nn.Module):
         self.decoder_pred = nn.Linear(decoder_embed_dim, patch_size**2 * 3)
         self._initialise()
 
-    def forward(self, pixels: Pixels, noise: Noise) -> PerImage:
+    def forward(self, pixels: Shown, noise: Noise) -> PerImage:
         """One loss per image: squared error of the predicted pixels, over the patches that `noise` hides.
 
         With `norm_pix` the pixels of each patch are brought to zero mean and unit variance first.
-        `noise` is uniform in [0, 1), a number per patch (`random_masking`).
+        `noise` is uniform in [0, 1), a number per patch (`random_masking`). The images that are seen may be followed by as
+        many others: these are then what is predicted, in place of their own hidden pixels.
+
+        Raises:
+            UsageError: there are neither as many images as rows of noise, nor twice as many.
         """
-        latent, mask, restore = self.encode(pixels, noise)
-        target = patchify(pixels, self.patch_size)
+        if len(pixels) not in (len(noise), 2 * len(noise)):
+            raise UsageError(f"{len(pixels)} images come with noise for {len(noise)}; give a row of noise for each image.")
+        latent, mask, restore = self.encode(pixels[: len(noise)], noise)
+        target = patchify(pixels[-len(noise) :], self.patch_size)
         if self.norm_pix:
-            variance, mean = torch.var_mean(target, dim=-1, keepdim=True)
-            target = (target - mean) / (variance + 1e-6).sqrt()
-        errors = (self.decode(latent, restore) - target).square().mean(dim=-1)
+            target = _normalised(target)[0]
+        errors = (self.decode(latent, restore).float() - target.float()).square().mean(dim=-1)
         return (errors * mask).sum(dim=1) / mask.sum(dim=1)
+
+    def features(self, pixels: Pixels) -> Features:
+        """The mean of the latents of all patches, none hidden: what a classifier of `global_pool: avg` begins with."""
+        tokens = self.patch_embed(pixels) + self.pos_embed[:, 1:]
+        first = (self.cls_token + self.pos_embed[:, :1]).expand(len(tokens), -1, -1)
+        return self.norm(self.blocks(torch.cat([first, tokens], dim=1)))[:, 1:].mean(dim=1)
+
+    def reconstruct(self, pixels: Pixels, noise: Noise) -> tuple[Pixels, Mask]:
+        """The images with their hidden patches as predicted, and which are hidden (1); with `norm_pix`, in the true scale."""
+        latent, mask, restore = self.encode(pixels, noise)
+        predicted, own = self.decode(latent, restore), patchify(pixels, self.patch_size)
+        if self.norm_pix:
+            _, mean, deviation = _normalised(own)
+            predicted = predicted * deviation + mean
+        return unpatchify(torch.where(mask[..., None] == 1, predicted, own), self.patch_size), mask
 
     def encode(self, pixels: Pixels, noise: Noise) -> tuple[Kept, Mask, Order]:
         """Latents of the class token and of the patches that are seen; what is hidden (1); where each patch is in the order."""
@@ -207,6 +229,13 @@ def _resampled(positions: Tensor, network: VisionTransformer, name: str) -> Tens
     return resample_abs_pos_embed(positions, new_size=list(grid), num_prefix_tokens=1)
 
 
+def _normalised(patches: Patches) -> tuple[Patches, Tensor, Tensor]:
+    """Each patch at zero mean and unit variance, its mean, and its deviation."""
+    variance, mean = torch.var_mean(patches, dim=-1, keepdim=True)
+    deviation = (variance + 1e-6).sqrt()
+    return (patches - mean) / deviation, mean, deviation
+
+
 def _fixed_positions(width: int, grid: int) -> nn.Parameter:
     # A parameter, though fixed, because it is one in the published weights and in the classifier that takes them over.
     return nn.Parameter(sincos_positions(width, grid, cls_token=True).float()[None], requires_grad=False)
@@ -217,7 +246,7 @@ def _gathered(tokens: Tokens, choice: Choice) -> Chosen:
 
 
 def _check(img_size: int, patch_size: int, mask_ratio: float) -> None:
-    if img_size % patch_size:
+    if patch_size < 1 or img_size % patch_size:
         raise UsageError(f"img_size is {img_size}; write a multiple of patch_size, {patch_size}.")
     patches = (img_size // patch_size) ** 2
     if not 0 < int(patches * (1 - mask_ratio)) < patches:
