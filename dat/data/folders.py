@@ -166,6 +166,27 @@ class ImageFolder(PictureFiles):
         super().__init__(root, names, targets, found, named_by_class=True)
 
 
+class PictureFolder(PictureFiles):
+    """Pictures in a folder and in those below it, whatever they show: nobody asks for their classes, and they have one.
+
+    Order, names, links and what is left out as for `ImageFolder`.
+
+    Raises:
+        DataError: no such folder, or no picture in it.
+    """
+
+    def __init__(self, root: str | Path) -> None:
+        root = Path(root)
+        if not root.is_dir():
+            raise DataError(f"Cannot open the data folder {root} (there is no such folder); check the path.")
+        files = sorted(file.removeprefix("./") for file in _files(root, ".", above=frozenset()))
+        _say_left_out(root, files)
+        names = [file for file in files if file.lower().endswith(EXTENSIONS)]
+        if not names:
+            raise DataError(f"There are no pictures in {root} ({' '.join(EXTENSIONS)}); check the path.")
+        super().__init__(root, names, np.zeros(len(names), dtype=np.int64), ("pictures",), named_by_class=True)
+
+
 def _class_folders(root: Path) -> tuple[str, ...]:
     try:
         with os.scandir(root) as entries:

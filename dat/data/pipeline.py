@@ -120,6 +120,8 @@ class ImageNet:
     `erase` is the probability that a rectangle of 2 to 33 % of the picture becomes noise, each value normal around ImageNet's
     mean with its deviation, as timm's random erasing shows it to a model; but clipped to [0, 1], where the official DAT code
     lets it leave the range of pictures (a mean and a deviation of 0 and 1: 11.5 % of the picture's values do).
+    `jitter`, `grey` and `blur` are the probabilities of colour jitter (None: always), of no colour at all, and of a blur; four
+    numbers of `color_jitter` are its brightness, contrast, saturation and hue.
 
     Raises:
         UsageError: timm refuses the settings.
@@ -129,15 +131,19 @@ class ImageNet:
     scale: tuple[float, float] = (0.08, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     flip: float = 0.5
-    color_jitter: float = 0.4
+    color_jitter: float | tuple[float, float, float, float] = 0.4
     auto_augment: str | None = None
     interpolation: Literal["random", "bicubic", "bilinear"] = "random"
     border: tuple[float, float, float] = (0.0, 0.0, 0.0)
     erase: float = 0.0
+    jitter: float | None = None
+    grey: float = 0.0
+    blur: float = 0.0
 
     def __post_init__(self) -> None:
         _require(self.size >= 1, "size", self.size, "1 or more")
-        _require(0 <= self.erase <= 1, "erase", self.erase, "a probability, from 0 to 1")
+        for name in ("flip", "erase", "jitter", "grey", "blur"):
+            _require(0 <= (getattr(self, name) or 0) <= 1, name, getattr(self, name), "a probability, from 0 to 1")
         known = ("random", "bicubic", "bilinear")
         _require(self.interpolation in known, "interpolation", self.interpolation, ", ".join(known))
         for name, (low, high) in (("scale", self.scale), ("ratio", self.ratio)):
@@ -154,6 +160,9 @@ class ImageNet:
                 ratio=self.ratio,
                 hflip=self.flip,
                 color_jitter=self.color_jitter,
+                color_jitter_prob=self.jitter,
+                grayscale_prob=self.grey,
+                gaussian_blur_prob=self.blur,
                 auto_augment=self.auto_augment,
                 interpolation=self.interpolation,
                 mean=self.border,
