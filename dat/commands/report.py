@@ -100,10 +100,23 @@ def _detection_outcome(run: Path) -> str:
     return detection_outcome(run)
 
 
+def _write_selfsupervised(run: Path, mixed: bool) -> Path:
+    from dat.report.selfsupervised_page import write_selfsupervised_report
+
+    return write_selfsupervised_report(run, mixed=mixed)
+
+
+def _selfsupervised_outcome(run: Path) -> str:
+    from dat.report.selfsupervised_page import selfsupervised_outcome
+
+    return selfsupervised_outcome(run)
+
+
 PAGES: dict[str, Page] = {
     "classification": Page(_write_comparison, _comparison_outcome),
     "detection": Page(_write_detection, _detection_outcome),
     "discretizer": Page(_write_discretizer, _discretizer_outcome),
     "distillation": Page(_write_discretizer, _discretizer_outcome),
+    "selfsupervised": Page(_write_selfsupervised, _selfsupervised_outcome),
 }
 """By the kind of a run."""

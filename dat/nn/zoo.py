@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from dat.errors import UsageError
 from dat.nn import drvit
+from dat.nn.contrastive import backbone_of
 from dat.nn.drvit import VisualWords
 from dat.nn.mae import take_mae
 from dat.nn.weights import fitted, load_strictly
@@ -40,11 +41,11 @@ class SmallResNet(nn.Module):
                 blocks.append(_Block(channels, width * 2 ** (stage - 1), stride if block == 0 else 1))
                 channels = width * 2 ** (stage - 1)
             self.add_module(f"layer{stage}", nn.Sequential(*blocks))
-        self.linear = nn.Linear(channels, num_classes)
+        self.linear = nn.Linear(channels, num_classes) if num_classes else nn.Identity()
         self.apply(_he_initialise)
 
     def forward(self, images: Images) -> Tensor:
-        """Logits `(batch, classes)`."""
+        """Logits `(batch, classes)`; of no classes the features."""
         features = F.relu(self.bn1(self.conv1(images)))
         for stage in (1, 2, 3):
             features = self.get_submodule(f"layer{stage}")(features)
@@ -100,12 +101,13 @@ def create_network(name: str, *, num_classes: int, options: Mapping[str, Any], w
 def begin_with(network: nn.Module, tensors: Mapping[str, Tensor], *, name: str) -> None:
     """Give an untrained network the weights of a file, which become its own; in place. A head for other classes stays as it is.
 
-    A vision transformer that pools by the mean takes those of a masked autoencoder as well (`dat.nn.mae.take_mae`).
+    A vision transformer that pools by the mean takes those of a masked autoencoder as well (`dat.nn.mae.take_mae`), and every
+    network those of its backbone that was pre-trained by contrast (`dat.nn.contrastive`).
 
     Raises:
         CheckpointError: they are those of another network; `name` is the file's.
     """
-    given = fitted(network, tensors)
+    given = fitted(network, backbone_of(fitted(network, tensors)))
     if "fc_norm.weight" in (own := network.state_dict()):
         take_mae(network, given, name=name)
         return

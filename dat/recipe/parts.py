@@ -20,6 +20,7 @@ from dat.nn.weights import file_sha256, read_weights
 from dat.recipe.boxes import BoxedData, BoxesData, build_boxes
 from dat.recipe.data import Data, DataSection, build_data
 from dat.recipe.perceptual import FrechetSection, PerceptualSection, build_frechet, build_perceptual
+from dat.recipe.unlabelled import DigitPictures, FolderPictures, UnlabelledData, build_unlabelled
 
 Precision = Literal["fp32", "bf16", "fp16"]
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -37,6 +38,10 @@ class Parts(Protocol):
 
     def boxed(self, section: BoxesData) -> BoxedData:
         """Training and test pictures with boxes."""
+        ...
+
+    def unlabelled(self, section: DigitPictures | FolderPictures, *, views: int) -> UnlabelledData:
+        """Training pictures, so many views of each, with those that features are judged by."""
         ...
 
     def discretizer(self, source: str, *, precision: Precision = "fp32", compiled: bool = False) -> FrozenDiscretizer:
@@ -73,6 +78,11 @@ class OnDisk:
     def boxed(self, section: BoxesData) -> BoxedData:
         """As `build_boxes`."""
         return self._once(("boxed", section.model_dump_json()), lambda: build_boxes(section, seed=0))
+
+    def unlabelled(self, section: DigitPictures | FolderPictures, *, views: int) -> UnlabelledData:
+        """As `build_unlabelled`."""
+        key = ("unlabelled", views, section.model_dump_json())
+        return self._once(key, lambda: build_unlabelled(section, views=views))
 
     def discretizer(self, source: str, *, precision: Precision = "fp32", compiled: bool = False) -> FrozenDiscretizer:
         """As `load_discretizer`."""

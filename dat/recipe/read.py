@@ -22,12 +22,14 @@ from dat.recipe.discretizer import DiscretizerRecipe
 from dat.recipe.distillation import DistillationRecipe
 from dat.recipe.faults import sentence
 from dat.recipe.header import Recipe
+from dat.recipe.selfsupervised import SelfSupervisedRecipe
 
 KINDS = {
     "classification": ClassificationRecipe,
     "detection": DetectionRecipe,
     "discretizer": DiscretizerRecipe,
     "distillation": DistillationRecipe,
+    "selfsupervised": SelfSupervisedRecipe,
 }
 """Recipes by kind."""
 

@@ -21,6 +21,7 @@ from dat.data.annotated import AnnotatedPictures, Things
 from dat.data.boxed import BoxedDataset, Letterbox
 from dat.data.embedded import ArraySource
 from dat.data.pipeline import CenterCrop, ImageDataset
+from dat.data.views import TwoViews
 from dat.discretizers import names
 from dat.discretizers.frozen import FrozenDiscretizer
 from dat.discretizers.networks.vqgan import VQGAN, VQGANConfig
@@ -36,6 +37,7 @@ from dat.recipe.data import Data, DataSection, augmentation
 from dat.recipe.model import ModelSection, check_model
 from dat.recipe.parts import Precision
 from dat.recipe.perceptual import FrechetSection, MultiscaleGradientSection, NoPerceptual, PerceptualSection, build_perceptual
+from dat.recipe.unlabelled import DigitPictures, FolderPictures, UnlabelledData, augmented
 
 STEPS, BATCH, CLASSES, SIDE = 2, 10, 10, 32
 MADE_UP = "made-up-f"
@@ -70,11 +72,16 @@ class MadeUp:
     def data(self, section: DataSection) -> Data:
         """Noise of the size of the section, under its augmentation."""
         side = section.size or SIDE
-        images = np.random.default_rng(0).integers(0, 256, (STEPS * BATCH, 3, side, side), dtype=np.uint8)
-        classes = tuple(str(number) for number in range(CLASSES))
-        source = ArraySource(images, np.arange(len(images)) % CLASSES, classes)
+        source = _noise(side)
         pictures = ImageDataset(source, augmentation(section.augment, CenterCrop(side)), seed=0)
-        return Data(pictures, pictures, classes, (side, side), "made up")
+        return Data(pictures, pictures, source.classes, (side, side), "made up")
+
+    def unlabelled(self, section: DigitPictures | FolderPictures, *, views: int) -> UnlabelledData:
+        """As `data`."""
+        side = section.size or SIDE
+        source, view = _noise(side), CenterCrop(side)
+        shown = (TwoViews if views == 2 else ImageDataset)(source, augmented(section.augment, view), seed=0)
+        return UnlabelledData(shown, *[ImageDataset(source, view, seed=0)] * 2, size=(side, side))
 
     def boxed(self, section: BoxesData) -> BoxedData:
         """Noise in a frame of the section's size, with a box in each."""
@@ -134,6 +141,11 @@ class MadeUpBoxes:
     def name(self, index: int) -> str:
         """Its number."""
         return str(index)
+
+
+def _noise(side: int) -> ArraySource:
+    images = np.random.default_rng(0).integers(0, 256, (STEPS * BATCH, 3, side, side), dtype=np.uint8)
+    return ArraySource(images, np.arange(len(images)) % CLASSES, tuple(str(number) for number in range(CLASSES)))
 
 
 def shorter(training: Settings) -> Settings:

@@ -75,6 +75,16 @@ class Plot:
 
 
 @dataclass(frozen=True)
+class Gallery:
+    """Rows of pictures as PNG data addresses, each with words below it, under headings; a caption."""
+
+    title: str
+    headings: tuple[str, ...]
+    rows: tuple[tuple[tuple[str, ...], str], ...]
+    caption: str
+
+
+@dataclass(frozen=True)
 class Report:
     """All that a page shows. `alarms` say what is not as it was written, `left_out` what the run did not hold."""
 
@@ -91,6 +101,7 @@ class Report:
     alarms: tuple[str, ...]
     left_out: tuple[str, ...]
     boxed: BoxedPictures | None = None
+    galleries: tuple[Gallery, ...] = ()
 
 
 def write_report(run: Path, *, mixed: bool = False) -> Path:

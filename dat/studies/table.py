@@ -10,6 +10,7 @@ from dat.studies.classification import ClassificationStudy
 from dat.studies.detection import DetectionStudy
 from dat.studies.discretizer import DiscretizerStudy
 from dat.studies.distillation import DistillationStudy
+from dat.studies.selfsupervised import SelfSupervisedStudy
 from dat.studies.study import Study
 
 STUDIES: dict[str, Callable[[Any, Run], Study]] = {
@@ -17,4 +18,5 @@ STUDIES: dict[str, Callable[[Any, Run], Study]] = {
     "detection": DetectionStudy,
     "discretizer": DiscretizerStudy,
     "distillation": DistillationStudy,
+    "selfsupervised": SelfSupervisedStudy,
 }

@@ -1,0 +1,177 @@
+"""Pictures of a recipe that trains without classes: any folder to train on, class folders to judge by."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from dat.data.draw import Draw
+from dat.data.embedded import digits, in_memory
+from dat.data.folders import ImageFolder, ImageSource, PictureFolder
+from dat.data.pipeline import CenterCrop, ImageDataset, ImageNet, Transform
+from dat.data.views import TwoViews
+from dat.errors import DataError, UsageError
+from dat.recipe.data import LARGEST, CropFlipAugment, ImageNetAugment, NoAugment, augmentation
+from dat.recipe.strict import Strict
+
+
+class SimCLRAugment(Strict):
+    """Random resized crop, flip, colour jitter, loss of colour, blur: SimCLR's, of half its strength as for small pictures.
+
+    `color_jitter`: brightness, contrast, saturation, hue; `jitter`, `grey` and `blur` are probabilities. Source: Chen et al.,
+    ICML 2020, appendix A.
+    """
+
+    kind: Literal["simclr"] = "simclr"
+    scale: tuple[float, float] = (0.2, 1.0)
+    flip: float = 0.5
+    color_jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.4, 0.1)
+    jitter: float = 0.8
+    grey: float = 0.2
+    blur: float = 0.0
+    interpolation: Literal["random", "bicubic", "bilinear"] = "bicubic"
+
+
+AnyAugment = Annotated[NoAugment | CropFlipAugment | ImageNetAugment | SimCLRAugment, Field(discriminator="kind")]
+
+
+class DigitPictures(Strict):
+    """Scikit-learn's handwritten digits; the classes of those to train on are looked at only to judge."""
+
+    source: Literal["digits"]
+    size: int = Field(default=8, ge=1, le=LARGEST)
+    augment: AnyAugment = CropFlipAugment(padding=1, flip=False)
+
+
+class FolderPictures(Strict):
+    """Folders of pictures. `train`: with or without class folders, and no class is looked at.
+
+    `labelled`: class folders, whose pictures are the bank that features are judged by; by default those of `train`. `test`:
+    class folders of the same classes. `size` None keeps the pictures at their own size. `test_per_class`,
+    `labelled_per_class`, `draw`: fewer of them, as in recipes of classification.
+    """
+
+    source: Literal["folder"]
+    train: str
+    labelled: str | None = None
+    test: str
+    size: int | None = Field(default=None, ge=1, le=LARGEST)
+    crop_pct: float = Field(default=0.875, gt=0, le=1)
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    labelled_per_class: int | None = Field(default=None, ge=1)
+    test_per_class: int | None = Field(default=None, ge=1)
+    draw: Draw = "in-proportion"
+    in_memory: bool = False
+    augment: AnyAugment = ImageNetAugment(color_jitter=0.0, scale=(0.2, 1.0))
+
+
+PicturesSection = Annotated[DigitPictures | FolderPictures, Field(discriminator="source")]
+
+OF_TRAINING = {"source", "train", "size", "crop_pct", "interpolation", "augment"}
+"""Keys that training pictures depend on."""
+OF_JUDGING = {"source", "labelled", "test", "labelled_per_class", "test_per_class", "draw", "size", "crop_pct", "interpolation"}
+"""Keys that what is measured depends on, beside the training."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class UnlabelledData:
+    """Pictures to train on, one view or two of each, a bank of labelled ones, and those that are tested."""
+
+    train: ImageDataset | TwoViews
+    bank: ImageDataset
+    test: ImageDataset
+    size: tuple[int, int]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Of the bank and the test pictures."""
+        return self.bank.source.classes
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the test pictures and the bank."""
+        parts = "".join(part.source.fingerprint() for part in (self.test, self.bank))
+        return hashlib.sha256(parts.encode()).hexdigest()[:12]
+
+    def facts(self, source: str) -> dict[str, Any]:
+        """What `run.json` says of them."""
+        return {
+            "name": source,
+            "train_images": len(self.train),
+            "bank_images": len(self.bank),
+            "test_images": len(self.test),
+            "classes": len(self.classes),
+            "image_size": list(self.size),
+        }
+
+    def seeded(self, seed: int) -> UnlabelledData:
+        """The same pictures, augmented by the random numbers of another seed."""
+        again = type(self.train)(self.train.source, self.train.transform, seed=seed)
+        return dataclasses.replace(self, train=again)
+
+
+def build_unlabelled(section: DigitPictures | FolderPictures, *, views: int) -> UnlabelledData:
+    """Open the pictures of a recipe; nothing is written into their folders. `views`: 1 or 2 of each training picture.
+
+    Raises:
+        DataError: a folder is missing or empty; those to judge by have no class folders, or other classes.
+        UsageError: settings that the augmentation refuses.
+    """
+    train, bank, test = _digits(section) if isinstance(section, DigitPictures) else _folders(section)
+    view = view_of(section)
+    width, height = (view.size, view.size) if view.size is not None else test.read(0).size
+    kind = TwoViews if views == 2 else ImageDataset
+    return UnlabelledData(
+        kind(train, augmented(section.augment, view), seed=0),
+        ImageDataset(bank, view, seed=0),
+        ImageDataset(test, view, seed=0),
+        (height, width),
+    )
+
+
+def _digits(section: DigitPictures) -> tuple[ImageSource, ImageSource, ImageSource]:
+    train = digits("train", size=section.size)
+    return train, train, digits("test", size=section.size)
+
+
+def _folders(section: FolderPictures) -> tuple[ImageSource, ImageSource, ImageSource]:
+    train = PictureFolder(section.train)
+    try:
+        bank = ImageFolder(section.labelled or section.train, per_class=section.labelled_per_class, draw=section.draw)
+    except DataError as error:
+        if section.labelled is not None:
+            raise
+        raise DataError(
+            f"{error} They are needed to judge what was learned, not to train; write data.labelled=FOLDER with class folders."
+        ) from error
+    test = ImageFolder(section.test, classes=bank.classes, per_class=section.test_per_class, draw=section.draw)
+    if len(bank.classes) < 2:
+        raise DataError(f"{bank.root} has one class, {bank.classes[0]}, which is always right; add a folder of another.")
+    if not section.in_memory:
+        return train, bank, test
+    is_same = bank.root == train.root and [*map(bank.name, range(len(bank)))] == [*map(train.name, range(len(train)))]
+    held = in_memory(bank)
+    return held if is_same else in_memory(train), held, in_memory(test)
+
+
+def view_of(section: DigitPictures | FolderPictures) -> CenterCrop:
+    """How pictures that are judged, and those of the bank, are brought to the model."""
+    if isinstance(section, DigitPictures):
+        return CenterCrop(section.size, crop_pct=1.0)
+    return CenterCrop(section.size, section.crop_pct, section.interpolation)
+
+
+def augmented(section: NoAugment | CropFlipAugment | ImageNetAugment | SimCLRAugment, view: CenterCrop) -> Transform:
+    """What is done to training pictures.
+
+    Raises:
+        UsageError: settings that the augmentation refuses, or crops without a size.
+    """
+    if not isinstance(section, SimCLRAugment):
+        return augmentation(section, view)
+    if view.size is None:
+        raise UsageError("data.augment.kind simclr needs data.size, the side of the crops in pixels; write e.g. size: 32.")
+    return ImageNet(view.size, **section.model_dump(exclude={"kind"}))

@@ -1,0 +1,229 @@
+"""Methods are compared on self-supervised learning: one network per method and seed, its frozen features judged, one page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property, partial
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dat.data.pipeline import ImageDataset, evaluation_batches
+from dat.data.subset import Subset, first_per_class
+from dat.discretizers.frozen import FrozenDiscretizer
+from dat.engine.loop import train
+from dat.engine.run_folder import Run
+from dat.evaluation.cells import Correct
+from dat.evaluation.features import Judge, NearestNeighbours, answers, features_of, fit_probe
+from dat.evaluation.metrics import accuracy_rows
+from dat.evaluation.predict import Shelf
+from dat.evaluation.suites import FGSM, Clean, Suite, clean_beside
+from dat.nn.features import encoder_of
+from dat.nn.mae import MaskedAutoencoder
+from dat.nn.norm import Normalized, without_auxiliary_norms
+from dat.progress import Bar, followed_by
+from dat.recipe.selfsupervised import SelfSupervisedComparison
+from dat.results import Row, versions, write_bytes
+from dat.studies import measured
+from dat.studies.forecast import Forecast
+from dat.studies.study import Job
+
+PICTURES = 6
+"""So many test pictures are shown on the page,"""
+NEIGHBOURS = 5
+"""each with so many of the bank."""
+PIXELS = Job("raw-pixels", 0)
+"""Stands for no model: the pictures themselves as features."""
+SHOWN_EPSILON = 8 / 255
+"""Of the attack whose neighbours are shown; that of the numbers may be too weak to see."""
+
+
+class SelfSupervisedStudy:
+    """Pre-train, judge and show."""
+
+    def __init__(self, opened: SelfSupervisedComparison, run: Run) -> None:
+        self.opened, self.run = opened, run
+        self._judges: dict[Job, Judge] = {}
+
+    def jobs(self) -> Sequence[Job]:
+        """Seed by seed all methods."""
+        return [Job(label, seed) for seed in self.opened.seeds for label in self.opened.contestants]
+
+    def train(self, job: Job, title: str) -> nn.Module:
+        """The pre-trained network of one method and seed, without auxiliary norms."""
+        opened, contestant, jobs = self.opened, self.opened.contestants[job.label], self.jobs()
+        with self.run.timed("train"), followed_by(self._forecast.seconds(jobs[jobs.index(job) + 1 :])):
+            trained = train(
+                opened.model.untrained(job.seed, auxiliary_norms=contestant.auxiliary_norms),
+                contestant.method(self._discretizer),
+                opened.task,
+                opened.data.seeded(job.seed).train,
+                contestant.training,
+                seed=job.seed,
+                folder=self.run.folder / f"{job.label}-seed{job.seed}",
+                title=title,
+                num_classes=len(opened.data.classes),
+                cpu=self.run.cpu,
+            )
+        return without_auxiliary_norms(trained)
+
+    def rows(self, models: Mapping[Job, nn.Module]) -> list[Row]:
+        """What frozen features are worth, by neighbours and by a probe, beside raw pixels; and costs."""
+        with self.run.timed("evaluate"):
+            self._judges = self._made_judges(models)
+            rows = self._measured({**self._judges, PIXELS: self._made_judge(nn.Flatten().eval(), probed=False)})
+        if not self.run.place.is_main:
+            return rows
+        trainings = {label: contestant.training for label, contestant in self.opened.contestants.items()}
+        return rows + measured.costs(self._row, trainings, self.opened.seeds, self.run.folder)
+
+    def pictures(self, models: Mapping[Job, nn.Module]) -> None:
+        """Some test pictures: as a masked autoencoder fills them up, and their neighbours, clean and attacked."""
+        job, content = self._shown_job, BytesIO()
+        model, place = models[job], self.run.place
+        assert isinstance(model, Normalized)
+        images, targets = _examples(self.opened.data.test)
+        images, targets = images.to(place.device), targets.to(place.device)
+        arrays = {"original": _bytes(images), "labels": np.array([self.opened.data.classes[label] for label in targets])}
+        if isinstance(model.network, MaskedAutoencoder):
+            arrays |= _reconstructed(model, images)
+        arrays |= self._retrieved(self._judges[job], images, targets)
+        np.savez_compressed(content, **arrays)
+        write_bytes(self.run.folder / "pictures.npz", content.getvalue())
+        self.run.facts["pictures"] = {"model": str(job), "epsilon_255": round(255 * SHOWN_EPSILON, 4)}
+
+    def following(self) -> None:
+        """Nothing follows."""
+
+    def _made_judges(self, models: Mapping[Job, nn.Module]) -> dict[Job, Judge]:
+        place, judges = self.run.place, dict[Job, Judge]()
+        for job, model in models.items():
+            assert isinstance(model, Normalized)
+            judges[job] = self._made_judge(encoder_of(model.to(place.device)), probed=True)
+        return judges
+
+    def _made_judge(self, encoder: nn.Module, *, probed: bool) -> Judge:
+        """An encoder with its bank, and with a probe on it."""
+        opened, judging, classes = self.opened, self.opened.judging, len(self.opened.data.classes)
+        with Bar("features of the bank", len(opened.data.bank), shown=self.run.place.is_main) as bar:
+            bank, labels = features_of(encoder, opened.data.bank, self._shelf(), advance=partial(bar.add, ""))
+        probe = None
+        if probed:
+            probe = fit_probe(bank, labels, classes, decay=judging.probe_decay, iterations=judging.probe_iterations)
+        return Judge(encoder, NearestNeighbours(bank, labels, classes, judging.k, judging.temperature), probe)
+
+    def _measured(self, judges: Mapping[Job, Judge]) -> list[Row]:
+        """Suite by suite; the corrupted pictures, if they are fewer, are also measured as they are."""
+        judging, test, few = self.opened.judging, self.opened.data.test, self.opened.corrupted
+        unchanged = () if few is test or not judging.corruptions else (Clean(clean_beside("c")),)
+        parts: list[tuple[ImageDataset, Sequence[Suite]]] = [(test, judging.suites), (few, (*unchanged, *judging.corruptions))]
+        rows, shelf = list[Row](), self._shelf()
+        total = sum(len(suites) * len(shelf.share(part)) for part, suites in parts)
+        with Bar("evaluate", total, shown=self.run.place.is_main) as bar:
+            for dataset, suites in parts:
+                said = {
+                    suite.name: answers(judges, dataset, suite, shelf, advance=partial(bar.add, suite.name)) for suite in suites
+                }
+                rows += [row for job in judges for row in self._rows_of(job, suites, said)]
+        return rows
+
+    def _rows_of(self, job: Job, suites: Sequence[Suite], said: Mapping[str, Mapping[Job, Mapping[str, Correct]]]) -> list[Row]:
+        """Accuracies of one judge, by neighbours and by the probe; the metric says which."""
+        height, width = self.opened.data.size
+        asked = [suite for suite in suites if job in said[suite.name]]
+        rows = list[Row]()
+        for kind in ("knn", "probe") if job != PIXELS else ("knn",):
+            of_kind = accuracy_rows(
+                {suite.name: said[suite.name][job][kind] for suite in asked},
+                asked,
+                height=height,
+                width=width,
+                method=job.label,
+                seed=job.seed if job != PIXELS else None,
+                recipe_hash=self.opened.header.recipe_hash,
+                protocol={**self._shown_as, **self._judged_by[kind]},
+                versions=versions(),
+            )
+            rows += [replace(row, metric=kind) for row in of_kind]
+        return rows
+
+    def _row(self, suite: str, metric: str, value: float, n: int, job: Job, protocol: dict[str, object]) -> Row:
+        hashed = self.opened.header.recipe_hash
+        return Row(suite, metric, value, n, None, job.seed, job.label, hashed, protocol, versions())
+
+    def _retrieved(self, judge: Judge, images: Tensor, targets: Tensor) -> dict[str, np.ndarray]:
+        """Neighbours of pictures, and of what an attack through the probe makes of them."""
+        attacked = judge.shown(FGSM(SHOWN_EPSILON), images, targets, torch.arange(len(images)))
+        found, bank = {"attacked": _bytes(attacked)}, self.opened.data.bank
+        for name, shown in {"neighbours": images, "neighbours_attacked": attacked}.items():
+            with torch.inference_mode():
+                nearest = judge.neighbours.nearest(judge.encoder(shown))[:, :NEIGHBOURS].cpu()
+            pictures = [bank.__getitems__([(0, int(place)) for place in row])[0] for row in nearest]
+            found[name] = np.stack([_bytes(row) for row in pictures])
+            found[f"{name}_labels"] = np.array(self.opened.data.classes)[bank.source.targets[nearest.numpy()]]
+        return found
+
+    @cached_property
+    def _shown_as(self) -> dict[str, object]:
+        height, width = self.opened.data.size
+        return {"data": self.opened.data.fingerprint, "bank": len(self.opened.data.bank), "height": height, "width": width}
+
+    @property
+    def _judged_by(self) -> dict[str, dict[str, Any]]:
+        judging = self.opened.judging
+        return {
+            "knn": {"k": judging.k, "temperature": judging.temperature},
+            "probe": {"decay": judging.probe_decay, "iterations": judging.probe_iterations},
+        }
+
+    @property
+    def _shown_job(self) -> Job:
+        """Whose pictures are shown: the first network of a method with an adversary of words, or the first of all."""
+        jobs = self.jobs()
+        return next((job for job in jobs if self.opened.contestants[job.label].alpha is not None), jobs[0])
+
+    @property
+    def _discretizer(self) -> FrozenDiscretizer | None:
+        found = self.opened.discretizer
+        return None if found is None else found.to(self.run.place.device)
+
+    @property
+    def _forecast(self) -> Forecast:
+        opened, jobs = self.opened, list(self.jobs())
+        trainings = {label: contestant.training for label, contestant in opened.contestants.items()}
+        judging, shown = opened.judging, len(opened.data.bank)
+        shown += len(judging.suites) * len(opened.data.test) + len(judging.corruptions) * len(opened.corrupted)
+        return Forecast(self.run.folder, trainings, jobs, len(opened.data.train), shown * len(jobs))
+
+    def _shelf(self) -> Shelf:
+        size = self.opened.judging.batch_size
+        return Shelf(batch_size=size, place=self.run.place, strict=True, limit_bytes=measured.KEPT_BYTES)
+
+
+def _examples(test: ImageDataset) -> tuple[Tensor, Tensor]:
+    """The first test pictures of as many classes as there is room for."""
+    chosen = first_per_class(test.source, -(-PICTURES // len(test.source.classes)))
+    spread = np.unique(np.linspace(0, len(chosen) - 1, min(PICTURES, len(chosen))).round().astype(np.int64))
+    images, targets, _ = next(iter(evaluation_batches(ImageDataset(Subset(chosen, spread), test.transform, seed=0), PICTURES)))
+    return images, targets
+
+
+@torch.inference_mode()
+def _reconstructed(model: Normalized, images: Tensor) -> dict[str, np.ndarray]:
+    """With their hidden patches in grey, and as the model fills these up; which are hidden follows from the place of each."""
+    network = model.network
+    assert isinstance(network, MaskedAutoencoder)
+    patches, patch = (images.shape[-1] // network.patch_size) ** 2, network.patch_size
+    noise = torch.rand(len(images), patches, generator=torch.Generator().manual_seed(0)).to(images)
+    found, mask = network.reconstruct((images - model.mean) / model.std, noise)
+    hidden = mask.unflatten(1, (images.shape[-2] // patch, -1)).repeat_interleave(patch, 1).repeat_interleave(patch, 2)
+    masked = torch.where(hidden[:, None] == 1, 0.5, images)
+    return {"masked": _bytes(masked), "filled": _bytes((found * model.std + model.mean).clamp(0, 1))}
+
+
+def _bytes(images: Tensor) -> np.ndarray:
+    return (images * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
