@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 from pydantic import BaseModel, Field, create_model, model_validator
 
 from dat.methods import METHODS
+from dat.methods.serving import why_not
 from dat.recipe.strict import Strict
 from dat.types import Codes, Discretizer, Images, Method
 
@@ -99,10 +100,4 @@ def build_method(section: BaseModel, discretizer: Discretizer | None) -> Method:
 def why_only_classes(section: BaseModel) -> str:
     """Why a method of a recipe serves tasks whose models give one logit per class, and no others; empty where it serves all."""
     settings = dict(section)
-    if settings["method"] == "debiased":
-        return "debiased aims at a class of each image, and here an image has none; take another method"
-    if settings.get("targeted"):
-        return "targeted aims at a class of each image, and here an image has none; write targeted: false"
-    if settings.get("jsd_weight"):
-        return "jsd_weight compares classes of an image, and here an image has none; write jsd_weight: 0"
-    return ""
+    return why_not(settings["method"], settings)
