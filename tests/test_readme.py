@@ -37,6 +37,7 @@ PAGES = [
     "docs/discretizers.md",
     "docs/evaluation.md",
     "docs/detection.md",
+    "docs/selfsupervised.md",
 ]
 EXAMPLES = ["changed_codes.py", "compare_discretizers.py", "own_loop.py"]
 CLASSES = [f"class-{number}" for number in range(10)]
@@ -117,6 +118,7 @@ def write_digits(folder: Path) -> None:
         ("docs/discretizers.md", 2),
         ("docs/evaluation.md", 1),
         ("docs/detection.md", 1),
+        ("docs/selfsupervised.md", 1),
     ],
 )
 def test_the_python_of_a_page_runs(
@@ -198,6 +200,7 @@ def test_every_example_is_tested():
         ("docs/discretizers.md", 15),
         ("docs/evaluation.md", 6),
         ("docs/detection.md", 4),
+        ("docs/selfsupervised.md", 3),
     ],
 )
 def test_the_commands_of_a_page_can_be_parsed(page: str, count: int):
@@ -219,7 +222,7 @@ def test_the_commands_of_a_page_can_be_parsed(page: str, count: int):
 def test_every_yaml_of_the_pages_fits_a_recipe():
     demo = yaml.safe_load(resolved(recipes.load("demo")))
     sources = [source for page in PAGES for source in blocks(page, "yaml")]
-    assert len(sources) == 1
+    assert len(sources) == 2
     for source in sources:
         recipes.parse({**demo, **yaml.safe_load(source)})
 

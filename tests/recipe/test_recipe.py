@@ -43,6 +43,8 @@ SHIPPED = {
     *(f"discretizer/distil-{name}" for name in ("cifar-f2", "cifar-f4", "ldm-f8", "photos-f4")),
     "folder/gpu",
     "folder/small",
+    "selfsupervised/mae-small",
+    "selfsupervised/simclr-small",
     *(f"cifar10/{machine}/{method}" for machine in ("cpu", "gpu") for method in METHODS),
     *(f"imagenet/table{number}/{row}" for number, rows in TABLES.items() for row in rows),
 }
