@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from dat.attacks.pixels import pgd as pgd
     from dat.attacks.pixels import random_start as random_start
     from dat.attacks.pyramid import pyramid as pyramid
+    from dat.attacks.rate import Rate as Rate
     from dat.augment.augmix import augmix as augmix
     from dat.boxes import Boxes as Boxes
     from dat.commands.evaluate import evaluate as evaluate
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from dat.methods.advprop import AdvProp as AdvProp
     from dat.methods.at import AT as AT
     from dat.methods.augmix import AugMix as AugMix
+    from dat.methods.calibration import calibrated as calibrated
     from dat.methods.dat import DAT as DAT
     from dat.methods.dat_codes import DATCodes as DATCodes
     from dat.methods.dat_free import DATFree as DATFree
@@ -107,6 +109,7 @@ _HOME = {
     "Normalized": "nn.norm",
     "PyramidAT": "methods.pyramid",
     "RandomCodes": "methods.random_codes",
+    "Rate": "attacks.rate",
     "Row": "results",
     "SimCLRNetwork": "nn.contrastive",
     "Standard": "methods.standard",
@@ -115,6 +118,7 @@ _HOME = {
     "TrainedModel": "commands.trained",
     "TransformersDetector": "nn.transformers_detectors",
     "augmix": "augment.augmix",
+    "calibrated": "methods.calibration",
     "code_adversary": "attacks.codes",
     "corrupt": "data.corruptions.table",
     "cross_entropy": "tasks.losses",

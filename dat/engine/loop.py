@@ -10,10 +10,10 @@ import difflib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -27,15 +27,19 @@ from timm.scheduler.scheduler_factory import create_scheduler_v2
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 
+from dat.attacks.rate import Reached
 from dat.data.pipeline import Fetched, TrainingOrder
 from dat.engine import optimizer_state
 from dat.engine.checkpoint import State
-from dat.engine.steps import Pace, run_steps, stream_seed
+from dat.engine.steps import Leading, Pace, run_steps, stream_seed
 from dat.errors import UsageError, did_you_mean
+from dat.methods.calibration import Calibrated, reached
 from dat.nn.norm import Normalized, has_auxiliary_norms
 from dat.progress import warn
 from dat.types import Batch, DrawingTask, FollowedTask, Method, Place, Task
 
+CALIBRATED = 8
+"""Pictures of a batch on which a step is sought: few, as they must fit on every process, however many there are."""
 Precision = Literal["fp32", "bf16", "fp16"]
 SCHEDULES = ("cosine", "step", "multistep", "poly", "tanh", "constant")
 POWER = 0.9
@@ -214,6 +218,7 @@ class SupervisedLearner:
         num_classes: int,
     ) -> None:
         self.method, self.task, self.settings, self.here, self.seed = method, task, settings, here, seed
+        self.reached: Reached | None = None
         self.bare = model.to(here.device).to(memory_format=torch.channels_last)
         self.ema = ModelEmaV3(self.bare, decay=settings.ema_decay) if settings.ema_decay else None
         optimizer = _optimizer(self.bare.network, settings)
@@ -225,11 +230,11 @@ class SupervisedLearner:
         """One optimizer step; the log gets what was minimised: the sum of the losses of a micro-batch, the mean over these."""
         self.schedule.step_update(step)
         self.model.train()
-        losses = []
+        losses, method = [], self._settled()
         for number, batch in enumerate(batches):
             is_last = number == len(batches) - 1
             with nullcontext() if is_last else self.here.no_sync(self.model):
-                for loss in self.method(self.model, self._drawn(self._mixed(batch, step)), self.task):
+                for loss in method(self.model, self._drawn(self._mixed(batch, step)), self.task):
                     self.here.backward(loss / len(batches))
                     losses.append(loss.detach())
         if self.settings.clip_grad is not None:
@@ -242,7 +247,43 @@ class SupervisedLearner:
             self._same_statistics_everywhere()
         if self.ema is not None:
             self.ema.update(self.bare, step=step)
-        return {"loss": torch.stack(losses).sum() / len(batches), "lr": torch.tensor(self._rate())}
+        found = {} if self.reached is None else asdict(self.reached)
+        return {"loss": torch.stack(losses).sum() / len(batches), "lr": torch.tensor(self._rate())} | {
+            name: torch.tensor(value, dtype=torch.float64) for name, value in found.items()
+        }
+
+    def epoch_begin(self, epoch: int, leading: Leading) -> bool:
+        """Seek the length of a step that is named by its rate; later epochs keep what they had where none leads there.
+
+        Raises:
+            UsageError: no length leads there, at the beginning.
+        """
+        if not isinstance(self.method, Calibrated) or (sought := self.method.sought) is None:
+            return False
+        batches = leading(sought.pictures, min(CALIBRATED, self.settings.batch_size))
+        batches = [self._drawn(self._mixed(batch, batch.step + number)) for number, batch in enumerate(batches)]
+        start = None if self.reached is None else self.reached.alpha
+        self.model.train()
+        try:
+            self.reached = self._same_everywhere(reached(self.method, self.bare, batches, self.task, start=start))
+        except UsageError as error:
+            if self.reached is None:
+                raise
+            warn(f"Epoch {epoch} goes on with the step of the one before, alpha {self.reached.alpha:.3g}: {error}")
+        return True
+
+    def _settled(self) -> Method:
+        if self.reached is None:
+            return self.method
+        return cast(Calibrated, self.method).settled(self.reached.alpha)
+
+    def _same_everywhere(self, found: Reached) -> Reached:
+        """What the main process found: devices may round otherwise."""
+        if self.here.num_processes == 1:
+            return found
+        numbers = torch.tensor(list(asdict(found).values()), dtype=torch.float64, device=self.here.device)
+        torch.distributed.broadcast(numbers, src=0)
+        return Reached(*numbers.tolist())
 
     def _rate(self) -> float:
         """That of the head, which no layer decay lowers."""
@@ -271,7 +312,8 @@ class SupervisedLearner:
         if self.ema is not None:
             tensors["ema"] = self.ema.module.state_dict()
         scaler = self.here.scaler.state_dict() if self.here.scaler is not None else {}
-        return State(tensors, {"optimizer": groups, "scaler": scaler})
+        calibration = {} if self.reached is None else {"calibration": asdict(self.reached)}
+        return State(tensors, {"optimizer": groups, "scaler": scaler, **calibration})
 
     def load(self, state: State) -> None:
         """Continue from a saved state."""
@@ -281,6 +323,8 @@ class SupervisedLearner:
             self.ema.module.load_state_dict(dict(state.tensors["ema"]))
         if self.here.scaler is not None:
             self.here.scaler.load_state_dict(state.numbers["scaler"])
+        if "calibration" in state.numbers:
+            self.reached = Reached(**state.numbers["calibration"])
 
     def epoch_end(self, epoch: int) -> Mapping[str, float]:
         """Nothing to measure: evaluation is a job of its own."""

@@ -60,6 +60,19 @@ class Learner(Protocol):
         ...
 
 
+Leading = Callable[[int, int], list[Batch]]
+"""Of an epoch so many of the first pictures, as training sees them, in batches of so many: the same on every process."""
+
+
+@runtime_checkable
+class PreparedLearner(Learner, Protocol):
+    """One that looks at some pictures before each epoch."""
+
+    def epoch_begin(self, epoch: int, leading: Leading) -> bool:
+        """Whether it did. What it finds belongs to its state: an epoch that is resumed in its middle does not begin again."""
+        ...
+
+
 @dataclass(frozen=True)
 class Pace:
     """How long a run is, and how often it logs and saves."""
@@ -93,6 +106,8 @@ def run_steps(
     with _signals() as caught, Bar(title, total, done=done, shown=place.is_main) as bar:
         while done < total:
             epoch = done // order.steps_per_epoch
+            if isinstance(learner, PreparedLearner) and done % order.steps_per_epoch == 0:
+                _begin(learner, log, epoch, partial(_leading, dataset, order, epoch, pace, place), pace, place)
             for batches in _steps_of_epoch(dataset, order, epoch, done % order.steps_per_epoch, pace, place):
                 torch.manual_seed(stream_seed(pace.seed, 1, done, place.process))
                 log.add(learner.step(batches, done), images=order.batch_size)
@@ -126,6 +141,31 @@ def _steps_of_epoch(
         if len(micro) == order.accumulate:
             yield micro
             micro, step = [], step + 1
+
+
+def _begin(learner: PreparedLearner, log: _Log, epoch: int, leading: Leading, pace: Pace, place: Place) -> None:
+    """Let it look at pictures, with random numbers of their own; the time of it is not that of the steps."""
+    since = time.monotonic()
+    with torch.random.fork_rng(devices=[place.device] if place.device.type == "cuda" else []):
+        torch.manual_seed(stream_seed(pace.seed, 5, epoch))
+        prepared = learner.epoch_begin(epoch, leading)
+    log.begin()
+    if prepared:
+        log.aside["calibration_s"] = float(f"{time.monotonic() - since:.4g}")
+
+
+def _leading(
+    dataset: Fetched, order: TrainingOrder, epoch: int, pace: Pace, place: Place, count: int, size: int
+) -> list[Batch]:
+    """Batches that do not depend on the number of processes, each with a stream of its own."""
+    rows = order.permutation(epoch).tolist()[: max(count // size, 1) * size]
+    found = []
+    for first in range(0, len(rows), size):
+        keys = [(epoch, row) for row in rows[first : first + size]]
+        images, targets, _ = (part.to(place.device) for part in dataset.__getitems__(keys))
+        generator = torch.Generator(place.device).manual_seed(stream_seed(pace.seed, 6, epoch, first))
+        found.append(Batch(images, targets, generator, step=epoch * order.steps_per_epoch, progress=epoch / pace.epochs))
+    return found
 
 
 def _interrupted(done: int, total: int, signal_number: int) -> InterruptedRunError:
@@ -176,7 +216,7 @@ class _Log:
     """`log.jsonl`: one line now and then, means since the last; lines from after the resumed step are dropped.
 
     A mean is over the steps that gave the value. `images_per_s` is of the steps alone, with the fetching of their pictures:
-    what is measured after an epoch, and the saving of a state, take time of their own.
+    what is measured after an epoch, and the saving of a state, take time of their own. `aside` goes into the next line.
     """
 
     def __init__(self, path: Path, done: int, place: Place) -> None:
@@ -186,6 +226,7 @@ class _Log:
             lines = path.read_bytes().decode(errors="replace").splitlines(keepends=True) if path.is_file() else []
             whole = [(number, line) for number, line in enumerate(lines, start=1) if line.endswith("\n")]
             path.write_text("".join(line for number, line in whole if _step_of(line, f"Line {number} of {path}") <= done))
+        self.aside: dict[str, float] = {}
         self.begin()
 
     def begin(self) -> None:
@@ -209,7 +250,8 @@ class _Log:
                 f"{bad[0]} became {means[bad[0]]} by step {step}; lower the learning rate or use precision: fp32 or bf16. "
                 "The last checkpoint is from before."
             )
-        line = {"step": step, "epoch": epoch, **means, "images_per_s": float(f"{speed:.4g}"), **more()}
+        line = {"step": step, "epoch": epoch, **means, "images_per_s": float(f"{speed:.4g}"), **self.aside, **more()}
+        self.aside = {}
         if self.place.is_main:
             with self.path.open("a") as file:
                 file.write(json.dumps(line) + "\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -36,8 +37,13 @@ def stepped(images: Images, batch: Batch, direction: Direction, *, length: float
 
     `length` is in the norm: the L2 length of delta, or for "linf" the size of every entry, of a random sign.
     """
+    return stepping(images, batch, direction, norm=norm)(length)
+
+
+def stepping(images: Images, batch: Batch, direction: Direction, *, norm: Norm = "l2") -> Callable[[float], Images]:
+    """The same for each length, in one direction that is drawn once."""
     if direction == "none":
-        return images
+        return lambda _: images
     scaled, _ = NORMS[norm]
-    noise = batch.draw(torch.randn, *images.shape[1:])
-    return into_range(images + (length * scaled(noise)).to(images.dtype))
+    noise = scaled(batch.draw(torch.randn, *images.shape[1:]))
+    return lambda length: into_range(images + (length * noise).to(images.dtype))

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from dat.attacks.discrete import check_discrete_steps
-from dat.attacks.gradient import NORMS, Norm, into_range
+from dat.attacks.gradient import NORMS, Norm, input_gradient, into_range, unwrapped
+from dat.attacks.rate import Length, Rate, Step, longest_step
 from dat.errors import UsageError
-from dat.methods.controls import Direction, check_direction, stepped
-from dat.types import Batch, Discretizer, Images, Task
+from dat.methods.calibration import check_length, given
+from dat.methods.controls import Direction, check_direction, stepped, stepping
+from dat.types import Batch, Discretizer, Images, PerImage, Task
 
 
 @dataclass(frozen=True)
@@ -23,17 +25,19 @@ class DATFree:
     branch is trained as well, its backward pass has the gradient at x already. The model is in train mode for it: dropout is
     on, and batch statistics link an image's delta to the other images. Both losses have weight 1, as in `dat-official`.
     `direction` "random" or "none" is a control without the adversary: a random delta of the same length, or Q(x).
+    `alpha` may be a `Rate`, as of `DAT`; its length is sought with a gradient of its own, taken as training takes it.
     Cost per step: one pass of the discretizer, two forward and backward passes, the first down to the images (not that of
     a control). Needs of the model: nothing.
     """
 
     discretizer: Discretizer
-    alpha: float = 0.1
+    alpha: Length = 0.1
     gradient_scale: Norm = "l2"
     direction: Direction = "gradient"
 
     def __post_init__(self) -> None:
-        check_discrete_steps(alpha=self.alpha, gradient_scale=self.gradient_scale, steps=1, step_size=None)
+        alpha = check_length(self.alpha, gradient_scale=self.gradient_scale, direction=self.direction)
+        check_discrete_steps(alpha=alpha, gradient_scale=self.gradient_scale, steps=1, step_size=None)
         if self.gradient_scale not in NORMS:
             raise UsageError(
                 f"gradient_scale is {self.gradient_scale!r}, but a loop may scale the gradient that is used; "
@@ -50,9 +54,9 @@ class DATFree:
         images = batch.images.detach().requires_grad_(self.direction == "gradient")
         yield task.losses(model, images, batch.targets).mean()
         if self.direction == "gradient":
-            perturbed = into_range(batch.images + self.alpha * self._uphill(images.grad))
+            perturbed = into_range(batch.images + given(self.alpha) * self._uphill(images.grad))
         else:
-            perturbed = stepped(batch.images, batch, self.direction, length=self.alpha, norm=self.gradient_scale)
+            perturbed = stepped(batch.images, batch, self.direction, length=given(self.alpha), norm=self.gradient_scale)
         yield task.losses(model, self.discretizer(perturbed), batch.targets).mean()
 
     def _uphill(self, gradient: Images | None) -> Images:
@@ -64,3 +68,27 @@ class DATFree:
         largest = gradient.abs().amax(dim=(1, 2, 3), keepdim=True)
         scaled, _ = NORMS[self.gradient_scale]
         return scaled(gradient / largest.clamp_min(torch.finfo(gradient.dtype).tiny))
+
+    @property
+    def sought(self) -> Rate | None:
+        """The rate that decides alpha, if one does."""
+        return self.alpha if isinstance(self.alpha, Rate) else None
+
+    def settled(self, length: float) -> DATFree:
+        """The same with this alpha."""
+        return replace(self, alpha=length)
+
+    def step(self, model: nn.Module, batch: Batch, task: Task) -> Step:
+        """From x to x + delta of each length."""
+        images = batch.images
+
+        def losses(shown: Images) -> PerImage:
+            return task.losses(unwrapped(model), shown, batch.targets)
+
+        if self.direction == "gradient":
+            uphill = self._uphill(input_gradient(images, losses))
+            return Step(images, lambda length: into_range(images + length * uphill), losses, self._longest(images))
+        return Step(images, stepping(images, batch, self.direction, norm=self.gradient_scale), losses, self._longest(images))
+
+    def _longest(self, images: Images) -> float:
+        return longest_step(images, self.gradient_scale)

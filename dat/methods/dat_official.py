@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from dat.attacks.gradient import unwrapped
 from dat.attacks.pixels import pgd, random_start
+from dat.attacks.rate import Length, Rate, Step, longest_step
 from dat.errors import UsageError
-from dat.methods.controls import Direction, check_direction, stepped
+from dat.methods.calibration import check_length, given
+from dat.methods.controls import Direction, check_direction, stepping
 from dat.types import Batch, Discretizer, Images, Task, check_radius, climbed_losses
 
 
@@ -27,6 +29,8 @@ class DATOfficial:
     for this: the attack leaves no trace in running statistics, which there take in the attack's images and one unused pass
     more; in an attack with dropout all steps draw the masks that the adversarial pass draws again; the attack runs in the
     precision of the training, there always in float32; integer targets work.
+    `epsilon` may be a `Rate` (ours), with `step_size` None, which is epsilon: the share of the codes of Q(x) that the attack
+    changes, of which epsilon is sought before each epoch.
     `direction` "random" or "none" is a control without the adversary (ours): a random delta of length epsilon, or Q(Q(x)),
     which already has other codes than Q(x).
     Cost per step: `steps` image gradients (none of a control), two passes of the discretizer, two forward and backward
@@ -34,14 +38,15 @@ class DATOfficial:
     """
 
     discretizer: Discretizer
-    epsilon: float = 0.1
-    step_size: float = 0.1
+    epsilon: Length = 0.1
+    step_size: float | None = 0.1
     steps: int = 1
     random_start_probability: float = 0.8
     direction: Direction = "gradient"
 
     def __post_init__(self) -> None:
-        check_radius("l2", epsilon=self.epsilon, step_size=self.step_size)
+        epsilon = check_length(self.epsilon, step_size=self.step_size, direction=self.direction, name="epsilon")
+        check_radius("l2", epsilon=epsilon, step_size=epsilon if self.step_size is None else self.step_size)
         if not self.steps >= 0:
             raise UsageError(f"steps is {self.steps}, but it cannot be negative; write 0 or more.")
         if not 0 <= self.random_start_probability <= 1:
@@ -52,25 +57,47 @@ class DATOfficial:
         """Yield the mean loss of the clean images, then that of the adversarial ones."""
         yield task.losses(model, batch.images, batch.targets).mean()
         reconstruction = self.discretizer(batch.images)
-        if self.direction == "gradient":
-            perturbed = self._attacked(unwrapped(model), reconstruction, batch, task)
-        else:
-            perturbed = stepped(reconstruction, batch, self.direction, length=self.epsilon)
+        perturbed = self._attack(model, reconstruction, batch, task)(given(self.epsilon, "epsilon"))
         yield task.losses(model, self.discretizer(perturbed), batch.targets).mean()
 
-    def _attacked(self, attacked: nn.Module, reconstruction: Images, batch: Batch, task: Task) -> Images:
-        return pgd(
+    def _attack(self, model: nn.Module, reconstruction: Images, batch: Batch, task: Task) -> Callable[[float], Images]:
+        """The images after an attack of each radius; what it draws is drawn once."""
+        if self.direction != "gradient":
+            return stepping(reconstruction, batch, self.direction)
+        start, attacked = self._start(reconstruction, batch), unwrapped(model)
+        return lambda epsilon: pgd(
             reconstruction,
             lambda images: climbed_losses(task, attacked, images, batch.targets),
-            epsilon=self.epsilon,
-            step_size=self.step_size,
+            epsilon=epsilon,
+            step_size=epsilon if self.step_size is None else self.step_size,
             steps=self.steps,
             norm="l2",
-            start=self._start(reconstruction, batch),
+            start=start(epsilon),
         )
 
-    def _start(self, reconstruction: Images, batch: Batch) -> Images | None:
+    def _start(self, reconstruction: Images, batch: Batch) -> Callable[[float], Images | None]:
         if batch.draw_once(torch.rand) >= self.random_start_probability:
-            return None
+            return lambda _: None
         noise = batch.draw(torch.randn, *reconstruction.shape[1:])
-        return random_start(reconstruction, noise, epsilon=self.epsilon, norm="l2")
+        return lambda epsilon: random_start(reconstruction, noise, epsilon=epsilon, norm="l2")
+
+    @property
+    def sought(self) -> Rate | None:
+        """The rate that decides epsilon, if one does."""
+        return self.epsilon if isinstance(self.epsilon, Rate) else None
+
+    def settled(self, length: float) -> DATOfficial:
+        """The same with this epsilon."""
+        return replace(self, epsilon=length)
+
+    def step(self, model: nn.Module, batch: Batch, task: Task) -> Step:
+        """From Q(x), which is what is attacked here, to Q(x) + delta of each radius."""
+        reconstruction = self.discretizer(batch.images)
+        after = self._attack(model, reconstruction, batch, task)
+        attacked = unwrapped(model)
+        return Step(
+            reconstruction,
+            after,
+            lambda images: climbed_losses(task, attacked, images, batch.targets),
+            longest_step(reconstruction, "l2"),
+        )

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
+from dat.attacks.rate import Length, Rate, Step
 from dat.methods.augmix import AugMix
 from dat.methods.dat import DAT
 from dat.methods.deepaugment import DeepAugment
@@ -25,7 +26,7 @@ class DeepAugmentAugMixDAT:
     """
 
     discretizer: Discretizer
-    alpha: float = 0.1
+    alpha: Length = 0.1
     share: float = 0.5
     width: int = 3
     depth: int = -1
@@ -46,6 +47,20 @@ class DeepAugmentAugMixDAT:
         batch = deepaugment.distorted(batch)
         yield from augmix(model, batch, task)
         yield from discrete(model, batch, task)
+
+    @property
+    def sought(self) -> Rate | None:
+        """The rate that decides alpha, if one does."""
+        return self.alpha if isinstance(self.alpha, Rate) else None
+
+    def settled(self, length: float) -> DeepAugmentAugMixDAT:
+        """The same with this alpha."""
+        return replace(self, alpha=length)
+
+    def step(self, model: nn.Module, batch: Batch, task: Task) -> Step:
+        """That of DAT, on the batch with its distorted images."""
+        deepaugment, _, discrete = self._parts()
+        return discrete.step(model, deepaugment.distorted(batch), task)
 
     def _parts(self) -> tuple[DeepAugment, AugMix, DAT]:
         return (

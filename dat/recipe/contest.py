@@ -12,6 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from dat.attacks.rate import Length
 from dat.engine.loop import Training
 from dat.recipe.discretizer import DiscretizerSection
 from dat.recipe.faults import sentence
@@ -60,7 +61,7 @@ class Contestant:
 
     method: Callable[[Discretizer | None], Method]
     training: Training
-    alpha: float | None
+    alpha: Length | None
     auxiliary_norms: bool
 
 

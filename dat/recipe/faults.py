@@ -15,6 +15,11 @@ from dat.errors import did_you_mean
 Schema = Mapping[str, Any]
 
 
+def member(name: str) -> str:
+    """A name of one form of a value that has several: pydantic puts it into the location of a fault, and it is no key."""
+    return f"<{name}>"
+
+
 def sentence(fault: Any, values: Mapping[str, Any], schema: Schema) -> str:
     """One fault of pydantic in our words."""
     path = _path(fault["loc"], values)
@@ -52,7 +57,7 @@ def _path(location: Sequence[str | int], values: Mapping[str, Any]) -> list[str 
     path: list[str | int] = []
     node: Any = values
     for part in location:
-        if isinstance(node, dict) and part not in node and part in list(node.values()):
+        if str(part).startswith("<") or (isinstance(node, dict) and part not in node and part in list(node.values())):
             continue
         path.append(part)
         node = node.get(part) if isinstance(node, dict) else None
@@ -91,6 +96,6 @@ def _member(schema: Schema, node: Any, value: Any) -> dict[str, Any]:
     if union := node.get("discriminator"):
         tag = value.get(union["propertyName"]) if isinstance(value, dict) else None
         return _member(schema, {"$ref": union["mapping"][tag]}, value) if tag in union["mapping"] else {}
-    if choices := node.get("anyOf"):
+    if choices := node.get("anyOf") or node.get("oneOf"):
         return next((found for choice in choices if (found := _member(schema, choice, value)).get("properties")), {})
     return node

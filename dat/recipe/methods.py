@@ -7,11 +7,14 @@ from functools import reduce
 from operator import or_
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
-from pydantic import BaseModel, Field, create_model, model_validator
+from pydantic import BaseModel, Discriminator, Field, Tag, create_model, model_validator
+from pydantic.dataclasses import dataclass as validated_dataclass
 
+from dat.attacks.rate import Length, Rate
 from dat.methods import METHODS
 from dat.methods.serving import why_not
-from dat.recipe.strict import Strict
+from dat.recipe.faults import member
+from dat.recipe.strict import STRICT, Strict
 from dat.types import Codes, Discretizer, Images, Method
 
 
@@ -31,6 +34,18 @@ class _AnyDiscretizer:
         raise NotImplementedError
 
 
+@validated_dataclass(config=STRICT, frozen=True)
+class RateSection(Rate):
+    """`dat.attacks.rate.Rate`, read strictly."""
+
+
+SoughtLength = Annotated[
+    Annotated[float, Tag(member("length"))] | Annotated[RateSection, Tag(member("rate"))],
+    Discriminator(lambda value: member("rate" if isinstance(value, dict | Rate) else "length")),
+]
+"""A number, or in its place a rate."""
+
+
 class _MethodSection(Strict):
     """Settings of a method; what the method refuses is a fault of the recipe.
 
@@ -47,7 +62,7 @@ class _MethodSection(Strict):
 
 def _method_section(name: str, method: type) -> type[BaseModel]:
     """The settings of a method, taken from its dataclass, so that a new method needs no line here."""
-    hints = get_type_hints(method)
+    hints = {key: SoughtLength if hint == Length else hint for key, hint in get_type_hints(method).items()}
     fields: dict[str, Any] = {"method": (Literal[name], name)}
     fields |= {
         entry.name: (hints[entry.name], ... if entry.default is dataclasses.MISSING else entry.default)
@@ -65,7 +80,7 @@ else:
     ]
 
 
-def alpha_of(section: BaseModel) -> float | None:
+def alpha_of(section: BaseModel) -> Length | None:
     """The L2 length of the step of a method of a recipe, where it has one; a control of length 0 or of no step has none."""
     return (getattr(section, "alpha", None) or None) if takes_l2_step(section) else None
 
@@ -92,7 +107,7 @@ def build_method(section: BaseModel, discretizer: Discretizer | None) -> Method:
     Raises:
         UsageError: the method refuses its settings.
     """
-    settings = section.model_dump(exclude={"training"})
+    settings = {key: value for key, value in section if key != "training"}
     method = METHODS[settings.pop("method")]
     return method(discretizer, **settings) if needs_discretizer(section) else method(**settings)
 

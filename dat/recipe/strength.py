@@ -20,7 +20,8 @@ SIDE_POWER = 0.6
 def note_on_alpha(stated: Mapping[str, Any], recipe: Recipe, overrides: Sequence[str]) -> str | None:
     """What to say where overrides change `data.size` of a recipe's values, and leave its alphas as they were.
 
-    Sizes that are not written down are not known here, and alphas in other units than L2 are not spoken of.
+    Sizes that are not written down are not known here, and alphas in other units than L2 are not spoken of, nor those that a
+    rate decides at any size.
     """
     before, after = _size_of(stated.get("data")), getattr(getattr(recipe, "data", None), "size", None)
     if before is None or after is None or before == after:
@@ -48,7 +49,7 @@ def _size_of(data: object) -> int | None:
 def _lengths(section: BaseModel) -> dict[str, float]:
     """The L2 lengths of a method by key: the radius of delta and, where it is set, one step; empty where delta is 0."""
     radius = RADII.get(dict(section)["method"], "alpha")
-    found = {key: length for key in (radius, STEP) if (length := getattr(section, key, None))}
+    found = {key: length for key in (radius, STEP) if isinstance(length := getattr(section, key, None), float) and length}
     return found if takes_l2_step(section) and radius in found else {}
 
 

@@ -123,7 +123,7 @@ class ClassificationStudy:
 
     @property
     def _alpha(self) -> float:
-        return words.step_of(self.opened.contestants)
+        return words.step_of(self.opened.contestants, self.run.folder, self.opened.seeds[0])
 
     @property
     def _jobs(self) -> list[Job]:

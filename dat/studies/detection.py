@@ -99,7 +99,7 @@ class DetectionStudy:
             {"loss": opened.task.climbed},
         )
         with self.run.timed("analyse"):
-            rows, alarms = words.modified_codes(shown, models, found, alpha=words.step_of(opened.contestants))
+            rows, alarms = words.modified_codes(shown, models, found, alpha=self._alpha)
         self.run.facts["adversary"] = alarms
         for alarm in alarms:
             warn(alarm)
@@ -109,7 +109,7 @@ class DetectionStudy:
     def _adversary(self) -> boxed_pictures.Words | boxed_pictures.Pixels:
         """Of the pictures on the page."""
         if (found := self._discretizer) is not None:
-            return boxed_pictures.Words(found.exact(), words.step_of(self.opened.contestants))
+            return boxed_pictures.Words(found.exact(), self._alpha)
         return boxed_pictures.Pixels(next((suite for suite in self.opened.evaluation.suites if isinstance(suite, FGSM)), None))
 
     def _measured(self, job: Job, model: nn.Module, bar: Bar) -> list[Row]:
@@ -169,6 +169,10 @@ class DetectionStudy:
         place, fewer = self.run.place, self.opened.corrupted[0]
         shares = [len(range(place.process, len(part), place.processes)) for part in (data.test, fewer)]
         return len(evaluation.suites) * shares[0] + len(evaluation.corruptions) * shares[1]
+
+    @property
+    def _alpha(self) -> float:
+        return words.step_of(self.opened.contestants, self.run.folder, self.opened.seeds[0])
 
     @property
     def _discretizer(self) -> FrozenDiscretizer | None:

@@ -173,31 +173,55 @@ def modified_codes(
 
 
 def costs(row: MakeRow, trainings: Trainings, seeds: Sequence[int], folder: Path) -> list[Row]:
-    """Seconds per step, the median over the log of each training."""
+    """Seconds per step: the median over the log of each training, and its share of the time in which steps were sought."""
     rows = []
     for label, training in trainings.items():
         protocol: dict[str, object] = {"machine": machine(), "batch_size": training.batch_size}
         for seed in seeds:
-            speeds = _speeds(folder, label, seed)
-            seconds = training.batch_size / float(np.median(speeds))
-            rows.append(row("cost", "seconds_per_step", seconds, len(speeds), Job(label, seed), protocol))
+            log = _log(folder, label, seed)
+            seconds = training.batch_size / _speed(log) + _sought_seconds(log)
+            sought = {"of_which_calibration_s": _sought_seconds(log)} if _sought_seconds(log) else {}
+            rows.append(row("cost", "seconds_per_step", seconds, len(log), Job(label, seed), {**protocol, **sought}))
     return rows
 
 
-def _speeds(folder: Path, label: str, seed: int) -> list[float]:
-    """Images per second that the log of a training holds.
+@dataclass(frozen=True)
+class _Line:
+    """What a line of the log of a training says of its cost."""
+
+    step: int
+    images_per_s: float
+    calibration_s: float
+
+
+def _log(folder: Path, label: str, seed: int) -> list[_Line]:
+    """Of each line its cost.
 
     Raises:
         DataError: it is missing or damaged.
     """
     path = folder / f"{label}-seed{seed}" / "log.jsonl"
     try:
-        return [float(from_json(line)["images_per_s"]) for line in path.read_text().splitlines()]
+        return [_line(from_json(line)) for line in path.read_text().splitlines()]
     except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
         raise DataError(
             f"{path} is damaged ({error}), so the cost of a step is not known; put it back, or remove {path.parent} to train "
             "anew."
         ) from error
+
+
+def _line(values: Mapping[str, Any]) -> _Line:
+    return _Line(int(values.get("step", 0)), float(values["images_per_s"]), float(values.get("calibration_s", 0.0)))
+
+
+def _speed(log: Sequence[_Line]) -> float:
+    """Images per second, the median."""
+    return float(np.median([line.images_per_s for line in log]))
+
+
+def _sought_seconds(log: Sequence[_Line]) -> float:
+    """What the search for the length of the step took, spread over all steps."""
+    return sum(line.calibration_s for line in log) / max(1, *(line.step for line in log))
 
 
 def epochs_of_equal_time(trainings: Trainings, seeds: Sequence[int], folder: Path, *, reference: str) -> dict[str, int]:
@@ -206,9 +230,17 @@ def epochs_of_equal_time(trainings: Trainings, seeds: Sequence[int], folder: Pat
     How many times as fast it is, is the median over seeds of the ratio in the same seed: a machine may have had more to do
     while another seed was trained.
     """
-    speeds = {label: np.array([np.median(_speeds(folder, label, seed)) for seed in seeds]) for label in trainings}
+    speeds = {
+        label: np.array([_whole_speed(_log(folder, label, seed), training) for seed in seeds])
+        for label, training in trainings.items()
+    }
     ratios = {label: float(np.median(of_method / speeds[reference])) for label, of_method in speeds.items()}
     return {label: max(1, round(trainings[reference].epochs * ratio)) for label, ratio in ratios.items()}
+
+
+def _whole_speed(log: Sequence[_Line], training: Training) -> float:
+    """Images per second with the time in which steps were sought."""
+    return 1 / (1 / _speed(log) + _sought_seconds(log) / training.batch_size)
 
 
 def epochs_begun(labels: Iterable[str], seed: int, run: Path, again: Path) -> dict[str, int]:

@@ -5,18 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from dat.analysis.codes import SHOWN, Effect, effect, joined
+from dat.attacks.rate import Rate
 from dat.data.pipeline import Fetched, evaluation_batches
 from dat.discretizers.frozen import FrozenDiscretizer
+from dat.errors import DataError
 from dat.evaluation.selftest import adversary_alarm
 from dat.progress import Bar
 from dat.recipe.contest import Contestant
-from dat.results import Row, mean_interval
+from dat.results import Row, from_json, mean_interval
 from dat.studies.study import Job, MakeRow
 from dat.types import Place, Task
 
@@ -37,10 +40,30 @@ class Shown:
     protocol: Mapping[str, object]
 
 
-def step_of(contestants: Contestants) -> float:
-    """One step for all models: that of the first method that takes one of an L2 length above 0, else the paper's 0.1."""
-    steps = (contestant.alpha for contestant in contestants.values())
-    return next((alpha for alpha in steps if alpha is not None), PAPERS_ALPHA)
+def step_of(contestants: Contestants, folder: Path, seed: int) -> float:
+    """One step for all models: that of the first method that takes one of an L2 length above 0, else the paper's 0.1.
+
+    Of a length that was sought, what the training of this seed in the folder of the run ended with.
+    """
+    steps = ((label, contestant.alpha) for label, contestant in contestants.items() if contestant.alpha is not None)
+    label, alpha = next(steps, ("", PAPERS_ALPHA))
+    return alpha_sought(folder, Job(label, seed)) if isinstance(alpha, Rate) else alpha
+
+
+def alpha_sought(folder: Path, job: Job) -> float:
+    """The length of the step with which a training ended, for which it was sought.
+
+    Raises:
+        DataError: its log is missing or damaged.
+    """
+    path = folder / f"{job.label}-seed{job.seed}" / "log.jsonl"
+    try:
+        return float(from_json(path.read_text().splitlines()[-1])["alpha"])
+    except (OSError, ValueError, KeyError, TypeError, IndexError, OverflowError) as error:
+        raise DataError(
+            f"{path} is damaged ({error}), so the alpha that was found is not known; put it back, or remove {path.parent} to "
+            "train anew."
+        ) from error
 
 
 def attacked(jobs: Iterable[Job], contestants: Contestants) -> Job:

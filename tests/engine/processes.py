@@ -97,7 +97,7 @@ def train_running_means(folder: Path) -> dict[str, Tensor]:
 
 def supervised(processes: int) -> dict[str, tuple[Method, int]]:
     """What is trained, and in how many micro-batches: the same two ones of a step, where a method divides each of them."""
-    methods = tiny.methods()
+    methods = {**tiny.methods(), "dat-sought": tiny.sought()}
     whole = {name: (method, 2 // processes if name in DIVIDES_MICRO_BATCHES else 1) for name, method in methods.items()}
     return {**whole, **{f"{name}-accumulated": (methods[name], 2) for name in ACCUMULATED}}
 

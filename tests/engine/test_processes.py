@@ -34,7 +34,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return run_on(1, folder / "one"), run_on(2, folder / "two")
 
 
-@pytest.mark.parametrize("name", [*METHODS, *(f"{name}-accumulated" for name in ACCUMULATED)])
+@pytest.mark.parametrize("name", [*METHODS, "dat-sought", *(f"{name}-accumulated" for name in ACCUMULATED)])
 def test_ten_steps_give_the_same_weights(runs: tuple[Path, Path], name: str) -> None:
     one, two = (load_file(out / f"{name}.safetensors") for out in runs)
     assert {*one} == {*two}
@@ -42,6 +42,14 @@ def test_ten_steps_give_the_same_weights(runs: tuple[Path, Path], name: str) -> 
         # Below 1e-2 there are only offsets whose gradient is rounding error, as that of the attention's keys.
         scale = tensor.abs().max().clamp(min=1e-2)
         assert (two[key] - tensor).abs().max() / scale <= 1e-5, key
+
+
+def test_a_step_that_is_sought_is_the_same_on_one_and_two_processes(runs: tuple[Path, Path]) -> None:
+    one, two = ([json.loads(line) for line in (out / "dat-sought" / "log.jsonl").read_text().splitlines()] for out in runs)
+    assert {line["epoch"] for line in one} == {0, 1}
+    assert one[0]["alpha"] == two[0]["alpha"]
+    assert [line["alpha"] for line in one] == pytest.approx([line["alpha"] for line in two], rel=1e-3)
+    assert all(line["rate"] == pytest.approx(0.2, rel=0.05) for line in one)
 
 
 @pytest.mark.parametrize("part", ["", "-vqgan"])

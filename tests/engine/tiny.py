@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dat.attacks.rate import Rate
 from dat.data.embedded import ArraySource
 from dat.data.pipeline import CenterCrop, CropFlip, ImageDataset
 from dat.discretizers.frozen import FrozenDiscretizer
@@ -23,6 +24,7 @@ from dat.engine import checkpoint
 from dat.engine.checkpoint import State
 from dat.engine.loop import Training, train
 from dat.methods import METHODS
+from dat.methods.dat import DAT
 from dat.nn.norm import Normalized, with_auxiliary_norms
 from dat.tasks.classification import Classification
 from dat.types import Batch, Method, Task
@@ -84,6 +86,11 @@ def methods() -> dict[str, Method]:
         "deepaugment-decoder": METHODS["deepaugment-decoder"](discretizer),
         "deepaugment-augmix-dat": METHODS["deepaugment-augmix-dat"](discretizer, alpha=1.0),
     }
+
+
+def sought(rate: float = 0.2, **settings: Any) -> DAT:
+    """DAT whose step is sought before each epoch."""
+    return DAT(FrozenDiscretizer(vqgan()), Rate(rate, pictures=40), **settings)
 
 
 def fitted(model: Normalized, method: Method) -> Normalized:
