@@ -100,6 +100,7 @@ def test_losses_and_accuracies_are_those_of_what_is_shown() -> None:
     blind = random_change(GreyLevels(), images, noise, alpha=0.7)
     shown = [GreyLevels()(images), attacked.adversarial, blind.adversarial]
     assert SHOWN == ("reconstruction", "adversarial", "random")
+    assert found.right is not None
     for losses, right, pictures in zip(found.losses, found.right, shown, strict=True):
         torch.testing.assert_close(losses, cross_entropy(model, pictures, labels).double(), atol=1e-6, rtol=1e-5)
         assert torch.equal(right, (model(pictures).argmax(dim=1) == labels).double())
@@ -209,4 +210,6 @@ def test_soft_targets_have_an_effect_too() -> None:
     hard = effect(model, TASK, GreyLevels(), images, labels, noise, alpha=0.7)
     again = effect(model, replace(TASK), GreyLevels(), images, soft, noise, alpha=0.7)
     torch.testing.assert_close(again.losses, hard.losses)
+    assert again.right is not None
+    assert hard.right is not None
     assert torch.equal(again.right, hard.right)
