@@ -199,7 +199,7 @@ def test_every_example_is_tested():
         ("docs/recipes.md", 7),
         ("docs/discretizers.md", 15),
         ("docs/evaluation.md", 6),
-        ("docs/detection.md", 4),
+        ("docs/detection.md", 8),
         ("docs/selfsupervised.md", 3),
     ],
 )

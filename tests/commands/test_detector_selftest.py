@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
+from rectangles import FindsColours, write_rectangles
 from torch import Tensor, nn
-
-sys.path.append(str(Path(__file__).parents[1] / "commands"))
-
-from rectangles import FindsColours, write_rectangles  # its folder is added above
 
 from dat.boxes import Boxes, Found
 from dat.data.annotated import AnnotatedPictures
