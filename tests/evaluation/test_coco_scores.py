@@ -17,7 +17,7 @@ from pycocotools.cocoeval import COCOeval
 from dat.boxes import Found
 from dat.data.annotated import AnnotatedPictures, Things
 from dat.errors import DivergenceError, UsageError
-from dat.evaluation.coco_scores import NAMES, coco_scores, results_json
+from dat.evaluation.coco_scores import NAMES, coco_scores, found_in, results_json
 
 CLASSES = ("cat", "dog", "bird")
 
@@ -139,3 +139,31 @@ def test_what_is_no_number_is_named(broken: str) -> None:
 def test_each_picture_needs_its_detections() -> None:
     with pytest.raises(UsageError, match=r"detections of 11 pictures, and 12 pictures"):
         coco_scores(pictures(), found_near(pictures())[:11])
+
+
+def test_draws_are_scored_together_as_each_alone_whatever_is_held_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = pictures()
+    scores = coco_scores(source, found_near(source))
+    weights = np.random.default_rng(0).multinomial(12, [1 / 12] * 12, size=9).astype(float)
+    together = scores.drawn(weights)
+    assert together["ap"] == pytest.approx([scores.ap_of(draw) for draw in weights], abs=1e-12)
+    monkeypatch.setattr("dat.evaluation.coco_scores.CELLS", 1)
+    np.testing.assert_array_equal(scores.drawn(weights)["ap50"], together["ap50"])
+    ones = scores.drawn(np.ones((1, 12)))
+    for name in ("ap", "ap50", "ap75"):
+        assert ones[name][0] == pytest.approx(scores.numbers[name], abs=1e-9)
+    assert ones["ap/cat"][0] == pytest.approx(scores.by_class["cat"], abs=1e-9)
+    assert np.isnan(ones["ap/bird"][0])
+    nothing = np.array([[float(not len(things)) for things in source.things]])
+    assert np.isnan(scores.drawn(nothing)["ap"][0])
+
+
+def test_results_that_are_written_and_read_are_the_same_to_the_bit() -> None:
+    source = pictures()
+    found = found_near(source, decimals=9)
+    found[3] = Found(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64))
+    again = found_in(json.loads(json.dumps(results_json(source, found))), source)
+    for one, other in zip(found, again, strict=True):
+        assert all(torch.equal(part, back) for part, back in zip(one, other, strict=True))
+    with pytest.raises(KeyError):
+        found_in([{"image_id": 0, "category_id": 5, "bbox": [0, 0, 1, 1], "score": 1}], source)
