@@ -19,8 +19,11 @@ COLOURS = ((255, 255, 255), (0, 0, 0), (255, 0, 0))
 SIZE = (192, 128)
 
 
-def write_rectangles(folder: Path, name: str, count: int, *, names: Sequence[str] = CLASSES, first_id: int = 0) -> Path:
-    """A COCO file, and its pictures in the folder `name` beside it; each holds one rectangle of each kind."""
+def write_rectangles(folder: Path, name: str, count: int, *, names: Sequence[str] = CLASSES) -> Path:
+    """A COCO file, and its pictures in the folder `name` beside it; each holds one rectangle of each kind.
+
+    Ids begin at 1, as pycocotools takes a match with 0 for none.
+    """
     numbers = np.random.default_rng(len(name))
     (folder / name).mkdir(parents=True, exist_ok=True)
     images, annotations = [], []
@@ -30,7 +33,7 @@ def write_rectangles(folder: Path, name: str, count: int, *, names: Sequence[str
             x, y = int(numbers.integers(4 + 60 * category, 14 + 60 * category)), int(numbers.integers(30, 80))
             ImageDraw.Draw(picture).rectangle((x, y, x + 43, y + 27), fill=COLOURS[category])
             box = {"image_id": index + 7, "category_id": 10 * category + 3, "bbox": [x, y, 44, 28], "area": 1232, "iscrowd": 0}
-            annotations.append({"id": len(annotations) + first_id, **box})
+            annotations.append({"id": len(annotations) + 1, **box})
         picture.save(folder / name / f"{index}.png")
         images.append({"id": index + 7, "file_name": f"{index}.png", "width": SIZE[0], "height": SIZE[1]})
     categories = [{"id": 10 * place + 3, "name": label} for place, label in enumerate(names)]
