@@ -39,7 +39,7 @@ PAGES = [
     "docs/detection.md",
     "docs/selfsupervised.md",
 ]
-EXAMPLES = ["changed_codes.py", "compare_discretizers.py", "own_loop.py"]
+EXAMPLES = ["changed_codes.py", "compare_discretizers.py", "own_loop.py", "own_task.py"]
 CLASSES = [f"class-{number}" for number in range(10)]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", flags=re.MULTILINE | re.DOTALL)
 

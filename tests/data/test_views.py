@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -53,9 +54,9 @@ def test_workers_change_nothing() -> None:
 
 def test_simclrs_augmentation_jitters_greys_and_blurs() -> None:
     keys = [(epoch, position) for epoch in range(20) for position in range(8)]
-    whole = {"scale": (1.0, 1.0), "ratio": (1.0, 1.0), "flip": 0.0, "interpolation": "bilinear"}
+    whole: dict[str, Any] = {"scale": (1.0, 1.0), "ratio": (1.0, 1.0), "flip": 0.0, "interpolation": "bilinear"}
 
-    def shown(**settings: float) -> torch.Tensor:
+    def shown(**settings: Any) -> torch.Tensor:
         return ImageDataset(source(), ImageNet(16, **whole, color_jitter=0.0, **settings), seed=0).__getitems__(keys)[0]
 
     plain, grey, blurred = shown(), shown(grey=0.3), shown(blur=0.5)
@@ -64,7 +65,7 @@ def test_simclrs_augmentation_jitters_greys_and_blurs() -> None:
     assert 0.35 < (blurred != plain).flatten(1).any(dim=1).float().mean() < 0.65
     for name in ("grey", "blur", "jitter"):
         with pytest.raises(UsageError, match=rf"{name} is 1\.5; write a probability"):
-            ImageNet(16, **{name: 1.5})
+            ImageNet(16, **cast(Any, {name: 1.5}))
 
 
 def test_a_flat_folder_and_one_of_folders_are_pictures(tmp_path: Path) -> None:

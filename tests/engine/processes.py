@@ -5,12 +5,14 @@ Trains by each method, resumes once, and evaluates sets of several sizes; the ma
 
 from __future__ import annotations
 
+import copy
 import gc
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import tiny
@@ -20,18 +22,24 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from dat.data.embedded import digits
-from dat.data.pipeline import CropFlip, ImageDataset
+from dat.data.pipeline import CropFlip, Fetched, ImageDataset
 from dat.data.subset import Subset
+from dat.data.views import TwoViews
 from dat.discretizers.objective import VQGANObjective
 from dat.engine import checkpoint
 from dat.engine.discretizer_loop import DiscretizerTraining, TwoPlayerLearner, train_discretizer
+from dat.engine.loop import train
 from dat.evaluation.cells import Cell, all_classes
 from dat.evaluation.predict import Classifier, Shelf, predict
 from dat.evaluation.suites import FGSM, Clean
+from dat.nn.contrastive import Projected
+from dat.nn.mae import MaskedAutoencoder
 from dat.nn.norm import Normalized
 from dat.nn.perceptual import multiscale_gradient_distance
 from dat.nn.zoo import create_network
-from dat.types import Batch, Method, Place
+from dat.tasks.contrastive import Contrastive, MomentumContrastive
+from dat.tasks.masked import MaskedReconstruction
+from dat.types import Batch, Method, Place, Task
 
 SIZES = (1, 2, 3, 7, 10)
 DIVIDES_MICRO_BATCHES = ("fast-advprop", "debiased")
@@ -110,6 +118,66 @@ def train_all(out: Path, place: Place) -> None:
             write(model, out / f"{name}.safetensors")
 
 
+class Asking(nn.Module):
+    """The transformer with a projector that has no batch statistics, so that images see each other in the loss alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone, self.projector = transformer().network, nn.Linear(10, 6)
+
+    def forward(self, pixels: Tensor) -> Projected:
+        found = self.projector(self.backbone(pixels))
+        return Projected(found, found)
+
+
+class Following(Asking):
+    """The same with a momentum encoder."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.momentum = copy.deepcopy(nn.Sequential(self.backbone, self.projector)).requires_grad_(False)
+
+    def forward(self, pixels: Tensor) -> Projected:
+        with torch.no_grad():
+            keys = self.momentum(pixels)
+        return Projected(super().forward(pixels).queries, keys)
+
+    @torch.no_grad()
+    def follow(self, momentum: float) -> None:
+        own = [*self.backbone.parameters(), *self.projector.parameters()]
+        for follower, parameter in zip(self.momentum.parameters(), own, strict=True):
+            follower.lerp_(parameter, 1 - momentum)
+
+
+def unlabelled() -> dict[str, tuple[Callable[[], nn.Module], Task, Fetched]]:
+    """Tasks without classes, by the name of what is trained on one and on two processes."""
+    pictures = small_digits(80)
+    views = TwoViews(pictures.source, pictures.transform, seed=0)
+    sizes: dict[str, Any] = {
+        "embed_dim": 24,
+        "depth": 1,
+        "num_heads": 3,
+        "decoder_embed_dim": 16,
+        "decoder_depth": 1,
+        "decoder_num_heads": 2,
+    }
+    return {
+        "mae": (lambda: MaskedAutoencoder(img_size=8, patch_size=2, **sizes), MaskedReconstruction(2), pictures),
+        "simclr": (Asking, Contrastive(), views),
+        "moco-v3": (Following, MomentumContrastive(momentum=0.9), views),
+    }
+
+
+def train_without_classes(out: Path, place: Place) -> None:
+    for name, (network, task, data) in unlabelled().items():
+        torch.manual_seed(0)
+        model, method = Normalized(network(), mean=(0.5,) * 3, std=(0.5,) * 3), tiny.methods()["dat"]
+        settings = tiny.settings(epochs=1, lr=0.05)
+        train(model, method, task, data, settings, seed=0, folder=out / name, num_classes=10, cpu=True)
+        if place.is_main:
+            write(model, out / f"{name}.safetensors")
+
+
 def train_with_statistics(out: Path, place: Place) -> None:
     """DAT on a model with batch statistics, and a discretizer, killed and resumed, and alone; each process saves its own."""
     method = tiny.methods()["dat"]
@@ -127,6 +195,7 @@ def main(out: Path) -> None:
     state = PartialState(cpu=True)
     place = Place(torch.device("cpu"), state.process_index, state.num_processes)
     train_all(out, place)
+    train_without_classes(out, place)
     train_with_statistics(out, place)
     save_file(train_running_means(out / "means"), out / f"means-{place.process}.safetensors")
     said = predictions(place)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from processes import ACCUMULATED, SIZES
+from processes import ACCUMULATED, SIZES, unlabelled
 from safetensors.torch import load_file
 from tiny import environment
 
@@ -34,7 +34,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return run_on(1, folder / "one"), run_on(2, folder / "two")
 
 
-@pytest.mark.parametrize("name", [*METHODS, "dat-sought", *(f"{name}-accumulated" for name in ACCUMULATED)])
+@pytest.mark.parametrize("name", [*METHODS, "dat-sought", *(f"{name}-accumulated" for name in ACCUMULATED), *unlabelled()])
 def test_ten_steps_give_the_same_weights(runs: tuple[Path, Path], name: str) -> None:
     one, two = (load_file(out / f"{name}.safetensors") for out in runs)
     assert {*one} == {*two}
