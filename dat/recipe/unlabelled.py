@@ -149,7 +149,9 @@ def _folders(section: FolderPictures) -> tuple[ImageSource, ImageSource, ImageSo
         ) from error
     test = ImageFolder(section.test, classes=bank.classes, per_class=section.test_per_class, draw=section.draw)
     if len(bank.classes) < 2:
-        raise DataError(f"{bank.root} has one class, {bank.classes[0]}, which is always right; add a folder of another.")
+        raise DataError(
+            f"{bank.root} has one class, {', '.join(bank.classes)}, which is always right; add a folder of another."
+        )
     if not section.in_memory:
         return train, bank, test
     is_same = bank.root == train.root and [*map(bank.name, range(len(bank)))] == [*map(train.name, range(len(train)))]

@@ -88,7 +88,10 @@ class SelfSupervisedStudy:
         assert isinstance(model, Normalized)
         images, targets = _examples(self.opened.data.test)
         images, targets = images.to(place.device), targets.to(place.device)
-        arrays = {"original": _bytes(images), "labels": np.array([self.opened.data.classes[label] for label in targets])}
+        arrays: dict[str, Any] = {
+            "original": _bytes(images),
+            "labels": np.array([self.opened.data.classes[label] for label in targets]),
+        }
         if isinstance(model.network, MaskedAutoencoder):
             arrays |= _reconstructed(model, images)
         arrays |= self._retrieved(self._judges[job], images, targets)

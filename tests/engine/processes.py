@@ -153,7 +153,8 @@ def unlabelled() -> dict[str, tuple[Callable[[], nn.Module], Task, Fetched]]:
     """Tasks without classes, by the name of what is trained on one and on two processes."""
     pictures = small_digits(80)
     views = TwoViews(pictures.source, pictures.transform, seed=0)
-    sizes: dict[str, Any] = {
+    sizes: dict[str, Any] = {"embed_dim": 24, "depth": 1, "num_heads": 3}
+    sizes |= {"decoder_embed_dim": 16, "decoder_depth": 1, "decoder_num_heads": 2}
         "embed_dim": 24,
         "depth": 1,
         "num_heads": 3,

@@ -34,7 +34,8 @@ from dat.tasks.masked import MaskedReconstruction
 from dat.types import Method, Task
 
 HALF = (0.5, 0.5, 0.5)
-MAE: dict[str, Any] = {
+MAE: dict[str, Any] = {"embed_dim": 24, "depth": 1, "num_heads": 3}
+MAE |= {"decoder_embed_dim": 16, "decoder_depth": 1, "decoder_num_heads": 2}
     "embed_dim": 24,
     "depth": 1,
     "num_heads": 3,
