@@ -155,13 +155,6 @@ def unlabelled() -> dict[str, tuple[Callable[[], nn.Module], Task, Fetched]]:
     views = TwoViews(pictures.source, pictures.transform, seed=0)
     sizes: dict[str, Any] = {"embed_dim": 24, "depth": 1, "num_heads": 3}
     sizes |= {"decoder_embed_dim": 16, "decoder_depth": 1, "decoder_num_heads": 2}
-        "embed_dim": 24,
-        "depth": 1,
-        "num_heads": 3,
-        "decoder_embed_dim": 16,
-        "decoder_depth": 1,
-        "decoder_num_heads": 2,
-    }
     return {
         "mae": (lambda: MaskedAutoencoder(img_size=8, patch_size=2, **sizes), MaskedReconstruction(2), pictures),
         "simclr": (Asking, Contrastive(), views),

@@ -36,13 +36,6 @@ from dat.types import Method, Task
 HALF = (0.5, 0.5, 0.5)
 MAE: dict[str, Any] = {"embed_dim": 24, "depth": 1, "num_heads": 3}
 MAE |= {"decoder_embed_dim": 16, "decoder_depth": 1, "decoder_num_heads": 2}
-    "embed_dim": 24,
-    "depth": 1,
-    "num_heads": 3,
-    "decoder_embed_dim": 16,
-    "decoder_depth": 1,
-    "decoder_num_heads": 2,
-}
 
 
 class Subject(NamedTuple):
