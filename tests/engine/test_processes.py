@@ -54,7 +54,7 @@ def test_a_step_that_is_sought_is_the_same_on_one_and_two_processes(runs: tuple[
 
 @pytest.mark.parametrize("name", unlabelled())
 def test_without_classes_too_though_images_see_those_of_the_other_process(runs: tuple[Path, Path], name: str) -> None:
-    """Ten steps at a rate that a contrastive loss makes more of; without the gradient of gathered negatives SimCLR is far off."""
+    """Ten steps; without the gradient of gathered negatives SimCLR is far off."""
     one, two = (load_file(out / f"{name}.safetensors") for out in runs)
     assert {*one} == {*two}
     for key, tensor in one.items():
