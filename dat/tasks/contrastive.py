@@ -118,14 +118,14 @@ class _Gathered(torch.autograd.Function):
     """All processes gather, and all are asked for the gradient."""
 
     @staticmethod
-    def forward(_: Any, vectors: Tensor) -> Tensor:
+    def forward(ctx: Any, vectors: Tensor) -> Tensor:
         parts = [torch.empty_like(vectors) for _ in range(torch.distributed.get_world_size())]
         torch.distributed.all_gather(parts, vectors.contiguous())
         return torch.cat(parts)
 
     @staticmethod
-    def backward(_: Any, *gradients: Tensor) -> Tensor:
-        total = gradients[0].clone()
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Tensor:
+        total = grad_outputs[0].clone()
         torch.distributed.all_reduce(total)
         return total.chunk(torch.distributed.get_world_size())[torch.distributed.get_rank()]
 

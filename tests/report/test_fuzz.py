@@ -12,7 +12,7 @@ from made_up_evaluation import Skill, write_evaluation
 from PIL import Image
 
 from dat.commands.evaluation_plan import settings_of
-from dat.commands.subject import _class_names
+from dat.commands.trained import _class_names
 from dat.data.testsets.listed import from_table
 from dat.engine.steps import _step_of
 from dat.errors import DatError
