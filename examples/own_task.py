@@ -39,7 +39,7 @@ def main(discretizer: dat.Discretizer) -> None:
         torch.manual_seed(0)
         model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 1, 3, padding=1))
         optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
-        for step in range(20):
+        for step in range(10):
             rows = torch.arange(8 * step, 8 * step + 8) % len(images)
             for loss in method(model, dat.Batch(images[rows], depth[rows]), task):
                 loss.backward()

@@ -76,6 +76,9 @@ def what_a_reader_has() -> dict[str, Any]:
     network = nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(48, 10))
     model = dat.Normalized(network, mean=[0.5] * 3, std=[0.5] * 3)
     finds = fcos()
+    autoencoder = dat.MaskedAutoencoder(
+        img_size=32, embed_dim=24, depth=1, num_heads=3, decoder_embed_dim=16, decoder_depth=1, decoder_num_heads=2
+    )
     things = [torch.tensor([[4.0, 4, 34, 40], [20, 24, 60, 60]]), torch.zeros(0, 4)]
     return {
         "dat": dat,
@@ -85,7 +88,9 @@ def what_a_reader_has() -> dict[str, Any]:
         "class_names": CLASSES,
         "network": finds,
         "boxed_loader": [(torch.rand(2, 3, 64, 64), things, [torch.tensor([0, 2]), torch.zeros(0)])],
-        "optimizer": torch.optim.SGD([*model.parameters(), *finds.parameters()], lr=0.1),
+        "autoencoder": autoencoder,
+        "picture_loader": [torch.rand(2, 3, 32, 32)],
+        "optimizer": torch.optim.SGD([*model.parameters(), *finds.parameters(), *autoencoder.parameters()], lr=0.1),
         "discretizer": FrozenDiscretizer(small_vqgan()),
     }
 
@@ -111,7 +116,7 @@ def write_digits(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("page", "count"),
     [
-        ("README.md", 3),
+        ("README.md", 4),
         ("docs/method.md", 3),
         ("docs/recipes.md", 1),
         ("docs/reproducibility.md", 1),
@@ -131,7 +136,7 @@ def test_the_python_of_a_page_runs(
     assert len(sources) == count
     write_digits(tmp_path / "own-digits")
     namespace = what_a_reader_has()
-    learners = [namespace["model"], namespace["network"].head.regression_head]
+    learners = [namespace["model"], namespace["network"].head.regression_head, namespace["autoencoder"].patch_embed]
     before = [parameter.clone() for learner in learners for parameter in learner.parameters()]
     for source in sources:
         exec(compile(source, page, "exec"), namespace)

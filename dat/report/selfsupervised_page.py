@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 
@@ -34,7 +35,7 @@ from dat.report.page import (
     tell,
     training_plot,
 )
-from dat.report.reading import cost, on_suite, seeds
+from dat.report.reading import called, cost, on_suite, seeds
 from dat.report.tables import Comparison, Table, accuracy_table, all_tables, comparison_table, plain_table
 from dat.results import RESULTS, RUN, Row, read_rows, write_text
 
@@ -49,6 +50,8 @@ COLUMNS = {
 """Suites and metrics that methods are compared by, and what they are called."""
 RAW = "raw-pixels"
 """What stands in the place of a method where the pictures themselves are the features."""
+WHERE = {"clean": "on clean pictures", "c": "on corrupted ones"}
+"""Suites that raw pixels are measured on."""
 WORDS = (
     "Features are frozen. k-NN: the nearest labelled pictures vote; probe: one linear layer, fitted to the labelled pictures. "
     "FGSM: one step through the probe, of which the neighbours are asked as well."
@@ -78,7 +81,9 @@ def write_selfsupervised_report(run: Path, *, mixed: bool = False) -> Path:
 def selfsupervised_outcome(run: Path) -> str:
     """The table of methods as plain text, what raw pixels give, and where the page is."""
     rows = read_rows(run / RESULTS)
-    return "\n\n".join([plain_table(accuracy_table(_compared(rows))), *of_pixels(rows), f"Report: {run / 'report.html'}"])
+    comparison = _compared(rows)
+    said = [plain_table(accuracy_table(comparison)), *of_pixels(rows, comparison), f"Report: {run / 'report.html'}"]
+    return "\n\n".join(said)
 
 
 def gather(run: Path, *, mixed: bool = False) -> Report:
@@ -98,7 +103,7 @@ def gather(run: Path, *, mixed: bool = False) -> Report:
         title=str(facts.get("title") or run.name),
         subtitle=_subtitle(facts, comparison),
         methods=comparison.methods,
-        reading=(*_sentences(comparison), *of_pixels(rows), WORDS),
+        reading=(*of_pixels(rows, comparison), *_sentences(comparison), WORDS),
         tables={table.name: table for table in _tables(comparison)},
         plots={plot.name: plot for plot in drawn if plot},
         pictures=None,
@@ -111,12 +116,25 @@ def gather(run: Path, *, mixed: bool = False) -> Report:
     )
 
 
-def of_pixels(rows: Iterable[Row]) -> list[str]:
-    """What nearest neighbours of the pixels themselves give, in a sentence; nothing where it was not measured."""
-    found = {row.suite: row.value for row in rows if row.method == RAW and row.metric == "knn"}
-    named = {"clean": "on clean pictures", "c": "on corrupted ones"}
-    said = [f"{found[suite]:.1f} % {where}" for suite, where in named.items() if suite in found]
-    return [f"Raw pixels: k-NN on the pictures themselves, without any network, gives {' and '.join(said)}."] * bool(said)
+def of_pixels(rows: Iterable[Row], comparison: Comparison) -> list[str]:
+    """What nearest neighbours of the pixels themselves give, and whose features give no more; nothing if it was not measured."""
+    measured = {row.suite: row.value for row in rows if row.method == RAW and row.metric == "knn"}
+    found = {suite: measured[suite] for suite in WHERE if suite in measured}
+    if not found:
+        return []
+    said = " and ".join(f"{value:.1f} % {WHERE[suite]}" for suite, value in found.items())
+    below = [text for suite, value in found.items() if (text := _no_better(comparison, suite, value))]
+    return [f"Raw pixels: k-NN on the pictures themselves, without any network, gives {said}.", *below]
+
+
+def _no_better(comparison: Comparison, suite: str, pixels: float) -> str:
+    """Whose mean is not above that of raw pixels."""
+    scores = comparison.scores.get(COLUMNS[suite, "knn"], {})
+    values = {method: fmean(by_seed.values()) for method in comparison.methods if (by_seed := scores.get(method))}
+    named = [f"{called(method)} ({value:.1f} %)" for method, value in values.items() if value <= pixels]
+    if not named:
+        return ""
+    return f"No better than raw pixels {WHERE[suite]}, by k-NN: {', '.join(named)}; compare such features with care, or train longer."
 
 
 def galleries(run: Path, facts: Facts) -> list[Gallery]:

@@ -52,6 +52,30 @@ def test_workers_change_nothing() -> None:
     assert torch.equal(before, torch.get_rng_state())
 
 
+@pytest.mark.parametrize("transform", [SIMCLR, CropFlip(padding=2)])
+def test_a_picture_is_read_once_for_both_views_and_few_are_held(
+    transform: Transform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = source(20)
+    for index in range(20):
+        held.read(index).save(tmp_path / f"{index:02}.png")
+    keys = [(0, index) for index in range(20)]
+    expected, read = TwoViews(held, transform, seed=0).__getitems__(keys), list[int]()
+    of_file = PictureFolder.read
+    monkeypatch.setattr(PictureFolder, "read", lambda folder, index: read.append(index) or of_file(folder, index))
+    dataset = TwoViews(PictureFolder(tmp_path), transform, seed=0)
+    for _ in range(2):
+        assert all(torch.equal(here, there) for here, there in zip(dataset.__getitems__(keys), expected, strict=True))
+    assert read == [*range(20)] * 2
+
+
+def test_pictures_of_other_sizes_are_refused_by_name(tmp_path: Path) -> None:
+    for side in (8, 9):
+        Image.new("RGB", (side, side)).save(tmp_path / f"{side}.png")
+    with pytest.raises(DataError, match=r"8\.png is 8x8 but 9\.png is 9x9"):
+        TwoViews(PictureFolder(tmp_path), CropFlip(padding=1), seed=0).__getitems__([(0, 0), (0, 1)])
+
+
 def test_simclrs_augmentation_jitters_greys_and_blurs() -> None:
     keys = [(epoch, position) for epoch in range(20) for position in range(8)]
     whole: dict[str, Any] = {"scale": (1.0, 1.0), "ratio": (1.0, 1.0), "flip": 0.0, "interpolation": "bilinear"}
