@@ -117,7 +117,7 @@ def gather(run: Path, *, mixed: bool = False) -> Report:
 
 
 def of_pixels(rows: Iterable[Row], comparison: Comparison) -> list[str]:
-    """What nearest neighbours of the pixels themselves give, and whose features give no more; nothing if it was not measured."""
+    """What nearest neighbours of the pixels themselves give, and whose features give no more; nothing where not measured."""
     measured = {row.suite: row.value for row in rows if row.method == RAW and row.metric == "knn"}
     found = {suite: measured[suite] for suite in WHERE if suite in measured}
     if not found:
@@ -134,7 +134,7 @@ def _no_better(comparison: Comparison, suite: str, pixels: float) -> str:
     named = [f"{called(method)} ({value:.1f} %)" for method, value in values.items() if value <= pixels]
     if not named:
         return ""
-    return f"No better than raw pixels {WHERE[suite]}, by k-NN: {', '.join(named)}; compare such features with care, or train longer."
+    return f"No better than raw pixels {WHERE[suite]}, by k-NN: {', '.join(named)}; such features compare little."
 
 
 def galleries(run: Path, facts: Facts) -> list[Gallery]:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -99,6 +104,7 @@ def test_masked_autoencoders_from_a_flat_folder_to_a_page(values: dict[str, Any]
     page = (folder / "report.md").read_text()
     assert "| Method | k-NN (1 \N{MULTIPLICATION SIGN} 12 images) | Probe" in page
     assert "Raw pixels: k-NN on the pictures themselves, without any network, gives 100.0 % on clean pictures" in page
+    assert "No better than raw pixels on clean pictures, by k-NN: standard (" in page
     shown = gather(folder).galleries
     assert [gallery.title for gallery in shown][:2] == ["Pictures with hidden patches", "Nearest labelled pictures"]
     assert [len(gallery.rows) for gallery in shown] == [6, 6, 6]
@@ -143,6 +149,52 @@ def test_a_run_of_contrast_ends_the_same_however_often_it_begins(values: dict[st
     resumed = checkpoint.load(checkpoint.list_checkpoints(whole / "dat-seed0" / "checkpoints")[-1]).tensors["model"]
     assert {*resumed} == {*last}
     assert all(torch.equal(resumed[key], last[key]) for key in last)
+
+
+KILLED = """
+import json, os, signal, sys
+import dat
+from dat.engine.loop import SupervisedLearner
+from dat.studies import selfsupervised
+owner, name, count = {"step": (SupervisedLearner, "step", 7), "judging": (selfsupervised, "answers", 4)}[sys.argv[2]]
+whole, calls = getattr(owner, name), []
+def counted(*arguments, **settings):
+    calls.append(1)
+    if len(calls) == count:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return whole(*arguments, **settings)
+setattr(owner, name, counted)
+dat.train(json.loads(sys.argv[1]), resume=sys.argv[2] == "judging", cpu=True)
+"""
+"""Trains a recipe until its seventh step, which is within the second method, or goes on until the fourth suite is asked for."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["mae", "moco-v3"])
+def test_a_run_that_is_killed_in_a_method_and_while_it_judges_ends_as_another(
+    values: dict[str, Any], kind: str, tmp_path: Path
+) -> None:
+    recipe = values if kind == "mae" else by_contrast(values, kind)
+    recipe = changed(recipe, training={"save_minutes": 0.0}, evaluation={"suites": ["clean", "fgsm"], "k": 3})
+    whole, folder = dat.train(recipe, cpu=True), tmp_path / "killed"
+    recipe = {**recipe, "out": str(folder)}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    for place in ("step", "judging"):
+        words = [sys.executable, "-c", KILLED, json.dumps(recipe), place]
+        done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=600, check=False)
+        assert done.returncode == -signal.SIGKILL, done.stderr
+    assert not (folder / "results.jsonl").exists()
+    dat.train(recipe, resume=True, cpu=True)
+    found, expected = ([row for row in read_rows(run / "results.jsonl") if row.suite != "cost"] for run in (folder, whole))
+    assert found == expected
+    for label in ("standard", "dat"):
+        last, other = (
+            checkpoint.load(checkpoint.list_checkpoints(run / f"{label}-seed0" / "checkpoints")[-1]) for run in (folder, whole)
+        )
+        assert last.numbers["step"] == other.numbers["step"] == 4
+        assert all(torch.equal(tensor, other.tensors["model"][key]) for key, tensor in last.tensors["model"].items())
+        assert any(".momentum." in key for key in last.tensors["model"]) == (kind == "moco-v3")
+    assert (folder / "pictures.npz").read_bytes() == (whole / "pictures.npz").read_bytes()
 
 
 def fine_tuning(values: Mapping[str, Any], model: Mapping[str, Any], weights: Path, out: Path) -> dict[str, Any]:
