@@ -156,7 +156,7 @@ import json, os, signal, sys
 import dat
 from dat.engine.loop import SupervisedLearner
 from dat.studies import selfsupervised
-owner, name, count = {"step": (SupervisedLearner, "step", 7), "judging": (selfsupervised, "answers", 4)}[sys.argv[2]]
+owner, name, count = {"step": (SupervisedLearner, "step", 7), "judging": (selfsupervised, "answers", 2)}[sys.argv[2]]
 whole, calls = getattr(owner, name), []
 def counted(*arguments, **settings):
     calls.append(1)
@@ -166,7 +166,7 @@ def counted(*arguments, **settings):
 setattr(owner, name, counted)
 dat.train(json.loads(sys.argv[1]), resume=sys.argv[2] == "judging", cpu=True)
 """
-"""Trains a recipe until its seventh step, which is within the second method, or goes on until the fourth suite is asked for."""
+"""Trains a recipe until its seventh step, which is within the second method, or goes on until the attacked pictures are to be judged."""
 
 
 @pytest.mark.slow
