@@ -86,7 +86,9 @@ def load_run(path: str | Path, overrides: Sequence[str] = ()) -> TrainedModel | 
     found = _find(path)
     recipe = read.load(str(found.recipe), overrides)
     if not isinstance(recipe, ClassificationRecipe | DetectionRecipe):
-        sentence = f"is a run of kind {recipe.kind}, which trains no classifier and no detector; name another run."
+        tuned = f", or tune its encoder by a recipe of classification with model.weights={found.folder}"
+        instead = "name another run" + tuned * (recipe.kind == "selfsupervised")
+        sentence = f"is a run of kind {recipe.kind}, which trains no classifier and no detector; {instead}."
         raise CheckpointError(f"{found.folder.parent} {sentence}")
     if found.label not in recipe.methods:
         known = ", ".join(recipe.methods)
