@@ -166,7 +166,7 @@ def counted(*arguments, **settings):
 setattr(owner, name, counted)
 dat.train(json.loads(sys.argv[1]), resume=sys.argv[2] == "judging", cpu=True)
 """
-"""Trains a recipe until its seventh step, which is within the second method, or goes on until the attacked pictures are to be judged."""
+"""Trains a recipe until its seventh step, of the second method, or goes on until the attacked pictures are to be judged."""
 
 
 @pytest.mark.slow
