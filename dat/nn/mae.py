@@ -246,8 +246,10 @@ def _gathered(tokens: Tokens, choice: Choice) -> Chosen:
 
 
 def _check(img_size: int, patch_size: int, mask_ratio: float) -> None:
-    if patch_size < 1 or img_size % patch_size:
-        raise UsageError(f"img_size is {img_size}; write a multiple of patch_size, {patch_size}.")
+    if patch_size < 1:
+        raise UsageError(f"patch_size is {patch_size}; write the side of a patch in pixels, 1 or more.")
+    if img_size % patch_size:
+        raise UsageError(f"patch_size {patch_size} does not divide pictures of {img_size} pixels a side; write one that does.")
     patches = (img_size // patch_size) ** 2
     if not 0 < int(patches * (1 - mask_ratio)) < patches:
         raise UsageError(f"mask_ratio is {mask_ratio} of {patches} patches; write a share that hides some and leaves some.")

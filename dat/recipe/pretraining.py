@@ -132,6 +132,8 @@ UNKNOWN_SIDE = 224
 
 
 def _backbone(section: EncoderSection, side: int | None) -> tuple[nn.Module, int]:
+    if section.name == "mae" or section.name in SIZES:
+        raise UsageError(f"model.name is {section.name!r}, which task mae trains; here write a name of timm's or small_resnet.")
     backbone = create_network(section.name, num_classes=0, options=section.options)
     with torch.no_grad():
         found = backbone.eval()(torch.zeros(1, 3, side or UNKNOWN_SIDE, side or UNKNOWN_SIDE))

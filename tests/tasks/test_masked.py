@@ -164,8 +164,8 @@ def test_a_reconstruction_keeps_what_was_seen(norm_pix: bool) -> None:
         (lambda: drawn(MaskedReconstruction(5)), "Patches of 5 pixels do not divide images of 16 x 16"),
         (lambda: autoencoder(mask_ratio=1.0), r"mask_ratio is 1\.0 of 16 patches; write a share that hides some"),
         (lambda: autoencoder(mask_ratio=0.0), r"mask_ratio is 0\.0 of 16 patches"),
-        (lambda: autoencoder(patch_size=5), "img_size is 16; write a multiple of patch_size, 5"),
-        (lambda: autoencoder(patch_size=0), "img_size is 16; write a multiple of patch_size, 0"),
+        (lambda: autoencoder(patch_size=5), "patch_size 5 does not divide pictures of 16 pixels a side"),
+        (lambda: autoencoder(patch_size=0), "patch_size is 0; write the side of a patch in pixels"),
         (lambda: autoencoder()(images(), torch.rand(2, 16)), "3 images come with noise for 2"),
     ],
 )
