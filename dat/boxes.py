@@ -37,13 +37,20 @@ class Boxes:
     numbers: Numbers | None = None
 
     def __post_init__(self) -> None:
-        if not self.corners.shape[:2] == self.labels.shape == self.valid.shape:
+        if not (
+            self.labels.ndim == 2 and self.labels.shape == self.valid.shape and self.corners.shape == (*self.labels.shape, 4)
+        ):
             shapes = [tuple(part.shape) for part in (self.corners, self.labels, self.valid)]
             raise UsageError(f"Boxes have shapes {shapes}; expected (batch, most, 4), (batch, most) and (batch, most).")
 
     @classmethod
     def padded(cls, corners: Sequence[Tensor], labels: Sequence[Tensor]) -> Boxes:
-        """Of one `(count, 4)` and one `(count,)` tensor per image."""
+        """Of one `(count, 4)` and one `(count,)` tensor per image; of a thing-less image, `(0,)` will do for both.
+
+        Raises:
+            UsageError: not as many corners as labels, or of no image.
+        """
+        _check_pairs(corners, labels)
         counts = torch.tensor([len(part) for part in labels], device=labels[0].device)
         most = max(int(counts.max()), 1)
         return cls(
@@ -96,6 +103,15 @@ class Found(NamedTuple):
     corners: Corners
     scores: Scores
     labels: Labels
+
+
+def _check_pairs(corners: Sequence[Tensor], labels: Sequence[Tensor]) -> None:
+    if not len(corners) == len(labels) > 0:
+        raise UsageError(f"There are corners of {len(corners)} images and labels of {len(labels)}; give both, of each image.")
+    for row, (places, classes) in enumerate(zip(corners, labels, strict=True)):
+        if classes.ndim != 1 or (places.shape != (len(classes), 4) and (places.numel() or len(classes))):
+            shapes = f"corners {tuple(places.shape)} and labels {tuple(classes.shape)}"
+            raise UsageError(f"Image {row} has {shapes}; give (count, 4) and (count,), as many of one as of the other.")
 
 
 def _filled(part: Tensor, most: int) -> Tensor:

@@ -27,6 +27,8 @@ OF_CLASSES = ("classification", "loss_classifier", "loss_objectness", "loss_vfl"
 """How torchvision's and transformers' names of the losses begin that say what there is; the others say where."""
 NUMBERS = 2**24
 """So many different values has a uniform float32."""
+BEYOND = 1.0
+"""So far, in pixels, a box may reach over the edges of its image."""
 
 
 class DetectionLosses(NamedTuple):
@@ -47,7 +49,7 @@ class Detector(nn.Module):
     streams are left as they were. The losses exist in eval mode, too.
 
     Raises:
-        UsageError: another kind of network.
+        UsageError: another kind of network; of the losses, as `check_things`.
     """
 
     theirs: Tensor
@@ -65,6 +67,7 @@ class Detector(nn.Module):
         """What is found in each image; or, given what there is, the losses."""
         if boxes is None:
             return [in_our_labels(*found, self.theirs) for found in self._found(images)]
+        check_things(boxes, images, len(self.theirs))
         features = self.network.get_submodule("backbone")(images)
         features = {"0": features} if isinstance(features, Tensor) else features
         sizes = [cast(tuple[int, int], tuple(images.shape[-2:]))] * len(images)
@@ -85,6 +88,28 @@ class Detector(nn.Module):
         """The network's own answer, which it gives in eval mode only."""
         with _answering(self.network):
             return [(found["boxes"], found["scores"], found["labels"]) for found in self.network(images)]
+
+
+def check_things(boxes: Any, images: Images, classes: int) -> None:
+    """Refuse targets of which networks make silent nonsense: a label -1 is their last class, a box without area NaN or none.
+
+    Raises:
+        UsageError: no `Boxes` of these images, labels beyond the classes, or boxes without area or beyond the images.
+    """
+    if not isinstance(boxes, Boxes) or len(boxes) != len(images):
+        given = f"those of {len(boxes)} images" if isinstance(boxes, Boxes) else f"a {type(boxes).__name__}"
+        raise UsageError(f"The boxes of {len(images)} images are {given}; give dat.Boxes.padded(corners, labels) of all.")
+    odd_labels = boxes.valid & ((boxes.labels < 0) | (boxes.labels >= classes))
+    if odd_labels.any():
+        label = int(boxes.labels[odd_labels][0])
+        raise UsageError(f"A thing has the label {label}, but this detector has {classes} classes, from 0 to {classes - 1}.")
+    height, width = images.shape[-2:]
+    first, last = boxes.corners[..., :2], boxes.corners[..., 2:]
+    within = (first > -BEYOND) & (first < last) & (last < last.new_tensor([width, height]) + BEYOND)
+    if (odd := boxes.valid & ~within.all(dim=-1)).any():
+        row, corners = int(odd.nonzero()[0, 0]), [round(value, 2) for value in boxes.corners[odd][0].tolist()]
+        expected = f"x0 < x1 and y0 < y1 in pixels of the images, which are {width} x {height}"
+        raise UsageError(f"Image {row} of the batch has a box {corners}; give x0, y0, x1, y1 with {expected}.")
 
 
 def in_our_labels(corners: Tensor, scores: Tensor, labels: Tensor, theirs: Tensor) -> Found:

@@ -13,7 +13,7 @@ from torchvision.ops import box_convert, clip_boxes_to_image
 
 from dat.boxes import Boxes, Found
 from dat.errors import CheckpointError, UsageError
-from dat.nn.detectors import DetectionLosses, in_mode, in_our_labels, in_two_parts
+from dat.nn.detectors import DetectionLosses, check_things, in_mode, in_our_labels, in_two_parts
 from dat.types import Images
 
 NETWORKS = {"rt_detr": "RTDetr", "rt_detr_v2": "RTDetrV2", "d_fine": "DFine"}
@@ -68,8 +68,8 @@ class TransformersDetector(nn.Module):
         """What is found in each image; or, given what there is, the losses.
 
         Raises:
-            UsageError: images of a size that its strides do not divide, boxes outside of them, labels that it has not, or more
-                boxes in an image than it has queries.
+            UsageError: images of a size that its strides do not divide; as `check_things`; or more boxes in an image than it
+                has queries.
         """
         self._check(images, boxes)
         with in_mode([self.network.model.decoder], training=boxes is not None):
@@ -108,18 +108,14 @@ class TransformersDetector(nn.Module):
         height, width = images.shape[-2:]
         if height % (stride := max(self.network.config.feat_strides)) or width % stride:
             raise UsageError(f"Images are {width} x {height} pixels, but this detector takes multiples of {stride} only.")
-        if boxes is None or not boxes.valid.any():
+        if boxes is None:
             return
+        check_things(boxes, images, len(self.theirs))
         if (most := int(boxes.valid.sum(dim=1).max())) > self.most_things:
             raise UsageError(
                 f"An image has {most} things, but this detector finds {self.most_things} at most (num_queries); "
                 "leave out the picture, or build one with more queries."
             )
-        corners, last = boxes.corners[boxes.valid], int(boxes.labels[boxes.valid].max())
-        if last >= len(self.theirs):
-            raise UsageError(f"A thing has the label {last}, but this detector has {len(self.theirs)} classes, from 0 on.")
-        if (corners < -1).any() or (corners > 1 + _sides(images)).any() or (corners[:, :2] > corners[:, 2:]).any():
-            raise UsageError(f"Boxes must be x0, y0, x1, y1 in pixels of the images, which are {width} x {height}.")
 
 
 def from_folder(folder: str, *, num_classes: int, options: Mapping[str, Any]) -> nn.Module:

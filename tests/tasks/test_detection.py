@@ -16,7 +16,7 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from dat.attacks.gradient import evaluating, input_gradient
 from dat.boxes import Boxes
 from dat.errors import UsageError
-from dat.nn.detectors import DetectionLosses, Detector, classes_of
+from dat.nn.detectors import DetectionLosses, Detector, check_things, classes_of
 from dat.nn.norm import Normalized
 from dat.tasks.detection import Detection
 from dat.types import Batch, DrawingTask, Task, concatenated
@@ -215,6 +215,66 @@ def test_boxes_are_indexed_moved_and_joined_like_a_tensor() -> None:
         Boxes(three.corners, three.labels, three.valid[:2])
     assert isinstance(Detection(), Task)
     assert isinstance(Detection(), DrawingTask)
+
+
+def thing(*corners: float, label: float = 0) -> Boxes:
+    return Boxes.padded([torch.zeros(0), torch.tensor([corners])], [torch.zeros(0), torch.tensor([label])])
+
+
+REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
+    "of an id from 1 on": (lambda: thing(1, 2, 30, 40, label=CLASSES), "label 3, but this detector has 3 classes, from 0 to 2"),
+    "of -1, torch's last": (lambda: thing(1, 2, 30, 40, label=-1), "label -1, but this detector has 3 classes, from 0 to 2"),
+    "width and height": (
+        lambda: thing(30, 40, 10, 10),
+        r"Image 1 of the batch has a box \[30.0, 40.0, 10.0, 10.0\]; give x0, y0",
+    ),
+    "flat": (lambda: thing(30, 40, 30, 50), r"box \[30.0, 40.0, 30.0, 50.0\].* x0 < x1"),
+    "no number": (lambda: thing(30, float("nan"), 40, 50), r"box \[30.0, nan, 40.0, 50.0\]"),
+    "of a larger picture": (lambda: thing(30, 40, 300, 400), "in pixels of the images, which are 64 x 64"),
+    "of fewer images": (lambda: thing(1, 2, 30, 40)[:1], "The boxes of 2 images are those of 1 images; give dat.Boxes.padded"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_targets_of_which_networks_make_nonsense_are_refused(family: str, case: str) -> None:
+    given, said = REFUSED[case]
+    with pytest.raises(UsageError, match=said):
+        Detection().losses(detector(family), images(2), given())
+
+
+def test_targets_as_torchvision_has_them_are_refused() -> None:
+    with pytest.raises(UsageError, match="The boxes of 2 images are a list; give"):
+        check_things([{"boxes": torch.zeros(0, 4)}] * 2, images(2), CLASSES)
+
+
+def test_boxes_may_reach_a_little_over_the_edge() -> None:
+    assert Detection().losses(detector("fcos"), images(2), thing(-0.9, 0, SIDE, SIDE + 0.9)).isfinite().all()
+
+
+UNPAIRED: dict[str, tuple[list[Any], list[Any], str]] = {
+    "more corners": ([torch.zeros(3, 4), torch.zeros(5, 4)], [torch.zeros(2), torch.zeros(5)], r"Image 0 has corners \(3, 4\)"),
+    "the wrong way round": ([torch.zeros(4, 2)], [torch.zeros(2)], r"corners \(4, 2\) and labels \(2,\)"),
+    "fewer images": ([torch.zeros(1, 4)] * 2, [torch.zeros(1)], "corners of 2 images and labels of 1"),
+    "none": ([], [], "corners of 0 images"),
+}
+
+
+@pytest.mark.parametrize("case", UNPAIRED)
+def test_no_box_is_lost_for_want_of_a_label(case: str) -> None:
+    corners, labels, said = UNPAIRED[case]
+    with pytest.raises(UsageError, match=said):
+        Boxes.padded(corners, labels)
+
+
+def test_boxes_have_four_corners() -> None:
+    with pytest.raises(UsageError, match=r"expected \(batch, most, 4\)"):
+        Boxes(torch.zeros(2, 3, 5), torch.zeros(2, 3).long(), torch.ones(2, 3).bool())
+
+
+def test_a_single_image_is_a_batch_of_one() -> None:
+    with pytest.raises(UsageError, match=r"expected \(batch, most, 4\)"):
+        Boxes(torch.zeros(3, 4), torch.zeros(3).long(), torch.ones(3).bool())
 
 
 def test_another_kind_of_network_is_refused() -> None:
