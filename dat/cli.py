@@ -98,8 +98,12 @@ def evaluate(
     overrides: Overrides = None,
     suites: Annotated[str | None, typer.Option(help="Test sets, with commas: clean,fgsm,a,c (`dat data list`).")] = None,
     data: Annotated[
-        Path | None,
-        typer.Option(help="The folder with the test sets, or with class folders; for detectors a COCO file."),
+        list[str] | None,
+        typer.Option(
+            metavar="[NAME=]PATH",
+            help="The folder with the test sets, or with class folders; for detectors a COCO file. NAME=FOLDER, once for each, "
+            "for several.",
+        ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Where predictions, rows and the page go; what is there is kept.")] = None,
     weights: Annotated[
@@ -113,15 +117,18 @@ def evaluate(
 ) -> None:
     """Evaluate MODEL: on the test sets named, stopped and continued at will; or, of a run, as its recipe says.
 
-    With --suites, KEY=VALUE are settings of the evaluation (fgsm_epsilon_255=4, precision=bf16); without, recipe keys.
+    With --suites, KEY=VALUE are settings of the evaluation (fgsm_epsilon_255=4, precision=bf16); without, recipe keys. With
+    --data NAME=FOLDER and no --suites, MODEL may be a whole RUN: all of its models are shown those pictures as they are.
     """
+    sets = _named_sets(data or ())
     if suites is None:
-        _refuse_without_suites({"--data": data, "--weights": weights, "--name": name, "--allow-bad": allow_bad})
-        rows, shown = _evaluated_again(model, overrides or (), out, cpu=cpu, json=json)
+        unnamed = {"": data} if "" in sets else {}
+        _refuse_without_suites({"--data": unnamed, "--weights": weights, "--name": name, "--allow-bad": allow_bad})
+        rows, shown = _evaluated_again(model, overrides or (), sets, out, cpu=cpu, json=json)
     else:
         names = [named.strip() for named in suites.split(",") if named.strip()]
         subject = {"weights": weights, "name": name}
-        how = {"out": out, "data": data, "allow_bad": allow_bad, "self_test": self_test, "cpu": cpu}
+        how = {"out": out, "sets": sets, "allow_bad": allow_bad, "self_test": self_test, "cpu": cpu}
         rows, shown = _evaluated(model, names, overrides or (), subject, **how)
     for row in rows if json and _is_main() else ():
         print(jsonlib.dumps(asdict(row)))
@@ -129,15 +136,33 @@ def evaluate(
         print(shown)
 
 
+def _named_sets(data: Sequence[str]) -> dict[str, Path]:
+    """Folders by the names before them; a single one may have none.
+
+    Raises:
+        UsageError: several folders, and one has no name, or that of another.
+    """
+    if len(data) == 1 and (Path(data[0]).exists() or "=" not in data[0]):
+        return {"": Path(data[0])}
+    sets: dict[str, Path] = {}
+    for text in data:
+        name, _, folder = text.partition("=")
+        if not (folder and name.replace(".", "_").replace("-", "_").replace("+", "_").isidentifier()) or name in sets:
+            raise UsageError(
+                f"--data {text} names no set of its own; write --data NAME=FOLDER for each, e.g. --data art=photos/art."
+            )
+        sets[name] = Path(folder)
+    return sets
+
+
 def _evaluated_again(
-    model: str, overrides: Sequence[str], out: Path | None, *, cpu: bool, json: bool
+    model: str, overrides: Sequence[str], sets: Mapping[str, Path], out: Path | None, *, cpu: bool, json: bool
 ) -> tuple[Sequence[Row], str | None]:
-    """Rows of a model of a run as its recipe measures it, and what is shown of them."""
-    from dat.commands.evaluate import evaluate_again
-    from dat.commands.evaluation_folder import default_folder
+    """Rows of a model of a run, or of all its models, as its recipe measures them, and what is shown of them."""
+    from dat.commands.evaluate import evaluate_all_again
     from dat.report.tables import terminal_table
 
-    rows = evaluate_again(Path(model), overrides, folder=out or default_folder(model), cpu=cpu)
+    rows = evaluate_all_again(Path(model), overrides, sets=sets, out=out, cpu=cpu)
     return rows, None if json or not _is_main() else terminal_table(rows)
 
 
@@ -148,7 +173,7 @@ def _evaluated(
     subject: Mapping[str, Any],
     *,
     out: Path | None,
-    data: Path | None,
+    sets: Mapping[str, Path],
     allow_bad: int,
     self_test: bool,
     cpu: bool,
@@ -160,11 +185,14 @@ def _evaluated(
 
     folder = out or default_folder(model)
     how = {"folder": folder, "self_test": self_test, "cpu": cpu}
+    data = next(iter(sets.values()), None)
     if is_of_boxes(model):
         from dat.commands.detection_plan import detection_settings
         from dat.commands.detector_subject import open_detector
         from dat.commands.evaluate_detector import assess_detector
 
+        if sets and "" not in sets:
+            raise UsageError("A detector is shown one set at a time; write --data FILE without a name.")
         if allow_bad:
             raise UsageError("--allow-bad goes with classifiers; mend the picture, or take it and its boxes out of the set.")
         settings = detection_settings(overrides)
@@ -175,9 +203,9 @@ def _evaluated(
         from dat.commands.subject import open_tested, refuse_boxes
 
         refuse_boxes(model, data)
-        settings = settings_of(overrides)
-        how |= {"root": data, "settings": settings, "allow_bad": allow_bad}
-        rows = assess(open_tested(model, **subject), suites, **how).rows
+        how |= {"settings": settings_of(overrides), "allow_bad": allow_bad}
+        tested, places = open_tested(model, **subject), sets or {"": None}
+        rows = [row for called, root in places.items() for row in assess(tested, suites, root=root, called=called, **how).rows]
     return rows, "\n\nReport: ".join(map(str, write_all([folder]))) if _is_main() else None
 
 

@@ -72,6 +72,19 @@ def mean_interval(values: Sequence[float]) -> tuple[float, tuple[float, float] |
     return mean, (mean - half, mean + half)
 
 
+def of_set(suite: str, pictures: str) -> str:
+    """A suite under the name of its pictures, to tell it from the same suite on others: `c@photos/fog/3`."""
+    first, *rest = suite.split("/")
+    return "/".join([f"{first}@{pictures}", *rest]) if pictures else suite
+
+
+def without_set(suite: str) -> tuple[str, str]:
+    """The suite, and the name of its pictures where it says one."""
+    first, *rest = suite.split("/")
+    plain, _, pictures = first.partition("@")
+    return "/".join([plain, *rest]), pictures
+
+
 def differing(first: Mapping[str, object], second: Mapping[str, object]) -> tuple[dict[str, object], dict[str, object]]:
     """Of two protocols the entries that are not the same in both; an entry that one lacks is None there."""
     keys = [key for key in {**first, **second} if first.get(key) != second.get(key)]

@@ -19,18 +19,21 @@ from accelerate import PartialState
 from torch import nn
 
 from dat.attacks.gradient import evaluating
-from dat.commands.evaluation_folder import held, other_rows, place_of, said_alarms
+from dat.commands.evaluation_folder import default_folder, held, other_rows, place_of, said_alarms
 from dat.commands.evaluation_plan import Plan, Settings, parse_settings, without_places
 from dat.commands.subject import Tested
-from dat.commands.trained import load_classifier
+from dat.commands.trained import TrainedModel, load_classifier
 from dat.data.pipeline import CenterCrop
+from dat.engine.dependence import has_begun
 from dat.errors import UsageError
 from dat.evaluation import identity, store
 from dat.evaluation.cells import Cell, Predictions
 from dat.evaluation.predict import Classifier, Shelf, predict, refuse_unreadable
 from dat.evaluation.robustness import Rows, robustness_rows
 from dat.evaluation.selftest import selftest
-from dat.progress import Bar
+from dat.progress import Bar, warn
+from dat.recipe import read
+from dat.recipe.data import FolderData, OneOfSets, Tests, notes_of
 from dat.recipe.header import recipe_hash
 from dat.recipe.parts import PRECISIONS
 from dat.report.page import read_facts
@@ -53,10 +56,12 @@ def assess(
     allow_bad: int = 0,
     self_test: bool = True,
     cpu: bool = False,
+    called: str = "",
 ) -> Rows:
     """Evaluate a model on suites; what `folder` holds already is not computed again, and rows of other suites stay there.
 
-    Without a folder nothing is kept. On several processes each shows its share of every set; the first writes.
+    `called`: what the pictures of `root` are called in results, if not as the folder is. Without a folder nothing is kept. On
+    several processes each shows its share of every set; the first writes.
 
     Raises:
         DatError: one of its kinds, each with a sentence for the user. What was evaluated before stays.
@@ -66,7 +71,7 @@ def assess(
     place = place_of(cpu)
     with evaluating(tested.model.to(place.device)) as model, held(folder, place):
         classifier = Classifier(model, place.device, PRECISIONS[settings.precision])
-        plan = Plan(tested, root, settings, _outputs(classifier, tested, settings.size))
+        plan = Plan(tested, root, settings, _outputs(classifier, tested, settings.size), called)
         cells = [cell for suite in dict.fromkeys(suites) for cell in plan.cells(suite, suites)]
         tried = next((cell for cell in cells if cell.name == "clean"), cells[0])
         alarms = selftest(model, tried.dataset, tried.views[0], device=place.device) if self_test else []
@@ -237,35 +242,120 @@ def evaluate(
     return assess(tested, suites, **checked, allow_bad=allow_bad, self_test=self_test, cpu=cpu).rows
 
 
-def evaluate_again(path: Path, overrides: Sequence[str] = (), *, folder: Path | None = None, cpu: bool = False) -> list[Row]:
+def evaluate_again(
+    path: Path,
+    overrides: Sequence[str] = (),
+    *,
+    sets: Mapping[str, OneOfSets] | None = None,
+    folder: Path | None = None,
+    cpu: bool = False,
+    opened: Opened | None = None,
+) -> list[Row]:
     """Rows of one trained model, as the recipe of its run measures it: `path` as for `load_run`.
 
     `overrides` change that recipe, e.g. `data.test=FOLDER` or `evaluation.suites=[clean]`. The training pictures need not be
-    there. Rows and predictions stay in `folder`, beside those of `assess` of the same weights; nothing is kept without it.
+    there. `sets` are other test sets by name, on which is measured what the recipe says of further ones. Rows and predictions
+    stay in `folder`, beside those of `assess` of the same weights; nothing is kept without it. `opened`: pictures that another
+    call opened, so that this one need not.
 
     Raises:
         CheckpointError: no whole checkpoint is there.
         DataError: the test pictures have other classes than those the model was trained on.
         RunFolderError: the folder is in use, or cannot be written.
     """
-    found = load_classifier(path, overrides)
-    test, size = found.test_pictures()
-    place = place_of(cpu)
-    subject = measured.Subject(found.recipe.evaluation.build(), recipe_hash(found.recipe), test, size, place)
+    found, place = load_classifier(path, overrides), place_of(cpu)
+    subjects = _subjects(found, sets, place, opened if opened is not None else {})
+    rows: list[Row] = []
     with held(folder, place), evaluating(found.model.to(place.device)) as model:
-        checkpoint = _known_as(model, place, folder, (size[1], size[0]))
-
-        def keep(shown: Cell, predictions: Predictions) -> None:
-            if folder is not None and place.is_main:
-                cell = replace(shown, protocol={SET: found.test_name, **shown.protocol})
-                store.write_predictions(folder, cell, predictions, store.identity(cell, checkpoint))
-                store.write_names(folder, cell)
-
-        rows = measured.accuracies(subject, {Job(found.label, found.seed): found.model}, keep=keep)
-        rows = [replace(row, checkpoint=checkpoint, protocol={SET: found.test_name, **row.protocol}) for row in rows]
-        if folder is not None and place.is_main:
-            _write_again(folder, found.label, rows)
+        height, width = subjects[0].size
+        checkpoint = _known_as(model, place, folder, (width, height))
+        for subject in subjects:
+            rows += _rows_on(subject, found, checkpoint, folder)
     return rows
+
+
+def _rows_on(subject: measured.Subject, found: TrainedModel, checkpoint: str, folder: Path | None) -> list[Row]:
+    """Rows of one test set, written beside those that are there."""
+    writes, named = folder is not None and subject.place.is_main, {SET: subject.name}
+
+    def keep(shown: Cell, predictions: Predictions) -> None:
+        if folder is not None and writes:
+            cell = replace(shown, protocol={**named, **shown.protocol})
+            store.write_predictions(folder, cell, predictions, store.identity(cell, checkpoint))
+            store.write_names(folder, cell)
+
+    rows = measured.accuracies(subject, {Job(found.label, found.seed): found.model}, keep=keep)
+    rows = [replace(row, checkpoint=checkpoint, protocol={**named, **row.protocol}) for row in rows]
+    if folder is not None and writes:
+        _write_again(folder, found.label, rows)
+    return rows
+
+
+Opened = dict[str, Tests]
+"""Test pictures that were opened, by the settings that name them."""
+
+
+def _subjects(
+    found: TrainedModel, sets: Mapping[str, OneOfSets] | None, place: Place, opened: Opened
+) -> list[measured.Subject]:
+    """What is measured on which pictures; those that lie among the training pictures, where these are there, are told.
+
+    Raises:
+        UsageError: named folders for a run that is not of folders.
+        DataError: as `evaluate_again`.
+    """
+    section = found.recipe.data
+    if sets:
+        if not isinstance(section, FolderData):
+            raise UsageError(f"The run is of {section.source}, not of folders; name --suites clean with --data NAME=FOLDER.")
+        found = replace(found, recipe=found.recipe.model_copy(update={"data": section.model_copy(update={"test": dict(sets)})}))
+    known = found.recipe.data.model_dump_json()
+    if known not in opened:
+        opened[known] = found.test_sets()
+        for note in notes_of(found.recipe.data, opened[known]):
+            warn(note)
+    tests, evaluation = opened[known], found.recipe.evaluation.build()
+    first = measured.Subject(evaluation, recipe_hash(found.recipe), tests.first, tests.size, place, next(iter(tests.sets)))
+    others = [first.on(name, test) for name, test in tests.sets.items() if sets or test is not tests.first]
+    return others if sets else [first, *others]
+
+
+SUBSET = "classes=subset"
+"""Among the keys of a recipe: of the sets that are named beside them."""
+
+
+def evaluate_all_again(
+    path: Path, overrides: Sequence[str] = (), *, sets: Mapping[str, Path], out: Path | None = None, cpu: bool = False
+) -> list[Row]:
+    """As `evaluate_again`, of a model or of all models of a run, each in its folder `evaluation` or in one of `out`.
+
+    Test pictures are opened once for all. `classes=subset` among the overrides allows `sets` with some of the classes.
+
+    Raises:
+        What `evaluate_again` raises.
+    """
+    models, opened, rows = _models_of(path), Opened(), list[Row]()
+    kept = [text for text in overrides if not (sets and text == SUBSET)]
+    classes = "all" if len(kept) == len(overrides) else "subset"
+    named = {name: OneOfSets(folder=str(folder), classes=classes) for name, folder in sets.items()}
+    for model in models:
+        folder = default_folder(str(model)) if out is None else out if model == path else out / model.name
+        rows += evaluate_again(model, kept, sets=named, folder=folder, cpu=cpu, opened=opened)
+    return rows
+
+
+def _models_of(path: Path) -> list[Path]:
+    """The folders of the models of a run, in the order of its recipe; or the path itself, of whatever else it is."""
+    stored = path / "recipe.yaml"
+    methods = getattr(read.load(str(stored)), "methods", {}) if stored.is_file() else {}
+    found = [sorted(path.glob(f"{label}-seed*"), key=lambda model: (len(model.name), model.name)) for label in methods]
+    known = [model for label, models in zip(methods, found, strict=True) for model in models if _is_of(model, label)]
+    return known or [path]
+
+
+def _is_of(model: Path, label: str) -> bool:
+    """Whether a folder holds a trained model of this method."""
+    return model.name.rpartition("-seed")[0] == label and has_begun(model)
 
 
 def _write_again(folder: Path, name: str, rows: Sequence[Row]) -> None:

@@ -56,6 +56,7 @@ class Settings(Strict):
     `masks`: clean accuracies on the classes of ImageNet-A and -R, which stand beside these suites anyway. `frost`: a folder
     with the six original textures.
     `styles`: a folder of paintings, `adain`: the files of VGG and decoder. `seed`: of all that is random.
+    `classes`: `subset` allows clean pictures of some of the model's classes alone.
     """
 
     size: int | None = Field(default=None, ge=1, le=LARGEST)
@@ -79,6 +80,7 @@ class Settings(Strict):
     styles: str | None = None
     adain: tuple[str, str] | None = None
     seed: int = Field(default=0, ge=0)
+    classes: Literal["all", "subset"] = "all"
     batch_size: int = Field(default=64, ge=1)
     workers: int = Field(default=0, ge=0)
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
@@ -173,6 +175,7 @@ class Plan:
     root: Path | None
     settings: Settings
     outputs: int
+    called: str = ""
     fingerprints: dict[ImageSource, str] = field(default_factory=dict)
 
     @property
@@ -208,13 +211,13 @@ class Plan:
     def _refuse_missing_classes(self, labels: np.ndarray) -> None:
         """Fewer classes are an easier test; only of ImageNet's, subsets are known by their name."""
         known = self.tested.classes
-        if known is None or len(known) == IMAGENET_CLASSES:
+        if known is None or len(known) == IMAGENET_CLASSES or self.settings.classes == "subset":
             return
         if missing := [name for output, name in enumerate(known) if output not in set(labels.tolist())]:
             named = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
             raise DataError(
                 f"{self.root} has pictures of {len(known) - len(missing)} of the model's {len(known)} classes, none of "
-                f"{named}; name a folder with pictures of each."
+                f"{named}; name a folder with pictures of each, or add classes=subset."
             )
 
     @property
@@ -313,11 +316,13 @@ class Plan:
         assert isinstance(view, CenterCrop)
         width, height = (view.size, view.size) if view.size is not None else dataset.source.read(0).size
         shown: dict[str, object] = {
-            SET: set_name(self.root) if self.root is not None else self.tested.test_name,
+            SET: self.called or (set_name(self.root) if self.root is not None else self.tested.test_name),
             "height": height,
             "width": width,
             "precision": self.settings.precision,
         }
+        if self.settings.classes == "subset":
+            shown["classes"] = f"{len(np.unique(dataset.source.targets))} of {self.outputs}"
         if view.size is not None:
             shown |= {"resize": view.short_side, "interpolation": view.interpolation if view.short_side else "none"}
         if view.size is not None and view.short_side and view.crop_mode != "center":

@@ -19,7 +19,7 @@ from dat.nn.norm import without_auxiliary_norms
 from dat.nn.weights import load_strictly
 from dat.recipe import read
 from dat.recipe.classification import ClassificationRecipe
-from dat.recipe.data import FolderData, build_test, view_of
+from dat.recipe.data import FolderData, Tests, build_tests, view_of
 from dat.recipe.detection import DetectionRecipe, DetectorBlueprint
 from dat.recipe.methods import wants_auxiliary_norms
 from dat.recipe.model import open_model
@@ -42,18 +42,26 @@ class TrainedModel:
     seed: int
 
     def test_pictures(self) -> tuple[ImageDataset, tuple[int, int]]:
-        """The pictures the recipe tests on, with their height and width.
+        """The pictures the recipe tests on, with their height and width; of several sets those of the first.
 
         Raises:
             DataError: they are missing, or have other classes than those the model was trained on.
         """
-        return build_test(self.recipe.data, classes=self.classes)
+        tests = self.test_sets()
+        return tests.first, tests.size
+
+    def test_sets(self) -> Tests:
+        """All pictures the recipe tests on, by what they are called in results. Raises: DataError: as `test_pictures`."""
+        tests = build_tests(self.recipe.data, classes=self.classes)
+        return Tests({name or self.test_name: dataset for name, dataset in tests.sets.items()}, tests.size)
 
     @property
     def test_name(self) -> str:
-        """What these pictures are called in results."""
+        """What the first of these is called in results."""
         data = self.recipe.data
-        return set_name(data.test) if isinstance(data, FolderData) else data.source
+        if not isinstance(data, FolderData):
+            return data.source
+        return set_name(data.test) if isinstance(data.test, str) else next(iter(data.test))
 
 
 @dataclass(frozen=True, eq=False)

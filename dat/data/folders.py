@@ -18,6 +18,7 @@ from PIL import Image
 from dat.data.contents import contents
 from dat.data.draw import Draw, Labels, drawn
 from dat.data.images import decode, size_of
+from dat.data.spelling import spelt_twice
 from dat.errors import DataError, UsageError
 from dat.progress import warn
 
@@ -133,12 +134,13 @@ class ImageFolder(PictureFiles):
     Classes are the subfolders in alphabetical order; in numerical order where every name is a number (unlike
     torchvision), so that class i of ImageNet-V2 (folders 0 ... 999) is folder i. Pictures are in the order of their names
     and may lie deeper than one folder. Names that begin with a dot and files of other kinds are left out. Links are
-    followed. `per_class` keeps so many times the number of classes, chosen as `dat.data.draw.drawn` does.
+    followed. `per_class` keeps so many times the number of classes, chosen as `dat.data.draw.drawn` does. With `subset` there
+    may be folders of some of the `classes` alone; targets are positions in `classes` all the same.
 
     Raises:
         UsageError: `per_class` is below 1.
-        DataError: no such folder, no class folders, a class without pictures, or classes other than `classes`
-            (those of a checkpoint, in its order).
+        DataError: no such folder, no class folders, a class without pictures, one spelt in two ways, or classes other than
+            `classes` (those of a checkpoint, in its order).
     """
 
     def __init__(
@@ -148,22 +150,25 @@ class ImageFolder(PictureFiles):
         classes: Sequence[str] | None = None,
         per_class: int | None = None,
         draw: Draw = "in-proportion",
+        subset: bool = False,
     ) -> None:
         if per_class is not None and per_class < 1:
             raise UsageError(f"per_class is {per_class}; give 1 or more, or leave it out for all pictures.")
         root = Path(root)
         found = _class_folders(root)
-        if classes is not None:
-            _require_same_classes(root, found, tuple(classes))
+        _refuse_two_spellings(root, found)
+        known = found if classes is None else tuple(classes)
+        _require_same_classes(root, found, known, subset=subset)
         files = {name: sorted(_files(root, name, above=frozenset())) for name in found}
         _say_left_out(root, [file for names in files.values() for file in names])
         pictures = [_pictures_of_class(root, name, files[name]) for name in found]
-        targets = np.repeat(np.arange(len(found), dtype=np.int64), [len(names) for names in pictures])
+        labels = np.array([known.index(name) for name in found], dtype=np.int64)
+        targets = np.repeat(labels, [len(names) for names in pictures])
         names = [name for names in pictures for name in names]
         if per_class is not None:
             chosen = drawn(names, targets, per_class, draw)
             names, targets = [names[position] for position in chosen.tolist()], targets[chosen]
-        super().__init__(root, names, targets, found, named_by_class=True)
+        super().__init__(root, names, targets, known, named_by_class=True)
 
 
 class PictureFolder(PictureFiles):
@@ -233,13 +238,26 @@ def _files(root: Path, folder: str, *, above: frozenset[tuple[int, int]]) -> Ite
             yield name
 
 
-def _require_same_classes(root: Path, found: tuple[str, ...], expected: tuple[str, ...]) -> None:
-    if found == expected:
+def _refuse_two_spellings(root: Path, found: tuple[str, ...]) -> None:
+    if twice := spelt_twice(found):
+        raise DataError(f"{root} has one class spelt in two ways, {twice[0]!r} and {twice[1]!r}; put both into one folder.")
+
+
+def _require_same_classes(root: Path, found: tuple[str, ...], expected: tuple[str, ...], *, subset: bool) -> None:
+    if found == expected or (subset and set(found) <= set(expected)):
         return
+    if twice := spelt_twice(found, expected):
+        raise DataError(f"The class {twice[1]!r} of {root} is {twice[0]!r} in training; give its folder that name.")
     differences = {"missing": sorted(set(expected) - set(found)), "extra": sorted(set(found) - set(expected))}
     said = ", ".join(f"{len(names)} {kind} ({_shortened(names)})" for kind, names in differences.items() if names)
     said = said or _first_difference(found, expected)
-    raise DataError(f"The classes of {root} are not those of the training pictures: {said}; use folders with the same classes.")
+    is_part = set(found) < set(expected)
+    advice = (
+        "add them, or write classes: subset for a test set of some of the classes"
+        if is_part
+        else "use folders with the same classes"
+    )
+    raise DataError(f"The classes of {root} are not those of the training pictures: {said}; {advice}.")
 
 
 def _first_difference(found: tuple[str, ...], expected: tuple[str, ...]) -> str:

@@ -21,7 +21,7 @@ from dat.evaluation.cells import Cell, Correct, Labels, Predictions, View
 from dat.evaluation.intervals import METHOD, PERCENT, TOO_FEW, UNBOUNDED, PictureScores, picture_interval
 from dat.evaluation.metrics import ALEXNET_CLEAN_ERROR, Shares, mce, relative_mce
 from dat.evaluation.suites import SEVERITIES, clean_beside
-from dat.results import INTERVAL, Row, wilson
+from dat.results import INTERVAL, Row, wilson, without_set
 
 IMAGENET_C = ("c", "c-generated")
 """Sets of corruptions whose mean is over the 15 of the benchmark, and that have an mCE."""
@@ -114,19 +114,6 @@ def corruption_cell(name: str) -> CellName | None:
         case [suite, corruption, severity] if severity.isdigit():
             return suite, corruption, int(severity)
     return None
-
-
-def of_set(suite: str, pictures: str) -> str:
-    """A suite under the name of its pictures, to tell it from the same suite on others: `c@photos/fog/3`."""
-    first, *rest = suite.split("/")
-    return "/".join([f"{first}@{pictures}", *rest]) if pictures else suite
-
-
-def without_set(suite: str) -> tuple[str, str]:
-    """The suite, and the name of its pictures where it says one."""
-    first, *rest = suite.split("/")
-    plain, _, pictures = first.partition("@")
-    return "/".join([plain, *rest]), pictures
 
 
 def members_of(name: str, cells: Iterable[str]) -> dict[tuple[str, int], str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -32,7 +32,8 @@ from dat.recipe.training import TrainingSection
 class Evaluation:
     """What is measured on every model; the corrupted pictures may be fewer than the clean ones.
 
-    They are `c_per_class` times as many as there are classes, chosen as `c_draw` says.
+    They are `c_per_class` times as many as there are classes, chosen as `c_draw` says. `further` is what is measured on the
+    test sets after the first.
     """
 
     suites: tuple[Suite, ...]
@@ -40,15 +41,21 @@ class Evaluation:
     c_per_class: int | None
     c_draw: Draw
     batch_size: int
+    further: Evaluation | None = None
+
+
+SuiteName = Literal["clean", "fgsm", "c"]
 
 
 class EvaluationSection(Strict):
     """Test sets: `clean`, `fgsm` (one step of `fgsm_epsilon_255` / 255), `c` (15 corruptions at 5 severities).
 
     `c_per_class`, `c_draw`: fewer pictures to corrupt, as `test_per_class` and `draw` of the data choose them.
+    Of several test sets `suites` are of the first, `further_suites` of the others.
     """
 
-    suites: list[Literal["clean", "fgsm", "c"]] = Field(default=["clean", "fgsm", "c"], min_length=1)
+    suites: list[SuiteName] = Field(default=["clean", "fgsm", "c"], min_length=1)
+    further_suites: list[SuiteName] = Field(default=["clean"], min_length=1)
     fgsm_epsilon_255: float = Field(default=1.0, ge=0, le=255)
     c_per_class: int | None = Field(default=None, ge=1)
     c_draw: Draw = "in-proportion"
@@ -56,9 +63,12 @@ class EvaluationSection(Strict):
 
     def build(self) -> Evaluation:
         """The test sets, in the order of the recipe; corruption cells last."""
+        return dataclasses.replace(self._of(self.suites), further=self._of(self.further_suites))
+
+    def _of(self, names: Sequence[SuiteName]) -> Evaluation:
         single: dict[str, Suite] = {"clean": Clean(), "fgsm": FGSM(self.fgsm_epsilon_255 / 255)}
-        suites = tuple(single[name] for name in self.suites if name in single)
-        corruptions = tuple(corruption_suites()) if "c" in self.suites else ()
+        suites = tuple(single[name] for name in names if name in single)
+        corruptions = tuple(corruption_suites()) if "c" in names else ()
         return Evaluation(suites, corruptions, self.c_per_class, self.c_draw, self.batch_size)
 
 
@@ -203,7 +213,7 @@ class ClassificationRecipe(Strict):
     def _check_fit(self, data: Data, model: Blueprint) -> None:
         for label in self.methods:
             check_batches(training_of(self, label), data, where=f"methods.{label}")
-        if "c" in self.evaluation.suites:
+        if "c" in (*self.evaluation.suites, *(self.evaluation.further_suites if data.further else ())):
             check_corruptible(data)
         check_network(model, data)
 

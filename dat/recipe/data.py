@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+from collections.abc import Mapping
 from contextlib import nullcontext, suppress
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
-from pydantic import Field
+from pydantic import AfterValidator, Discriminator, Field, Tag, field_validator
 
 from dat.data.concatenated import Concatenated
 from dat.data.draw import Draw
 from dat.data.embedded import digits, in_memory
-from dat.data.folders import ImageFolder, ImageSource
+from dat.data.folders import ImageFolder, ImageSource, PictureFolder
 from dat.data.pipeline import CenterCrop, CropFlip, ImageDataset, ImageNet, Transform
 from dat.data.readable import without_unreadable
 from dat.data.subset import spread
 from dat.errors import DataError, UsageError
+from dat.progress import warn
+from dat.recipe.faults import member
+from dat.recipe.oddities import enlarged, leftovers
 from dat.recipe.strict import Strict
 
 LARGEST = 8192
@@ -60,9 +65,34 @@ class DigitsData(Strict):
     augment: Augment = NoAugment()
 
 
+class OneOfSets(Strict):
+    """One of several test sets. `classes: subset` allows a folder with some of the classes alone."""
+
+    folder: str
+    classes: Literal["all", "subset"] = "all"
+
+
+SET_NAME = re.compile(r"[\w.+-]+")
+"""A name of a test set: it stands in names of suites and of files."""
+
+_Places = dict[
+    str,
+    Annotated[
+        Annotated[str, Tag(member("place"))] | Annotated[OneOfSets, Tag(member("section"))],
+        Discriminator(lambda value: member("section" if isinstance(value, dict | OneOfSets) else "place")),
+    ],
+]
+TestFolders = Annotated[
+    Annotated[str, Tag(member("one"))] | Annotated[_Places, Tag(member("several"))],
+    Discriminator(lambda value: member("several" if isinstance(value, dict) else "one")),
+]
+"""A folder, or several by their names."""
+
+
 class FolderData(Strict):
     """Image folders with one subfolder per class. `size` None keeps the pictures at their own size.
 
+    `test` is a folder, or several by name: a folder each, or a section of `OneOfSets`.
     `allow_bad`: so many training pictures that cannot be read are left out, and named; every picture is then read once at the
     start, so that all epochs are of the same pictures.
     `train_per_class`, `test_per_class`: so many times as many pictures as there are classes. `draw` says which: at random, of
@@ -73,7 +103,7 @@ class FolderData(Strict):
     source: Literal["folder"]
     train: str
     extra_train: list[str] = Field(default=[])
-    test: str
+    test: TestFolders
     size: int | None = Field(default=None, ge=1, le=LARGEST)
     crop_pct: float = Field(default=0.875, gt=0, le=1)
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
@@ -84,6 +114,16 @@ class FolderData(Strict):
     in_memory: bool = False
     allow_bad: int = Field(default=0, ge=0)
     augment: Augment = ImageNetAugment()
+
+    @field_validator("test")
+    @classmethod
+    def _named(cls, test: str | Mapping[str, str | OneOfSets]) -> str | Mapping[str, str | OneOfSets]:
+        names = [test] if isinstance(test, str) else [*test]
+        if not names:
+            raise ValueError("names no test set; write test: FOLDER, or test: {NAME: FOLDER, ...}")
+        if odd := [name for name in names if names != [test] and not SET_NAME.fullmatch(name)]:
+            raise ValueError(f"{odd[0]!r} is no name of a test set; use letters, digits and any of . + - _")
+        return test
 
 
 LOOKED_AT = 2000
@@ -96,15 +136,31 @@ TO_TRAIN = {"train", "extra_train", "train_per_class", "allow_bad", "augment"}
 DataSection = Annotated[DigitsData | FolderData, Field(discriminator="source")]
 
 
+def _one_test_set(section: DigitsData | FolderData) -> DigitsData | FolderData:
+    if isinstance(section, FolderData) and not isinstance(section.test, str):
+        raise ValueError("test names several sets, which only recipes of classification measure; write test: FOLDER")
+    return section
+
+
+OneTestSet = Annotated[DataSection, AfterValidator(_one_test_set)]
+"""For what is measured on a single test set."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """Training and test pictures of one recipe."""
+    """Training and test pictures of one recipe.
+
+    `further` are the test sets after the first, which is called `test_name` where there are several. `notes` say what is odd.
+    """
 
     train: ImageDataset
     test: ImageDataset
     classes: tuple[str, ...]
     size: tuple[int, int]
     fingerprint: str
+    test_name: str = ""
+    further: Mapping[str, ImageDataset] = dataclasses.field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def facts(self, source: str) -> dict[str, Any]:
         """What `run.json` says of them."""
@@ -114,7 +170,14 @@ class Data:
             "test_images": len(self.test),
             "classes": len(self.classes),
             "image_size": list(self.size),
+            **({"test_sets": {name: len(test) for name, test in self.test_sets.items()}} if self.further else {}),
+            **({"notes": list(self.notes)} if self.notes else {}),
         }
+
+    @property
+    def test_sets(self) -> dict[str, ImageDataset]:
+        """All of them by name, the first first."""
+        return {self.test_name: self.test, **self.further}
 
     def seeded(self, seed: int) -> Data:
         """The same pictures, augmented by the random numbers of another seed."""
@@ -138,31 +201,75 @@ def build_data(section: DigitsData | FolderData, *, seed: int) -> Data:
         DataError: a folder is missing, a class is empty, training and test classes differ, or their number is not `classes`.
     """
     train = _train_source(section)
-    test, size = build_test(section, classes=train.classes)
+    tests = build_tests(section, classes=train.classes)
+    test, notes = tests.first, notes_of(section, tests, train)
+    for note in notes:
+        warn(note)
     return Data(
         ImageDataset(train, augmentation(section.augment, view_of(section)), seed=seed),
         test,
         train.classes,
-        size=size,
+        size=tests.size,
         fingerprint=test.source.fingerprint()[:12],
+        test_name=next(iter(tests.sets)),
+        further={name: dataset for name, dataset in tests.sets.items() if dataset is not test},
+        notes=notes,
     )
 
 
-def build_test(section: DigitsData | FolderData, *, classes: tuple[str, ...]) -> tuple[ImageDataset, tuple[int, int]]:
-    """The test pictures of a recipe with their height and width; `classes` are those of the training pictures.
+class Tests(NamedTuple):
+    """Test sets by name (the only one has none), with the height and width of their pictures."""
+
+    sets: dict[str, ImageDataset]
+    size: tuple[int, int]
+
+    @property
+    def first(self) -> ImageDataset:
+        """The one that is also attacked and corrupted."""
+        return next(iter(self.sets.values()))
+
+
+def build_tests(section: DigitsData | FolderData, *, classes: tuple[str, ...]) -> Tests:
+    """The test pictures of a recipe; `classes` are those of the training pictures.
 
     Raises:
-        DataError: the folder is missing, a class is empty, or it has other classes.
+        DataError: a folder is missing, a class is empty, it has other classes, or pictures of another size than the first.
     """
-    if isinstance(section, DigitsData):
-        source: ImageSource = digits("test", size=section.size)
-    else:
-        folder = ImageFolder(section.test, classes=classes, per_class=section.test_per_class, draw=section.draw)
-        _one_size(section, folder)
-        source = in_memory(folder) if section.in_memory else folder
     view = view_of(section)
-    width, height = (view.size, view.size) if view.size is not None else source.read(0).size
-    return ImageDataset(source, view, seed=0), (height, width)
+    if isinstance(section, DigitsData):
+        sources: dict[str, ImageSource] = {"": digits("test", size=section.size)}
+    else:
+        sources = {name: _test_source(section, place, classes) for name, place in named_folders(section).items()}
+    sizes = {name: (view.size, view.size) if view.size is not None else source.read(0).size for name, source in sources.items()}
+    (first, (width, height)), *others = sizes.items()
+    if odd := [name for name, size in others if size != (width, height)]:
+        met = f"{odd[0]} has pictures of {sizes[odd[0]][0]}x{sizes[odd[0]][1]}"
+        raise DataError(f"The test set {met}, {first} of {width}x{height}; set data.size, so that they are of one size.")
+    return Tests({name: ImageDataset(source, view, seed=0) for name, source in sources.items()}, (height, width))
+
+
+def named_folders(section: FolderData) -> dict[str, OneOfSets]:
+    """The test sets by name; the only one has none."""
+    places = {"": section.test} if isinstance(section.test, str) else section.test
+    return {name: OneOfSets(folder=place) if isinstance(place, str) else place for name, place in places.items()}
+
+
+def _test_source(section: FolderData, place: OneOfSets, classes: tuple[str, ...]) -> ImageSource:
+    chosen: Any = {"per_class": section.test_per_class, "draw": section.draw, "subset": place.classes == "subset"}
+    folder = ImageFolder(place.folder, classes=classes, **chosen)
+    _one_size(section, folder)
+    return in_memory(folder) if section.in_memory else folder
+
+
+def notes_of(section: DigitsData | FolderData, tests: Tests, train: ImageSource | None = None) -> tuple[str, ...]:
+    """What is odd about the pictures of folders; `train` are those of training, else looked for where the recipe says."""
+    if isinstance(section, DigitsData):
+        return ()
+    sources = {name: dataset.source for name, dataset in tests.sets.items()}
+    with suppress(DataError):  # who only evaluates need not have them
+        train = PictureFolder(section.train) if train is None else train
+    trained = {} if train is None else {"training": train}
+    return (*(leftovers(train, sources) if train is not None else ()), *enlarged(view_of(section), {**trained, **sources}))
 
 
 def _train_source(section: DigitsData | FolderData) -> ImageSource:

@@ -18,7 +18,7 @@ from dat.engine.discretizer_loop import DiscretizerTraining, check_training
 from dat.engine.steps import stream_seed
 from dat.errors import UsageError
 from dat.nn.imagenet_networks import ImageNetNetwork
-from dat.recipe.data import Data, DataSection
+from dat.recipe.data import Data, OneTestSet
 from dat.recipe.fits import check_batches, check_patches, check_perceptual
 from dat.recipe.header import Header, header_of, whole
 from dat.recipe.parts import Parts, Precision
@@ -180,7 +180,7 @@ class DiscretizerRecipe(DiscretizerSpec):
 
     kind: Literal["discretizer"]
     title: str
-    data: DataSection
+    data: OneTestSet
     out: str = ""
 
     def check(self) -> None:

@@ -15,7 +15,7 @@ from dat.discretizers.networks.fast import FastAutoencoder, affordable, student_
 from dat.discretizers.objective import Perceptual
 from dat.engine.distill import Distillation
 from dat.engine.steps import stream_seed
-from dat.recipe.data import Data, DataSection
+from dat.recipe.data import Data, OneTestSet
 from dat.recipe.fits import check_batches, check_perceptual
 from dat.recipe.header import Header, header_of, whole
 from dat.recipe.parts import Parts, Precision
@@ -60,7 +60,7 @@ class DistillationRecipe(Strict):
 
     kind: Literal["distillation"]
     title: str
-    data: DataSection
+    data: OneTestSet
     teacher: TeacherSection
     student: StudentSection = StudentSection()
     training: DistillationSection

@@ -154,6 +154,8 @@ def recipe_hash(recipe: Recipe) -> str:
     # Runs of before there were these keys have the same hash.
     if settings["data"].get("allow_bad") == 0:
         del settings["data"]["allow_bad"]
+    if settings.get("evaluation", {}).get("further_suites") == ["clean"]:
+        del settings["evaluation"]["further_suites"]
     for label, method in settings.get("methods", {}).items():
         settings["methods"][label] = without_untold_aim(method)
         if method.get("direction") == "gradient":

@@ -37,8 +37,15 @@ def inputs_of(recipe: Recipe, data: Sets) -> dict[str, str]:
     files = dict(_files_of(recipe.model_dump(mode="json")))
     hashes = {key: " ".join(map(file_sha256, paths)) for key, paths in files.items()}
     train = OR.join(_digests(data.train.source, most_bytes=MOST_BYTES))
-    tested = [digest[:12] for digest in _digests(data.test.source)] if isinstance(data, Data) else [data.fingerprint]
-    return {"data.train": train, "data.test": OR.join(tested), **hashes}
+    return {"data.train": train, **_tested(data), **hashes}
+
+
+def _tested(data: Sets) -> dict[str, str]:
+    """Of the test pictures; of the first set under the key of all."""
+    if not isinstance(data, Data):
+        return {"data.test": data.fingerprint}
+    sets = {"data.test": data.test} | {f"data.test.{name}": test for name, test in data.further.items()}
+    return {key: OR.join(digest[:12] for digest in _digests(test.source)) for key, test in sets.items()}
 
 
 def _digests(source: Any, *, most_bytes: int | None = None) -> list[str]:

@@ -158,7 +158,7 @@ def overview_figure(comparison: Comparison) -> Figure:
             panel.plot(values, [row + 0.24] * len(values), "o", ms=2.6, color=look.color, alpha=0.6)
             if value := comparison.estimate(suite, method):
                 draw_interval(panel, value, float(row), look)
-        panel.set_title(suite_title(suite), loc="left", fontweight="bold")
+        panel.set_title(comparison.title(suite), loc="left", fontweight="bold")
         panel.grid(axis="y", visible=False)
         panel.margins(x=0.08)
     axes[0].set_yticks(range(len(comparison.methods)), [method_title(method) for method in comparison.methods])

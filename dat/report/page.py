@@ -31,11 +31,12 @@ from dat.report.tables import (
     accuracy_table,
     all_tables,
     comparison_table,
+    is_part,
     plain_table,
     seeds_text,
     suite_title,
 )
-from dat.results import RESULTS, RUN, Row, altered, from_json, read_rows, write_text
+from dat.results import RESULTS, RUN, SET, Row, altered, from_json, of_set, read_rows, write_text
 from dat.version import __version__
 
 Part = TypeVar("Part")
@@ -45,6 +46,8 @@ ALARMED = "Not as it was written"
 """Heading of the alarms."""
 KNOWN = {"kind", "name", "recipe_hash", "methods"}
 """Some of these is in the facts of every run and evaluation."""
+CELL = 2
+"""So many slashes are in the name of a cell of corruptions."""
 
 PROTOCOL_TITLES = {
     "c": "Corruptions (mean)",
@@ -133,13 +136,14 @@ def gather(run: Path, *, mixed: bool = False) -> Report:
         raise UsageError(f"{run} is a run of kind {facts['kind']!r}; give the folder of a classification run.")
     comparison = comparison_table(in_order(rows, facts), mixed=mixed)
     recipe = attempt("The recipe", partial(read_file, run / "recipe.yaml"), left_out) or ""
+    later = attempt("What was evaluated later", partial(later_table, run, rows, comparison), left_out)
     drawn = [attempt(what, partial(draw, run, comparison), left_out) for what, draw in PLOTS.items()]
     return Report(
         title=str(facts.get("title") or facts.get("name") or run.name),
         subtitle=subtitle(facts, comparison),
         methods=comparison.methods,
-        reading=(*sentences(comparison), *no_adversaries(facts)),
-        tables={table.name: table for table in (*all_tables(comparison), paper_table(comparison, rows)) if table},
+        reading=(*sentences(comparison), *no_adversaries(facts), *odd_pictures(facts)),
+        tables={table.name: table for table in (*all_tables(comparison), later, paper_table(comparison, rows)) if table},
         plots={plot.name: plot for plot in drawn if plot},
         pictures=attempt("The pictures", partial(read_pictures, run, facts), left_out),
         provenance=provenance(facts, rows),
@@ -154,6 +158,40 @@ def no_adversaries(facts: Facts) -> list[str]:
     """What the self-test said of the adversary of each model, where it did not find one."""
     found = facts.get("adversary")
     return [str(sentence) for sentence in found] if isinstance(found, list) else []
+
+
+def odd_pictures(facts: Facts) -> list[str]:
+    """What is odd about the pictures, as the training said it."""
+    found = section(facts, "data").get("notes")
+    return [str(sentence) for sentence in found] if isinstance(found, list) else []
+
+
+def later_table(run: Path, rows: Sequence[Row], comparison: Comparison) -> Table | None:
+    """What `dat eval` left beside the models of a run, beside the accuracy on clean pictures that the training measured.
+
+    Raises:
+        DataError: rows are damaged, or cannot be put beside each other.
+    """
+    later = [row for method in comparison.methods for seed in comparison.seeds(method) for row in _later(run, method, seed)]
+    if not later:
+        return None
+    measured = [row for row in rows if row.suite == "clean" and row.source == "ours"]
+    try:
+        table = accuracy_table(comparison_table([*measured, *later]))
+    except UsageError as error:
+        raise DataError(str(error)) from error
+    caption = "What `dat eval` measured later, beside the clean pictures of the training: accuracy in percent, as above."
+    return replace(table, name="later", caption=caption)
+
+
+def _later(run: Path, method: str, seed: int | None) -> list[Row]:
+    """Accuracies on whole test sets that an evaluation of one model left, under the names of their sets."""
+    path = run / f"{method}-seed{seed}" / "evaluation" / RESULTS
+    rows = read_rows(path) if path.is_file() else []
+    whole = [row for row in rows if row.metric == "accuracy" and not is_part(row.suite) and row.suite.count("/") < CELL]
+    return [
+        replace(row, suite=of_set(row.suite, str(row.protocol.get(SET, "later"))), method=method, seed=seed) for row in whole
+    ]
 
 
 def alarms_of(folder: Path, facts: Facts, name: str) -> list[str]:

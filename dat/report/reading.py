@@ -19,7 +19,7 @@ from dat.report.tables import (
     seeds_text,
     suite_title,
 )
-from dat.results import Row
+from dat.results import Row, without_set
 
 FEW_SEEDS = 10
 MANY_METHODS = 6
@@ -101,7 +101,7 @@ def highest(comparison: Comparison, suite: str) -> str:
     if not found:
         return ""
     top = comparison.highest(suite)
-    begin = f"{suite_title(suite)}: the highest mean is that of {called(top)}, {with_interval(found[top])}"
+    begin = f"{comparison.title(suite)}: the highest mean is that of {called(top)}, {with_interval(found[top])}"
     marks = comparison.marks(suite)
     if len(found) < 2:
         return begin + "; no other method was measured."
@@ -261,7 +261,8 @@ def called(method: str) -> str:
 
 def place(suite: str) -> str:
     """Where a comparison was made, within a sentence."""
-    return PLACES.get(suite, f"on {suite_title(suite)}")
+    plain, pictures = without_set(suite)
+    return PLACES.get(plain, f"on {suite_title(plain)}") + f" of {pictures}" * bool(pictures)
 
 
 def listed(names: Sequence[str]) -> str:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import Literal
 
 from dat.errors import DataError, UsageError
 from dat.evaluation.intervals import certain_sign
 from dat.report.layout import Layout, Seed, layout_of, rounding_of, shared_seeds
-from dat.results import INTERVAL, SET, Row, differing, mean_interval
+from dat.results import INTERVAL, SET, Row, differing, mean_interval, of_set, without_set
 
 Mark = Literal["", "best", "tie"]
 Scores = dict[str, dict[str, dict[Seed, float]]]
@@ -95,6 +95,8 @@ class Comparison:
 
     `adversaries` say of each model, by method and seed, whether the adversary raises its loss above that of a random step
     beyond chance (1), lowers it below that (-1), or neither can be said (0), as the self-test does.
+
+    `pictures` is what the first of several test sets is called; suites on the others say their own, as `clean@art`.
     """
 
     methods: tuple[str, ...]
@@ -104,6 +106,12 @@ class Comparison:
     scores: Scores
     images: dict[str, int]
     adversaries: dict[str, dict[Seed, int]]
+    pictures: str = ""
+
+    def title(self, suite: str) -> str:
+        """The name of a suite as a heading, with that of its pictures where there are several sets."""
+        own = of_set(suite, self.pictures) if suite in self.suites and not without_set(suite)[1] else suite
+        return suite_title(own)
 
     def layout(self, suite: str) -> Layout | None:
         """What the means and differences of a suite are judged by; None where methods share fewer than two seeds.
@@ -205,7 +213,7 @@ def comparison_table(rows: Iterable[Row], *, mixed: bool = False) -> Comparison:
     """
     rows = list(rows)
     adversaries = adversaries_of(rows)
-    rows = counted(rows)
+    rows, pictures = by_set(counted(rows))
     if not whole_suites(rows):
         raise DataError("The results hold no accuracy of ours on a whole test set (clean, fgsm, c); run `dat eval` first.")
     if not mixed:
@@ -224,7 +232,21 @@ def comparison_table(rows: Iterable[Row], *, mixed: bool = False) -> Comparison:
         scores=scores,
         images=images,
         adversaries=adversaries,
+        pictures=pictures,
     )
+
+
+def by_set(rows: Sequence[Row]) -> tuple[list[Row], str]:
+    """The rows, those on other sets than the first under names of their own; and the first's name where there are others."""
+    first, *others = dict.fromkeys(str(row.protocol.get(SET, "")) for row in rows if row.metric == "accuracy") or [""]
+    if not others:
+        return [*rows], ""
+    return [row if (name := str(row.protocol.get(SET, ""))) in ("", first) else _on(row, name) for row in rows], first
+
+
+def _on(row: Row, name: str) -> Row:
+    """A row whose suite says its set."""
+    return row if without_set(row.suite)[1] else replace(row, suite=of_set(row.suite, name))
 
 
 def adversaries_of(rows: Iterable[Row]) -> dict[str, dict[Seed, int]]:
@@ -277,8 +299,14 @@ def collect(rows: Iterable[Row]) -> Scores:
 
 def whole_suites(rows: Iterable[Row]) -> tuple[str, ...]:
     """Test sets that are one column each: clean, FGSM, the mean over corruptions, then others as they come."""
-    names = [row.suite for row in rows if row.metric == "accuracy" and not row.suite.startswith("c/")]
-    return tuple(name for name in dict.fromkeys([*SUITE_TITLES, *names]) if name in names and name != CLEAN_OF_C)
+    names = [row.suite for row in rows if row.metric == "accuracy" and not is_part(row.suite)]
+    return tuple(name for name in dict.fromkeys([*SUITE_TITLES, *names]) if name in names)
+
+
+def is_part(suite: str) -> bool:
+    """Whether a suite is no test set of its own: a cell of corruptions, or what stands beside them."""
+    plain, _ = without_set(suite)
+    return plain.startswith("c/") or plain == CLEAN_OF_C
 
 
 def grouped(corruptions: Iterable[str]) -> dict[str, tuple[str, ...]]:
@@ -386,8 +414,10 @@ def method_title(method: str) -> str:
 
 
 def suite_title(suite: str) -> str:
-    """The name of a test set as a heading."""
-    return SUITE_TITLES.get(suite, suite.removeprefix("c/").replace("_", " ").replace("jpeg", "JPEG"))
+    """The name of a test set as a heading, with that of its pictures where it says it."""
+    plain, pictures = without_set(suite)
+    title = SUITE_TITLES.get(plain, plain.removeprefix("c/").replace("_", " ").replace("jpeg", "JPEG"))
+    return title + f" ({pictures})" * bool(pictures)
 
 
 def number(value: float, *, decimals: int = 1, signed: bool = False) -> str:
@@ -450,7 +480,7 @@ def accuracy_table(comparison: Comparison) -> Table:
     """Methods by test sets, with the share of codes that the method changes and what a step costs."""
     whole = with_clean_of_c(comparison)
     suites = [suite for suite in (*whole, "codes") if suite in comparison.scores]
-    columns = [Column(suite_title(suite), images_text(comparison, suite)) for suite in whole]
+    columns = [Column(comparison.title(suite), images_text(comparison, suite)) for suite in whole]
     columns += [Column("Codes changed", "%")] * ("codes" in suites)
     columns += cost_columns(comparison)
     lines = [
@@ -522,7 +552,7 @@ def difference_table(comparison: Comparison, *, method: str = "", to: str = "") 
         caption=f"Difference in accuracy, in percentage points, {what}: mean of the paired differences ± half of its "
         "95 % interval.",
         corner="Method" if to else f"{method_title(method)} minus",
-        columns=tuple(Column(suite_title(suite), "points") for suite in comparison.suites),
+        columns=tuple(Column(comparison.title(suite), "points") for suite in comparison.suites),
         lines=tuple(lines),
         notes=(PAIRED,),
     )

@@ -59,7 +59,7 @@ class ClassificationStudy:
     def rows(self, models: Mapping[Job, nn.Module]) -> list[Row]:
         """Accuracies, what an adversary does, costs, and what a paper reports."""
         with self.run.timed("evaluate"), followed_by(self._forecast.seconds((), evaluated=False)):
-            rows = measured.accuracies(self._subject, models)
+            rows = [row for subject in self._subjects for row in measured.accuracies(subject, models)]
         if not self.run.place.is_main:
             return rows
         if self._discretizer is None:
@@ -132,13 +132,18 @@ class ClassificationStudy:
     @property
     def _forecast(self) -> Forecast:
         opened, jobs = self.opened, self._jobs
-        shown = len(jobs) * measured.images_to_show(self._subject)
+        shown = len(jobs) * sum(map(measured.images_to_show, self._subjects))
         return Forecast(self.run.folder, self._trainings, jobs, len(opened.data.train), shown, opened.equal_time_as)
 
     @cached_property
     def _subject(self) -> measured.Subject:
-        data = self.opened.data
-        return measured.Subject(self.opened.evaluation, self.opened.header.recipe_hash, data.test, data.size, self.run.place)
+        data, recipe_hash = self.opened.data, self.opened.header.recipe_hash
+        return measured.Subject(self.opened.evaluation, recipe_hash, data.test, data.size, self.run.place, data.test_name)
+
+    @cached_property
+    def _subjects(self) -> list[measured.Subject]:
+        """One a test set, the first first."""
+        return [self._subject, *(self._subject.on(name, test) for name, test in self.opened.data.further.items())]
 
     def _ready_discretizer(self) -> FrozenDiscretizer | None:
         """Train the discretizer, if the recipe says so."""

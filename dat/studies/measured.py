@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from io import BytesIO
 from pathlib import Path
@@ -26,7 +26,7 @@ from dat.evaluation.predict import Classifier, Shelf, predict
 from dat.evaluation.suites import Clean, Suite, clean_beside
 from dat.progress import Bar
 from dat.recipe.classification import Evaluation
-from dat.results import Row, from_json, machine, versions, write_bytes
+from dat.results import SET, Row, from_json, machine, versions, write_bytes
 from dat.studies import words
 from dat.studies.study import Job, MakeRow
 from dat.tasks.classification import Classification
@@ -47,13 +47,18 @@ Answers = dict[Job, dict[str, Correct]]
 
 @dataclass(frozen=True)
 class Subject:
-    """What is measured, on which pictures, and where that happens."""
+    """What is measured, on which pictures, and where that happens; `name` is that of the pictures, if there are others."""
 
     evaluation: Evaluation
     recipe_hash: str
     test: ImageDataset
     size: tuple[int, int]
     place: Place
+    name: str = ""
+
+    def on(self, name: str, test: ImageDataset) -> Subject:
+        """Another test set, on which is measured what the recipe says of further ones."""
+        return replace(self, evaluation=self.evaluation.further or self.evaluation, name=name, test=test)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -79,7 +84,7 @@ def accuracies(subject: Subject, models: Models, *, keep: Keep | None = None) ->
     parts = _parts(subject)
     place = subject.place
     shares = (len(suites) * len(range(place.process, len(dataset), place.processes)) for dataset, suites in parts)
-    with Bar("evaluate", sum(shares), shown=place.is_main) as bar:
+    with Bar(f"evaluate {subject.name}".strip(), sum(shares), shown=place.is_main) as bar:
         for dataset, suites in parts:
             for key, correct in _answers(subject, models, dataset, suites, bar=bar, keep=keep).items():
                 answers[key] |= correct
@@ -140,7 +145,7 @@ def _drawn_as(subject: Subject) -> dict[str, object]:
 def _rows_of(subject: Subject, answers: Mapping[str, Correct], job: Job) -> list[Row]:
     view = subject.test.transform
     height, width = subject.size
-    shown = {"data": subject.fingerprint, "height": height, "width": width, **_cropped(view)}
+    shown = {**_of_which(subject), "height": height, "width": width, **_cropped(view)}
     of_part = partial(
         accuracy_rows,
         answers,
@@ -153,6 +158,13 @@ def _rows_of(subject: Subject, answers: Mapping[str, Correct], job: Job) -> list
     )
     parts = ((suites, {} if dataset is subject.test else _drawn_as(subject)) for dataset, suites in _parts(subject))
     return [row for suites, drawn in parts for row in of_part(suites, protocol={**shown, **drawn})]
+
+
+def _of_which(subject: Subject) -> dict[str, object]:
+    """Which pictures: the name of their set where it has one, what they hold, and of how many classes where not of all."""
+    there, known = len(np.unique(subject.test.source.targets)), len(subject.classes)
+    some = {"classes": f"{there} of {known}"} if there < known else {}
+    return {**({SET: subject.name} if subject.name else {}), "data": subject.fingerprint, **some}
 
 
 def _cropped(view: Transform) -> dict[str, object]:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64
 
+from dat.data.spelling import spelt_twice
 from dat.data.testsets.table import Outputs
 from dat.errors import DataError, UsageError
 
@@ -96,6 +97,8 @@ def outputs_of(names: Sequence[str], classes: Classes, where: str | Path) -> OfC
     if not known and len(names) == count:
         return np.arange(count)
     if foreign := sorted(set(names) - set(known)):
+        if twice := spelt_twice(foreign, known):
+            raise DataError(f"The class {twice[1]!r} of {where} is {twice[0]!r} in the model; give its folder that name.")
         shown = ", ".join(foreign[:3]) + (", ..." if len(foreign) > 3 else "")
         advice = "give the set of its classes, or folders named as they are"
         raise DataError(f"{where} has {len(names)} classes, not those of the model, which has {count} ({shown}); {advice}.")

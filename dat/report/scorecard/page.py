@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from dat.errors import DataError, UsageError
 from dat.evaluation import store
 from dat.evaluation.intervals import PictureScores, Positions, Scores
-from dat.evaluation.robustness import Answers, answers_of, members_of, of_set, picture_scores, without_set
+from dat.evaluation.robustness import Answers, answers_of, members_of, picture_scores
 from dat.evaluation.suites import clean_beside
 from dat.report import figures
 from dat.report.page import (
@@ -55,7 +55,7 @@ from dat.report.scorecard.rows import (
     verdicts,
 )
 from dat.report.tables import Estimate, Table, method_title, plain_table
-from dat.results import EVALUATION, INTERVAL, RESULTS, SET, Row, read_rows, write_text
+from dat.results import EVALUATION, INTERVAL, RESULTS, SET, Row, of_set, read_rows, without_set, write_text
 from dat.version import __version__
 
 PANELS = 5

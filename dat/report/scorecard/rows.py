@@ -12,7 +12,7 @@ import numpy as np
 
 from dat.errors import UsageError
 from dat.evaluation.intervals import PERCENT, Difference, Scores, paired_difference, picture_interval
-from dat.evaluation.robustness import corruption_cell, members_of, of_set, without_set
+from dat.evaluation.robustness import corruption_cell, members_of
 from dat.evaluation.suites import SEVERITIES, clean_beside
 from dat.report.tables import (
     ABSENT,
@@ -30,7 +30,7 @@ from dat.report.tables import (
     refuse_mixed_protocols,
     suite_title,
 )
-from dat.results import INTERVAL, Row, differing
+from dat.results import INTERVAL, Row, differing, of_set, without_set
 
 Key = tuple[str, str]
 """Suite and metric of a number."""

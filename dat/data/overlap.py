@@ -1,0 +1,78 @@
+"""Pictures that two sets share, by what their files hold: a model has seen such a test picture."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from dat.data.concatenated import Concatenated
+from dat.data.contents import contents
+from dat.data.embedded import ArraySource
+from dat.data.folders import ImageSource, PictureFiles
+from dat.data.subset import Subset
+
+MOST_BYTES = 4 * 2**30
+"""So much is read of a set, at most, to compare it; of a larger one a sample of files is compared."""
+UNREAD = "not read"
+
+
+class File(NamedTuple):
+    """A picture of a set: its folder, and its name there."""
+
+    root: Path
+    name: str
+
+    @property
+    def path(self) -> Path:
+        """Where it is."""
+        return self.root / self.name
+
+
+def files_of(source: ImageSource) -> list[File]:
+    """The files of the pictures, in their order; none of a set that comes from no files."""
+    match source:
+        case PictureFiles():
+            return [File(source.root, source.name(index)) for index in range(len(source))]
+        case Subset():
+            whole = files_of(source.source)
+            return [whole[position] for position in source.positions.tolist()] if whole else []
+        case Concatenated():
+            return [file for part in source.sources for file in files_of(part)]
+        case ArraySource() if source.files is not None:
+            return files_of(source.files)
+    return []
+
+
+def shared_pictures(train: ImageSource, test: ImageSource) -> list[tuple[File, File]]:
+    """Pictures of `test` whose files hold what a file of `train` holds, each with that one. Files of other sizes are not read.
+
+    Raises:
+        DataError: a file is gone, or cannot be read.
+    """
+    ours, theirs = _by_size(files_of(train)), _by_size(files_of(test))
+    both = ours.keys() & theirs.keys()
+    known = {held: file for file, held in _held(file for size in both for file in ours[size])}
+    tested = _held(file for size in both for file in theirs[size])
+    return sorted((file, known[held]) for file, held in tested if held in known)
+
+
+def _by_size(files: Iterable[File]) -> dict[int, list[File]]:
+    found: dict[int, list[File]] = {}
+    for file in files:
+        if file.path.is_file():  # what is gone is told by who reads it
+            found.setdefault(file.path.stat().st_size, []).append(file)
+    return found
+
+
+def _held(files: Iterable[File]) -> list[tuple[File, str]]:
+    """Of each file that was read, what it holds."""
+    by_root: dict[Path, list[str]] = {}
+    for file in files:
+        by_root.setdefault(file.root, []).append(file.name)
+    found = [
+        (File(root, name), held)
+        for root, names in by_root.items()
+        for name, held in zip(names, contents(root, names, most_bytes=MOST_BYTES), strict=True)
+    ]
+    return [(file, held) for file, held in found if not held.endswith(UNREAD)]

@@ -1,0 +1,60 @@
+"""What is odd about pictures, and no fault: said once before a training, and kept with its numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+
+from dat.data.folders import ImageSource
+from dat.data.images import size_of
+from dat.data.overlap import File, files_of, shared_pictures
+from dat.data.pipeline import CenterCrop
+from dat.data.subset import spread
+from dat.errors import DataError
+
+LOOKED_AT = 2000
+"""So many pictures of a set, at even distances, are asked for their size."""
+ENLARGED = 2.0
+"""More than this is said: from there on a picture holds less than half of what its side could."""
+NAMED = 3
+
+
+def leftovers(train: ImageSource, tests: Mapping[str, ImageSource]) -> Iterator[str]:
+    """A sentence for each test set that shares pictures with the training pictures.
+
+    It is no refusal: published sets hold such pictures, too, and whoever tests on them must be able to.
+
+    Raises:
+        DataError: a file cannot be read.
+    """
+    for name, test in tests.items():
+        if found := shared_pictures(train, test):
+            pairs = [f"{ours.path} (in training {theirs.path})" for ours, theirs in found[:NAMED]]
+            named = ", ".join(pairs) + ", ..." * (len(found) > NAMED)
+            which = f"test pictures of {name}" if name else "test pictures"
+            yield (
+                f"{len(found)} of the {len(test)} {which} are training pictures, too: {named}; "
+                "take them out of one of the two, or the accuracy is partly of pictures that were trained on."
+            )
+
+
+def enlarged(view: CenterCrop, sets: Mapping[str, ImageSource]) -> Iterator[str]:
+    """A sentence, where there are pictures that are shown at more than twice their size; a sample is looked at."""
+    if view.size is None:
+        return
+    sides = [(file, side) for source in sets.values() for file, side in _short_sides(source)]
+    small = [(file, side) for file, side in sides if view.short_side > ENLARGED * side]
+    if small:
+        file, side = min(small, key=lambda pair: pair[1])
+        yield (
+            f"{len(small)} of {len(sides)} pictures that were looked at are enlarged by more than two, {file.path} by "
+            f"{view.short_side / side:.1f} (its short side has {side} pixels and is shown with {view.short_side}); a smaller "
+            "data.size shows as much, and is faster."
+        )
+
+
+def _short_sides(source: ImageSource) -> Iterator[tuple[File, int]]:
+    files = files_of(source)
+    for position in spread(source, LOOKED_AT).positions.tolist() if files else ():
+        with suppress(DataError):  # what cannot be read is told by who reads it
+            yield files[position], min(size_of(files[position].path))

@@ -1,0 +1,308 @@
+"""Several named test sets: a column each, on the page of a run and in `dat eval`; and pictures that nobody means to test on."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+import dat
+from dat.cli import app
+from dat.data import folders
+from dat.data.folders import ImageFolder
+from dat.data.overlap import shared_pictures
+from dat.data.subset import Subset
+from dat.errors import DataError, UsageError
+from dat.evaluation.suites import FGSM
+from dat.recipe import read
+from dat.recipe.header import recipe_hash
+from dat.results import Row, read_rows, write_rows
+
+CLASSES = ("cat", "dog", "fox")
+
+
+def paint(root: Path, classes: tuple[str, ...] = CLASSES, *, count: int = 4, side: int = 16, seed: int) -> Path:
+    """Noise: pictures that no other set has."""
+    draws = np.random.default_rng(seed)
+    for name in classes:
+        (root / name).mkdir(parents=True)
+        for number in range(count):
+            Image.fromarray(draws.integers(0, 256, (side, side, 3), dtype=np.uint8)).save(root / name / f"{number}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("photos")
+    for seed, name in enumerate(("train", "test", "art", "sketch")):
+        paint(root / name, seed=seed, count=4 + seed)
+    paint(root / "some", ("dog", "fox"), seed=7)
+    return root
+
+
+def recipe(photos: Path, out: Path, **data: Any) -> dict[str, Any]:
+    section = {"source": "folder", "train": str(photos / "train"), "test": str(photos / "test"), "size": 16, "crop_pct": 1.0}
+    return {
+        "kind": "classification",
+        "title": "sets",
+        "out": str(out),
+        "data": {**section, "augment": {"kind": "none"}, **data},
+        "model": {"name": "small_resnet", "options": {"depth": 8, "width": 4}},
+        "training": {"epochs": 1, "batch_size": 6, "lr": 0.01},
+        "methods": {"standard": {}, "at": {}},
+        "seeds": [0],
+        "evaluation": {"suites": ["clean", "fgsm"]},
+    }
+
+
+@pytest.fixture(scope="module")
+def run(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Trained once, tested on three sets."""
+    places = {
+        "photo": str(photos / "test"),
+        "art": str(photos / "art"),
+        "some": {"folder": str(photos / "some"), "classes": "subset"},
+    }
+    return dat.train(recipe(photos, tmp_path_factory.mktemp("runs") / "run", test=places), cpu=True)
+
+
+@pytest.fixture
+def rows(run: Path) -> list[Row]:
+    return [row for row in read_rows(run / "results.jsonl") if row.metric == "accuracy"]
+
+
+def test_each_set_has_rows_with_its_name_and_its_pictures(rows: list[Row], photos: Path) -> None:
+    assert [(row.method, row.suite, row.protocol["set"], row.n) for row in rows if row.method == "at"] == [
+        ("at", "clean", "photo", 15),
+        ("at", "fgsm", "photo", 15),
+        ("at", "clean", "art", 18),
+        ("at", "clean", "some", 8),
+    ]
+    assert rows[0].protocol["data"] == ImageFolder(photos / "test").fingerprint()[:12]
+    assert {row.protocol.get("classes") for row in rows if row.protocol["set"] == "some"} == {"2 of 3"}
+    assert len({row.protocol["data"] for row in rows}) == 3
+
+
+def test_a_column_each_in_one_table(run: Path) -> None:
+    page = (run / "report.md").read_text()
+    heading = next(line for line in page.splitlines() if line.startswith("| Method | Clean"))
+    titles = [cell.split(" (1")[0].strip() for cell in heading.split("|")[2:-1]]
+    assert titles[:4] == ["Clean (photo)", "FGSM (photo)", "Clean (art)", "Clean (some)"]
+    assert json.loads((run / "run.json").read_text())["data"]["test_sets"] == {"photo": 15, "art": 18, "some": 8}
+
+
+def test_targets_of_a_part_of_the_classes_are_those_of_all(photos: Path) -> None:
+    source = ImageFolder(photos / "some", classes=CLASSES, subset=True)
+    assert source.classes == CLASSES
+    assert {source.name(i).split("/")[0]: int(source.targets[i]) for i in range(len(source))} == {"dog": 1, "fox": 2}
+    with pytest.raises(DataError, match=r"1 missing \('cat'\); add them, or write classes: subset"):
+        ImageFolder(photos / "some", classes=CLASSES)
+
+
+def test_other_suites_are_of_the_first_set_unless_asked(photos: Path, tmp_path: Path) -> None:
+    values = recipe(photos, tmp_path / "run", test={"photo": str(photos / "test"), "art": str(photos / "art")})
+    values |= {"methods": {"standard": {}}, "evaluation": {"suites": ["clean"], "further_suites": ["clean", "fgsm"]}}
+    found = [(row.suite, row.protocol["set"]) for row in read_rows(dat.train(values, cpu=True) / "results.jsonl") if row.ci]
+    assert found == [("clean", "photo"), ("clean", "art"), ("fgsm", "art")]
+
+
+def test_a_single_folder_has_the_hash_that_it_had_before_there_were_several() -> None:
+    values = recipe(Path("photos"), Path("run"))
+    assert recipe_hash(read.parse(values)) == "a9f4f9a34581"
+    assert recipe_hash(read.load("demo")) == "64ffa139ea1a"
+    assert recipe_hash(read.parse({**values, "evaluation": {"further_suites": ["fgsm"]}})) != recipe_hash(
+        read.parse({**values, "evaluation": {}})
+    )
+
+
+def test_a_changed_set_is_another_input(photos: Path, tmp_path: Path) -> None:
+    from dat.recipe.inputs import inputs_of
+    from dat.recipe.parts import OnDisk
+
+    parsed = read.parse(recipe(photos, tmp_path, test={"photo": str(photos / "test"), "art": str(photos / "art")}))
+    found = inputs_of(parsed, OnDisk().data(parsed.data))
+    assert found["data.test.art"] == ImageFolder(photos / "art").fingerprint()[:12] != found["data.test"]
+
+
+def test_every_set_is_listed_once(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    listed: list[str] = []
+    original = folders._class_folders
+
+    def listing(root: Path) -> tuple[str, ...]:
+        listed.append(root.name)
+        return original(root)
+
+    monkeypatch.setattr(folders, "_class_folders", listing)
+    values = recipe(photos, tmp_path / "run", test={"photo": str(photos / "test"), "art": str(photos / "art")})
+    dat.train({**values, "methods": {"standard": {}}}, cpu=True)
+    assert sorted(listed) == ["art", "test", "train"]
+
+
+@pytest.mark.parametrize(
+    ("test", "said"),
+    [
+        ({}, "names no test set"),
+        ({"a/b": "x"}, "'a/b' is no name of a test set; use letters"),
+        ({"art": {"folder": "x", "clases": "subset"}}, r"data\.test\.art\.clases: unknown key"),
+        (3, r"data\.test: must be a valid string, not 3"),
+    ],
+)
+def test_wrong_names_of_sets_are_refused(test: Any, said: str, photos: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=said):
+        read.parse(recipe(photos, tmp_path, test=test))
+
+
+def test_only_comparisons_of_classifiers_have_several(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="names several sets, which only recipes of classification measure"):
+        read.load("discretizer/photos-f4", ["data.test={a: x}"])
+
+
+# ---- later
+
+
+def command(*words: object) -> str:
+    done = CliRunner().invoke(app, list(map(str, words)))
+    if done.exit_code:
+        raise done.exception if done.exception is not None else AssertionError(done.output)
+    return done.stdout
+
+
+def test_a_run_is_evaluated_on_named_sets_in_one_table_and_its_page_shows_them(run: Path, photos: Path) -> None:
+    shown = command("eval", run, "--data", f"art={photos / 'art'}", "--data", f"sketch={photos / 'sketch'}", "--cpu")
+    assert re.search(r"Clean \(art\) +Clean \(sketch\)\n", shown)
+    assert re.search(r"^Standard .*\nAT ", shown, re.MULTILINE)
+    stored = read_rows(run / "at-seed0" / "evaluation" / "results.jsonl")
+    assert [(row.suite, row.protocol["set"], row.n) for row in stored] == [("clean", "art", 18), ("clean", "sketch", 21)]
+    command("report", run)
+    page = (run / "report.md").read_text()
+    later = page.split("What `dat eval` measured later")[1]
+    heading = next(line for line in later.splitlines() if line.startswith("| Method"))
+    titles = [re.sub(r" \(1 .*", "", cell.strip()) for cell in heading.split("|")[2:-1]]
+    assert titles == ["Clean (photo)", "Clean (art)", "Clean (sketch)"]
+    trained = next(row for row in read_rows(run / "results.jsonl") if row.method == "at" and row.protocol.get("set") == "art")
+    assert stored[0].value == trained.value
+
+
+def test_suites_are_shown_of_each_named_set(run: Path, photos: Path, tmp_path: Path) -> None:
+    words = ["eval", run / "standard-seed0", "--suites", "clean,fgsm", "--out", tmp_path, "--cpu", "--json"]
+    lines = command(*words, "--data", f"a.1={photos / 'art'}", "--data", f"b={photos / 'sketch'}").splitlines()
+    found = [json.loads(line) for line in lines]
+    assert [(row["suite"], row["protocol"]["set"]) for row in found] == [
+        (s, n) for n in ("a.1", "b") for s in ("clean", "fgsm")
+    ]
+    assert "Clean (b)" in (tmp_path / "report.md").read_text()
+
+
+def test_some_of_the_classes_must_be_asked_for_in_the_command_too(run: Path, photos: Path, tmp_path: Path) -> None:
+    model, out = run / "standard-seed0", ["--out", tmp_path, "--cpu", "--json"]
+    again = ["eval", model, "--data", f"some={photos / 'some'}", *out]
+    with pytest.raises(DataError, match="classes: subset"):
+        command(*again)
+    (row,) = [json.loads(line) for line in command(*again, "classes=subset").splitlines()]
+    assert (row["n"], row["protocol"]["classes"]) == (8, "2 of 3")
+    suites = ["eval", model, "--suites", "clean", "--data", photos / "some", *out]
+    with pytest.raises(DataError, match="none of cat; name a folder with pictures of each, or add classes=subset"):
+        command(*suites)
+    (other,) = [json.loads(line) for line in command(*suites, "classes=subset").splitlines()]
+    assert (other["value"], other["protocol"]["classes"]) == (row["value"], "2 of 3")
+
+
+@pytest.mark.parametrize("words", [["art=x", "y"], ["art=x", "art=y"], ["art=x", "b="]])
+def test_several_sets_are_named(words: list[str], run: Path) -> None:
+    with pytest.raises(UsageError, match="names no set of its own; write --data NAME=FOLDER for each"):
+        command("eval", run, *(part for word in words for part in ("--data", word)))
+
+
+def test_rows_that_cannot_be_put_beside_each_other_are_left_out_of_the_page(run: Path, photos: Path) -> None:
+    command("eval", run, "--data", f"art={photos / 'art'}", "--cpu")
+    path = run / "at-seed0" / "evaluation" / "results.jsonl"
+    before = read_rows(path)
+    write_rows(path, [Row(**{**vars(row), "protocol": {**row.protocol, "height": 5}}) for row in before])
+    command("report", run)
+    write_rows(path, before)
+    assert "What was evaluated later: left out. Suite 'clean@art' was measured in two ways" in (run / "report.md").read_text()
+
+
+# ---- pictures that nobody means
+
+
+def test_one_class_spelt_in_two_ways_is_refused(photos: Path, tmp_path: Path) -> None:
+    paint(tmp_path / "test", ("cat", "Dog", "fox"), seed=3)
+    with pytest.raises(DataError, match=r"The class 'Dog' of .*test is 'dog' in training; give its folder that name"):
+        dat.train(recipe(photos, tmp_path / "run", test=str(tmp_path / "test")), cpu=True)
+    paint(tmp_path / "train", ("red fox", "Red_Fox"), seed=3)
+    with pytest.raises(DataError, match=r"train has one class spelt in two ways, 'Red_Fox' and 'red fox'; put both"):
+        ImageFolder(tmp_path / "train")
+    paint(tmp_path / "letters", ("A", "a"), seed=3)
+    assert ImageFolder(tmp_path / "letters").classes == ("A", "a")
+
+
+def test_a_class_spelt_otherwise_than_the_models_is_told_by_the_command(run: Path, tmp_path: Path) -> None:
+    paint(tmp_path / "test", ("cat", "Dog", "fox"), seed=3)
+    with pytest.raises(DataError, match=r"The class 'Dog' of .* is 'dog' in the model; give its folder that name"):
+        command("eval", run / "at-seed0", "--suites", "clean", "--data", tmp_path / "test", "--out", tmp_path / "o", "--cpu")
+
+
+def test_training_pictures_among_the_test_pictures_are_counted_and_named(
+    photos: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paint(tmp_path / "test", seed=11)
+    for number in range(2):
+        (tmp_path / "test" / "dog" / f"left{number}.png").write_bytes((photos / "train" / "cat" / f"{number}.png").read_bytes())
+    values = {**recipe(photos, tmp_path / "run", test=str(tmp_path / "test")), "methods": {"standard": {}}}
+    folder = dat.train(values, cpu=True)
+    first = f"{tmp_path}/test/dog/left0.png (in training {photos}/train/cat/0.png)"
+    said = f"2 of the 14 test pictures are training pictures, too: {first}"
+    assert capsys.readouterr().err.count(said) == 1
+    assert said in (folder / "report.md").read_text()
+    command("eval", run, "--data", f"odd={tmp_path / 'test'}", "--cpu", "--out", tmp_path / "o")
+    assert "2 of the 14 test pictures of odd are training pictures, too" in capsys.readouterr().err
+
+
+def test_shared_pictures_are_those_that_are_used(photos: Path) -> None:
+    whole = ImageFolder(photos / "train")
+    half = Subset(whole, np.arange(6))
+    assert len(shared_pictures(whole, whole)) == 12
+    assert [ours.name for ours, _ in shared_pictures(half, whole)] == [whole.name(index) for index in range(6)]
+    assert shared_pictures(whole, ImageFolder(photos / "test")) == []
+
+
+def test_pictures_enlarged_by_more_than_two_are_told_once(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parsed = read.parse(recipe(photos, tmp_path / "run", size=40))
+    from dat.recipe.parts import OnDisk
+
+    OnDisk().data(parsed.data)
+    said = capsys.readouterr().err
+    assert said.count("27 of 27 pictures that were looked at are enlarged by more than two") == 1
+    assert "by 2.5 (its short side has 16 pixels and is shown with 40)" in said
+    OnDisk().data(read.parse(recipe(photos, tmp_path / "run", size=32)).data)
+    assert "enlarged" not in capsys.readouterr().err
+
+
+def test_sets_of_other_sizes_than_the_first_need_a_size(photos: Path, tmp_path: Path) -> None:
+    paint(tmp_path / "large", side=20, seed=5)
+    values = recipe(photos, tmp_path / "run", size=None, test={"photo": str(photos / "test"), "large": str(tmp_path / "large")})
+    with pytest.raises(DataError, match=r"The test set large has pictures of 20x20, photo of 16x16; set data\.size"):
+        dat.train(values, cpu=True)
+
+
+def test_further_sets_too_small_for_corruptions_are_refused_before_the_training(photos: Path, tmp_path: Path) -> None:
+    values = recipe(photos, tmp_path / "run", size=6, test={"photo": str(photos / "test"), "art": str(photos / "art")})
+    values["evaluation"] = {"suites": ["clean"], "further_suites": ["c"]}
+    with pytest.raises(UsageError, match="6 x 6 pixels and corruptions need 8 a side"):
+        dat.train(values, cpu=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_attack_of_a_further_set_is_that_of_the_recipe() -> None:
+    found = read.load("folder/small", ["evaluation.further_suites=[fgsm]", "evaluation.fgsm_epsilon_255=2"]).evaluation.build()
+    assert found.further is not None
+    assert found.further.suites == (FGSM(2 / 255),)
