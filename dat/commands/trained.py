@@ -14,6 +14,7 @@ from dat.data.boxed import Letterbox
 from dat.data.folders import set_name
 from dat.data.pipeline import CenterCrop, ImageDataset
 from dat.engine import checkpoint, run_folder
+from dat.engine.validation import weights_of
 from dat.errors import CheckpointError, UsageError
 from dat.nn.norm import without_auxiliary_norms
 from dat.nn.weights import load_strictly
@@ -81,7 +82,8 @@ class TrainedDetector:
 
 
 def load_run(path: str | Path, overrides: Sequence[str] = ()) -> TrainedModel | TrainedDetector:
-    """The result of a training: averaged weights where there are some, no auxiliary norms. No picture is needed.
+    """The result of a training: the best weights where these are kept, averaged ones where there are some, no auxiliary norms.
+    No picture is needed.
 
     Args:
         path: the folder `<method>-seed<k>` of a run, or a checkpoint in it (`.../checkpoints/step-...`).
@@ -108,7 +110,7 @@ def load_run(path: str | Path, overrides: Sequence[str] = ()) -> TrainedModel | 
     classes = _class_names(found.folder.parent)
     with torch.random.fork_rng(devices=[]):
         model = _as_trained(recipe, found.label, found.seed, len(classes))
-    load_strictly(model, state.tensors.get("ema", state.tensors["model"]), name=f"{found.folder.name} with the settings given")
+    load_strictly(model, weights_of(state.tensors), name=f"{found.folder.name} with the settings given")
     model = without_auxiliary_norms(model).eval()
     if isinstance(recipe, DetectionRecipe):
         return TrainedDetector(model, classes, Letterbox(*recipe.data.size), recipe, found.label, found.seed)

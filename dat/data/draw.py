@@ -29,13 +29,18 @@ def drawn(names: Sequence[str], targets: Labels, per_class: int, draw: Draw = "i
     """
     if draw == "first":
         return np.flatnonzero(_places(targets, np.arange(len(names)))[0] < per_class)
-    chances = np.array([_chance(name, seed) for name in names], dtype=np.uint64)
-    by_name = np.array(sorted(range(len(names)), key=names.__getitem__), dtype=np.int64)
-    order = by_name[np.argsort(chances[by_name], kind="stable")]
+    order = drawn_order(names, seed=seed)
     ranks, sizes = _places(targets, order)
     turns = np.where(ranks == 0, 0.0, (ranks + 0.5) / sizes)
     count = min(per_class * len(np.unique(targets)), len(names))
     return np.sort(order[np.argsort(turns[order], kind="stable")][:count])
+
+
+def drawn_order(names: Sequence[str], *, seed: int = 0) -> Positions:
+    """Positions in the order of their chances, which are a function of (seed, name without suffix)."""
+    chances = np.array([_chance(name, seed) for name in names], dtype=np.uint64)
+    by_name = np.array(sorted(range(len(names)), key=names.__getitem__), dtype=np.int64)
+    return by_name[np.argsort(chances[by_name], kind="stable")]
 
 
 def _places(targets: Labels, order: Labels) -> tuple[Labels, Labels]:

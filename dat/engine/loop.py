@@ -32,6 +32,7 @@ from dat.data.pipeline import Fetched, TrainingOrder
 from dat.engine import optimizer_state
 from dat.engine.checkpoint import State
 from dat.engine.steps import Leading, Pace, run_steps, stream_seed
+from dat.engine.validation import Judge, Validate
 from dat.errors import UsageError, did_you_mean
 from dat.methods.calibration import Calibrated, reached
 from dat.nn.norm import Normalized, has_auxiliary_norms
@@ -65,6 +66,8 @@ class Training:
     `milestones` are the epochs after which a multistep schedule multiplies the rate by `decay_rate`; timm does so one step
     before the epoch ends. With `warmup_prefix` a schedule begins after the warm-up and ends with the training all the same,
     as in MAE's and big_vision's code; without, the warm-up hides its beginning, as in timm's.
+    `keep` says which weights are those of the trained model: the last, as in the paper, or those of the epoch that was best by
+    validation. `patience` epochs without a better one end the training; the schedule is that of all `epochs` all the same.
     `sigmoid` is that of `dat.tasks.classification.Classification`, `smoothing` that of both it and mixup.
 
     Raises:
@@ -99,6 +102,8 @@ class Training:
     workers: int = 0
     log_every: int = 20
     save_minutes: float = 10.0
+    keep: Literal["last", "best"] = "last"
+    patience: int | None = None
 
     def __post_init__(self) -> None:
         if self.schedule not in SCHEDULES:
@@ -132,8 +137,11 @@ def train(
     title: str = "train",
     num_classes: int,
     cpu: bool = False,
+    validate: Validate | None = None,
 ) -> nn.Module:
     """Train, or go on training, in `folder`; gives the trained model (its average, where one is kept), unwrapped, in eval mode.
+
+    `validate` measures the model, or its average, after each epoch.
 
     Raises:
         What `dat.engine.steps.run_steps` raises.
@@ -141,7 +149,8 @@ def train(
     with accelerator(settings.precision, cpu=cpu, partly_used=has_auxiliary_norms(model)) as here:
         place = Place(here.device, here.process_index, here.num_processes)
         order = training_order(settings, len(dataset), place=place, seed=seed)
-        learner = SupervisedLearner(model, method, task, settings, here, order.steps_per_epoch, seed, num_classes)
+        judge = Judge(validate, keeps=settings.keep == "best", patience=settings.patience)
+        learner = SupervisedLearner(model, method, task, settings, here, order.steps_per_epoch, seed, num_classes, judge)
         pace = Pace(settings.epochs, seed, settings.workers, settings.log_every, settings.save_minutes)
         if said := unripe_average(settings.ema_decay, settings.epochs * order.steps_per_epoch):
             warn(said)
@@ -216,7 +225,9 @@ class SupervisedLearner:
         steps_per_epoch: int,
         seed: int,
         num_classes: int,
+        judge: Judge,
     ) -> None:
+        self.judge = judge
         self.method, self.task, self.settings, self.here, self.seed = method, task, settings, here, seed
         self.reached: Reached | None = None
         self.bare = model.to(here.device).to(memory_format=torch.channels_last)
@@ -313,7 +324,8 @@ class SupervisedLearner:
             tensors["ema"] = self.ema.module.state_dict()
         scaler = self.here.scaler.state_dict() if self.here.scaler is not None else {}
         calibration = {} if self.reached is None else {"calibration": asdict(self.reached)}
-        return State(tensors, {"optimizer": groups, "scaler": scaler, **calibration})
+        best, judged = self.judge.state()
+        return State({**tensors, **best}, {"optimizer": groups, "scaler": scaler, **calibration, **judged})
 
     def load(self, state: State) -> None:
         """Continue from a saved state."""
@@ -325,14 +337,26 @@ class SupervisedLearner:
             self.here.scaler.load_state_dict(state.numbers["scaler"])
         if "calibration" in state.numbers:
             self.reached = Reached(**state.numbers["calibration"])
+        self.judge.load(state.tensors, state.numbers)
 
     def epoch_end(self, epoch: int) -> Mapping[str, float]:
-        """Nothing to measure: evaluation is a job of its own."""
-        return {}
+        """What validation says; evaluation is a job of its own."""
+        return self.judge.epoch_end(epoch, self.bare if self.ema is None else self.ema.module)
+
+    def is_over(self) -> bool:
+        """Whether validation has not risen for too long."""
+        return self.judge.is_over()
+
+    def is_best(self) -> bool:
+        """Whether the weights of the epoch that ended are kept."""
+        return self.judge.is_best()
 
     def result(self) -> nn.Module:
-        """The trained model, or its average, in eval mode, computing in float32."""
-        return (self.ema.module if self.ema is not None else self.here.unwrap_model(self.model, keep_fp32_wrapper=False)).eval()
+        """The trained model, or its average, in eval mode, computing in float32; as it was at its best, where that is kept."""
+        model = self.ema.module if self.ema is not None else self.here.unwrap_model(self.model, keep_fp32_wrapper=False)
+        if self.judge.best is not None:
+            model.load_state_dict(dict(self.judge.best))
+        return model.eval()
 
 
 def cosine_factor(step: int, steps: int) -> float:

@@ -30,6 +30,9 @@ from dat.progress import Bar, speed_text
 from dat.results import from_json
 from dat.types import Batch, Place
 
+JUDGED = "validation_"
+"""With this the names of what is measured on pictures of validation begin; the progress line says the first."""
+
 
 class InterruptedRunError(DatError):
     """A signal stopped the run after a step; everything up to it is saved."""
@@ -73,6 +76,19 @@ class PreparedLearner(Learner, Protocol):
         ...
 
 
+@runtime_checkable
+class JudgedLearner(Learner, Protocol):
+    """One that knows how good it is after each epoch; what it says is the same on every process."""
+
+    def is_over(self) -> bool:
+        """Whether to stop after this epoch; asked after `epoch_end`, and of a state that was read."""
+        ...
+
+    def is_best(self) -> bool:
+        """Whether the epoch that ended is one whose weights are to be kept, whatever happens to those that follow."""
+        ...
+
+
 @dataclass(frozen=True)
 class Pace:
     """How long a run is, and how often it logs and saves."""
@@ -92,7 +108,8 @@ def stream_seed(*path: int) -> int:
 def run_steps(
     learner: Learner, dataset: Fetched, order: TrainingOrder, *, pace: Pace, place: Place, folder: Path, title: str
 ) -> None:
-    """Train to the end of the last epoch, from the newest whole checkpoint in `folder` if there is one.
+    """Train to the end of the last epoch, or until the learner says that it is over, from the newest whole checkpoint in
+    `folder` if there is one.
 
     Raises:
         InterruptedRunError: SIGINT or SIGTERM came; the step was finished and saved.
@@ -104,7 +121,7 @@ def run_steps(
     log = _Log(folder / "log.jsonl", done, place)
     saver = _Saver(learner, folder / "checkpoints", place, pace.save_minutes)
     with _signals() as caught, Bar(title, total, done=done, shown=place.is_main) as bar:
-        while done < total:
+        while done < total and not _is_over(learner):
             epoch = done // order.steps_per_epoch
             if isinstance(learner, PreparedLearner) and done % order.steps_per_epoch == 0:
                 _begin(learner, log, epoch, partial(_leading, dataset, order, epoch, pace, place), pace, place)
@@ -117,13 +134,22 @@ def run_steps(
                 saves = done == total or signal_number or saver.is_due()
                 if at_end or saves or done % pace.log_every == 0:  # a state is saved only after its losses were seen finite
                     bar.advance(done, log.write(done, epoch, partial(learner.epoch_end, epoch) if at_end else dict))
-                    if saves:
+                    if saves or (at_end and _must_be_saved(learner)):
                         saver.save(done)
                     log.begin()
                 if signal_number:
                     raise _interrupted(done, total, signal_number)
         if signal_number := _stop_requested(caught, place):  # it came while the last step was saved
             raise _interrupted(done, total, signal_number)
+
+
+def _is_over(learner: Learner) -> bool:
+    return isinstance(learner, JudgedLearner) and learner.is_over()
+
+
+def _must_be_saved(learner: Learner) -> bool:
+    """At the end of an epoch."""
+    return isinstance(learner, JudgedLearner) and (learner.is_over() or learner.is_best())
 
 
 def _steps_of_epoch(
@@ -227,6 +253,7 @@ class _Log:
             whole = [(number, line) for number, line in enumerate(lines, start=1) if line.endswith("\n")]
             path.write_text("".join(line for number, line in whole if _step_of(line, f"Line {number} of {path}") <= done))
         self.aside: dict[str, float] = {}
+        self.validated = ""
         self.begin()
 
     def begin(self) -> None:
@@ -250,12 +277,15 @@ class _Log:
                 f"{bad[0]} became {means[bad[0]]} by step {step}; lower the learning rate or use precision: fp32 or bf16. "
                 "The last checkpoint is from before."
             )
-        line = {"step": step, "epoch": epoch, **means, "images_per_s": float(f"{speed:.4g}"), **self.aside, **more()}
+        measured = more()
+        line = {"step": step, "epoch": epoch, **means, "images_per_s": float(f"{speed:.4g}"), **self.aside, **measured}
+        if judged := [f"{name.replace('_', ' ')} {value:.1f}" for name, value in measured.items() if name.startswith(JUDGED)]:
+            self.validated = f"{judged[0]}  "
         self.aside = {}
         if self.place.is_main:
             with self.path.open("a") as file:
                 file.write(json.dumps(line) + "\n")
-        return f"loss {means['loss']:.3f}  {speed_text(speed)}"
+        return f"loss {means['loss']:.3f}  {self.validated}{speed_text(speed)}"
 
 
 def _step_of(line: str, where: str) -> int:

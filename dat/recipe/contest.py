@@ -42,6 +42,11 @@ class Contest(Protocol):
         ...
 
     @property
+    def data(self) -> BaseModel:
+        """What is trained and tested on."""
+        ...
+
+    @property
     def model(self) -> BaseModel:
         """What is trained."""
         ...
@@ -86,7 +91,18 @@ def check_contest(recipe: Contest) -> None:
     if odd := [label for label in recipe.methods if not re.fullmatch(r"[\w.+-]+", label) or label.startswith(".")]:
         raise ValueError(f"method label {odd[0]!r} becomes the name of a folder; use letters, digits and any of . + - _")
     for label in recipe.methods:
-        training_of(recipe, label)
+        _check_judged(recipe, label)
+
+
+def _check_judged(recipe: Contest, label: str) -> None:
+    """Refuse a training that is to be judged while nothing judges it."""
+    training, data = training_of(recipe, label), recipe.data
+    asked = {"keep: best": training.keep == "best", f"patience: {training.patience}": training.patience is not None}
+    if named := [key for key, is_asked in asked.items() if is_asked and getattr(data, "validation", None) is None]:
+        advice = "add data.validation, e.g. 0.1 or a folder"
+        if not hasattr(data, "validation"):
+            advice = "only recipes of classification have that, leave it out"
+        raise ValueError(f"training of {label} has {' and '.join(named)}, which needs pictures of validation; {advice}")
 
 
 def trainings_of(recipe: Contest, *, data: Mapping[str, Any], **more: object) -> dict[str, dict[str, Any]]:
@@ -101,7 +117,7 @@ def trainings_of(recipe: Contest, *, data: Mapping[str, Any], **more: object) ->
             "data": data,
             **more,
             "model": recipe.model.model_dump(mode="json"),
-            "training": _TRAINING.dump_python(training_of(recipe, label), mode="json"),
+            "training": _dumped(training_of(recipe, label)),
             "methods": {label: without_untold_aim(method.model_dump(mode="json", exclude={"training"}))},
             **({"discretizer": discretizer} if needs_discretizer(method) else {}),
         }
@@ -110,6 +126,12 @@ def trainings_of(recipe: Contest, *, data: Mapping[str, Any], **more: object) ->
 
 
 _TRAINING = TypeAdapter(TrainingSection)
+
+
+def _dumped(training: TrainingSection) -> dict[str, Any]:
+    """Its settings; without `keep` where it says the same as before there was the key."""
+    settings = _TRAINING.dump_python(training, mode="json")
+    return {key: value for key, value in settings.items() if (key, value) != ("keep", "last")}
 
 
 def training_of(recipe: Contest, label: str) -> TrainingSection:

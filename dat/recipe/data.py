@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, suppress
 from typing import Annotated, Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 from pydantic import AfterValidator, Discriminator, Field, Tag, field_validator
 
@@ -15,6 +16,7 @@ from dat.data.concatenated import Concatenated
 from dat.data.draw import Draw
 from dat.data.embedded import digits, in_memory
 from dat.data.folders import ImageFolder, ImageSource, PictureFolder
+from dat.data.hold_out import held_out, part_of, without_copies
 from dat.data.pipeline import CenterCrop, CropFlip, ImageDataset, ImageNet, Transform
 from dat.data.readable import without_unreadable
 from dat.data.subset import spread
@@ -57,11 +59,15 @@ class ImageNetAugment(Strict):
 Augment = Annotated[NoAugment | CropFlipAugment | ImageNetAugment, Field(discriminator="kind")]
 
 
+Share = Annotated[float, Field(gt=0, lt=1)]
+
+
 class DigitsData(Strict):
-    """Scikit-learn's 1,797 handwritten digits, which come with that package."""
+    """Scikit-learn's 1,797 handwritten digits, which come with that package. `validation` as of folders, but no folder."""
 
     source: Literal["digits"]
     size: int = Field(default=8, ge=1, le=LARGEST)
+    validation: Share | None = None
     augment: Augment = NoAugment()
 
 
@@ -92,6 +98,8 @@ TestFolders = Annotated[
 class FolderData(Strict):
     """Image folders with one subfolder per class. `size` None keeps the pictures at their own size.
 
+    `validation` are pictures that a training is judged by while it goes on: a share of the training pictures of each class,
+    which are then not trained on, nor are pictures of `extra_train` with their names; or a folder.
     `test` is a folder, or several by name: a folder each, or a section of `OneOfSets`.
     `allow_bad`: so many training pictures that cannot be read are left out, and named; every picture is then read once at the
     start, so that all epochs are of the same pictures.
@@ -114,6 +122,13 @@ class FolderData(Strict):
     in_memory: bool = False
     allow_bad: int = Field(default=0, ge=0)
     augment: Augment = ImageNetAugment()
+    validation: (
+        Annotated[
+            Annotated[Share, Tag(member("share"))] | Annotated[str, Tag(member("folder"))],
+            Discriminator(lambda value: member("folder" if isinstance(value, str) else "share")),
+        ]
+        | None
+    ) = None
 
     @field_validator("test")
     @classmethod
@@ -160,6 +175,7 @@ class Data:
     fingerprint: str
     test_name: str = ""
     further: Mapping[str, ImageDataset] = dataclasses.field(default_factory=dict)
+    validation: ImageDataset | None = None
     notes: tuple[str, ...] = ()
 
     def facts(self, source: str) -> dict[str, Any]:
@@ -171,6 +187,7 @@ class Data:
             "classes": len(self.classes),
             "image_size": list(self.size),
             **({"test_sets": {name: len(test) for name, test in self.test_sets.items()}} if self.further else {}),
+            **({"validation_images": len(self.validation)} if self.validation is not None else {}),
             **({"notes": list(self.notes)} if self.notes else {}),
         }
 
@@ -200,7 +217,7 @@ def build_data(section: DigitsData | FolderData, *, seed: int) -> Data:
     Raises:
         DataError: a folder is missing, a class is empty, training and test classes differ, or their number is not `classes`.
     """
-    train = _train_source(section)
+    train, judged = _train_sources(section)
     tests = build_tests(section, classes=train.classes)
     test, notes = tests.first, notes_of(section, tests, train)
     for note in notes:
@@ -213,6 +230,7 @@ def build_data(section: DigitsData | FolderData, *, seed: int) -> Data:
         fingerprint=test.source.fingerprint()[:12],
         test_name=next(iter(tests.sets)),
         further={name: dataset for name, dataset in tests.sets.items() if dataset is not test},
+        validation=ImageDataset(judged, view_of(section), seed=0) if judged is not None else None,
         notes=notes,
     )
 
@@ -272,9 +290,29 @@ def notes_of(section: DigitsData | FolderData, tests: Tests, train: ImageSource 
     return (*(leftovers(train, sources) if train is not None else ()), *enlarged(view_of(section), {**trained, **sources}))
 
 
-def _train_source(section: DigitsData | FolderData) -> ImageSource:
+def _train_sources(section: DigitsData | FolderData) -> tuple[ImageSource, ImageSource | None]:
+    """Pictures to train on, and those to judge a training by, where the recipe says which."""
     if isinstance(section, DigitsData):
-        return digits("train", size=section.size)
+        whole = digits("train", size=section.size)
+        if section.validation is None:
+            return whole, None
+        chosen = held_out(whole, section.validation)
+        return part_of(whole, np.setdiff1d(np.arange(len(whole)), chosen)), part_of(whole, chosen)
+    train, *extra = _train_folders(section)
+    if section.validation is None:
+        return _joined(section, [train, *extra]), None
+    if isinstance(section.validation, str):
+        judged = ImageFolder(section.validation, classes=train.classes)
+        _one_size(section, train, judged)
+        return _joined(section, [train, *extra]), _joined(section, [judged])
+    chosen = held_out(train, section.validation)
+    names = [train.name(index) for index in chosen.tolist()]
+    return _joined(section, [without_copies(part, names) for part in (train, *extra)]), _joined(
+        section, [part_of(train, chosen)]
+    )
+
+
+def _train_folders(section: FolderData) -> list[ImageFolder]:
     chosen: Any = {"per_class": section.train_per_class, "draw": section.draw}
     train = ImageFolder(section.train, **chosen)
     if section.classes not in (None, len(train.classes)):
@@ -283,7 +321,12 @@ def _train_source(section: DigitsData | FolderData) -> ImageSource:
         )
     extra = [ImageFolder(folder, classes=train.classes, **chosen) for folder in section.extra_train]
     _one_size(section, train, *extra)
-    whole: ImageSource = Concatenated([train, *extra]) if extra else train
+    return [train, *extra]
+
+
+def _joined(section: FolderData, parts: Sequence[ImageSource]) -> ImageSource:
+    """As one set, without the pictures that cannot be read where these may be left out, and in memory where they shall."""
+    whole = Concatenated(parts) if len(parts) > 1 else parts[0]
     if section.allow_bad:
         whole = without_unreadable(whole, allowed=section.allow_bad, shown=_is_main())
     return in_memory(whole) if section.in_memory else whole

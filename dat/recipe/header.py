@@ -154,6 +154,9 @@ def recipe_hash(recipe: Recipe) -> str:
     # Runs of before there were these keys have the same hash.
     if settings["data"].get("allow_bad") == 0:
         del settings["data"]["allow_bad"]
+    for section, key, default in (("data", "validation", None), ("training", "keep", "last"), ("training", "patience", None)):
+        if key in settings.get(section, {}) and settings[section][key] == default:
+            del settings[section][key]
     if settings.get("evaluation", {}).get("further_suites") == ["clean"]:
         del settings["evaluation"]["further_suites"]
     for label, method in settings.get("methods", {}).items():

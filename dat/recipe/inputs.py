@@ -37,14 +37,16 @@ def inputs_of(recipe: Recipe, data: Sets) -> dict[str, str]:
     files = dict(_files_of(recipe.model_dump(mode="json")))
     hashes = {key: " ".join(map(file_sha256, paths)) for key, paths in files.items()}
     train = OR.join(_digests(data.train.source, most_bytes=MOST_BYTES))
-    return {"data.train": train, **_tested(data), **hashes}
+    return {"data.train": train, **_tested(recipe.data, data), **hashes}
 
 
-def _tested(data: Sets) -> dict[str, str]:
-    """Of the test pictures; of the first set under the key of all."""
+def _tested(section: Any, data: Sets) -> dict[str, str]:
+    """Of the test pictures, of the first set under the key of all; and of a folder of validation."""
     if not isinstance(data, Data):
         return {"data.test": data.fingerprint}
     sets = {"data.test": data.test} | {f"data.test.{name}": test for name, test in data.further.items()}
+    if data.validation is not None and isinstance(section.validation, str):
+        sets["data.validation"] = data.validation
     return {key: OR.join(digest[:12] for digest in _digests(test.source)) for key, test in sets.items()}
 
 

@@ -13,6 +13,7 @@ from dat.discretizers.frozen import FrozenDiscretizer
 from dat.discretizers.objective import Perceptual
 from dat.discretizers.pretrained import load_discretizer, weight_file
 from dat.engine import checkpoint
+from dat.engine.validation import weights_of
 from dat.errors import CheckpointError
 from dat.nn.imagenet_networks import ImageNetNetwork
 from dat.nn.transformers_detectors import CONFIG, tensors_of_folder
@@ -103,7 +104,7 @@ class OnDisk:
         return None if section is None else self._once(("features", section.model_dump_json()), lambda: build_frechet(section))
 
     def weights(self, path: str) -> Mapping[str, Tensor]:
-        """As `read_weights`; of a folder of a run, those of its newest checkpoint, averaged where there is an average; of one
+        """As `read_weights`; of a folder of a run, those of its newest checkpoint, as its training ends with them; of one
         with a `config.json`, those of transformers' network.
         """
         return self._once(("weights", path), lambda: _of_folder(path) if Path(path).is_dir() else read_weights(path)[0])
@@ -130,7 +131,7 @@ def _of_run(folder: Path) -> Mapping[str, Tensor]:
             f"{folder} holds no checkpoint; name a file of weights, or RUN/<method>-seed<k> of a finished run."
         )
     tensors = checkpoint.load(found[0]).tensors
-    return tensors.get("ema", tensors.get("model", {}))
+    return weights_of(tensors)
 
 
 def _loaded(source: str, *, precision: Precision, compiled: bool) -> FrozenDiscretizer:

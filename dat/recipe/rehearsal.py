@@ -74,7 +74,8 @@ class MadeUp:
         side = section.size or SIDE
         source = _noise(side)
         pictures = ImageDataset(source, augmentation(section.augment, CenterCrop(side)), seed=0)
-        return Data(pictures, pictures, source.classes, (side, side), "made up")
+        held_out = pictures if section.validation is not None else None
+        return Data(pictures, pictures, source.classes, (side, side), "made up", validation=held_out)
 
     def unlabelled(self, section: DigitPictures | FolderPictures, *, views: int) -> UnlabelledData:
         """As `data`."""

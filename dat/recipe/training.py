@@ -15,7 +15,7 @@ from dat.errors import UsageError, did_you_mean
 from dat.recipe.strict import STRICT
 
 LOWEST = {
-    **dict.fromkeys(("epochs", "batch_size", "accumulate", "log_every", "disc_width"), 1),
+    **dict.fromkeys(("epochs", "batch_size", "accumulate", "log_every", "disc_width", "patience"), 1),
     **dict.fromkeys(("lr", "momentum", "weight_decay", "layer_decay", "warmup_epochs", "warmup_lr", "min_lr", "clip_grad"), 0),
     **dict.fromkeys(("ema_decay", "mixup", "cutmix", "smoothing", "workers", "save_minutes", "revive_every", "disc_layers"), 0),
     **dict.fromkeys(("eps", "decay_rate", "ema_codebook_decay", "warmup_steps", "image_weight", "perceptual_weight"), 0),

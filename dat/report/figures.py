@@ -265,18 +265,33 @@ def mean_curve(curves: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndar
 
 @mpl.rc_context(STYLE)
 def training_figure(methods: Sequence[str], logs: dict[str, list[Log]]) -> Figure:
-    """Training loss against step: the mean over seeds, and each seed thin."""
-    figure, (axes,) = panels(1, width=8.2, height=3.4)
+    """Training loss against step, and accuracy of validation where there is one: the mean over seeds, and each seed thin."""
     shown = {method: look for method, look in looks(methods).items() if logs.get(method)}
-    for method, look in shown.items():
-        curves = [series(log, "loss") for log in logs[method]]
-        for curve in curves:
-            axes.plot(*curve, color=look.color, lw=0.6, alpha=0.45)
-        axes.plot(*mean_curve(curves), color=look.color, marker=look.marker, markevery=0.12, ms=4.5)
-    axes.set_xlabel("step")
-    axes.set_ylabel("training loss")
+    titles = {"loss": "training loss", **({VALIDATED: "validation accuracy, %"} if is_validated(logs) else {})}
+    figure, axes = panels(len(titles), width=8.2, height=3.4)
+    for panel, (key, title) in zip(axes, titles.items(), strict=True):
+        for method, look in shown.items():
+            if curves := [series(log, key) for log in logs[method] if key == "loss" or is_validated({method: [log]})]:
+                draw_curves(panel, curves, look)
+        panel.set_xlabel("step")
+        panel.set_ylabel(title)
     add_legend(figure, shown)
     return figure
+
+
+VALIDATED = "validation_accuracy"
+
+
+def is_validated(logs: dict[str, list[Log]]) -> bool:
+    """Whether a training was judged while it went on."""
+    return any(is_number(line.get(VALIDATED)) for of_method in logs.values() for log in of_method for line in log)
+
+
+def draw_curves(axes: Axes, curves: Sequence[tuple[np.ndarray, np.ndarray]], look: Look) -> None:
+    """Each seed thin, their mean thick."""
+    for curve in curves:
+        axes.plot(*curve, color=look.color, lw=0.6, alpha=0.45)
+    axes.plot(*mean_curve(curves), color=look.color, marker=look.marker, markevery=0.12, ms=4.5)
 
 
 HEALTH = {

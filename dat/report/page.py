@@ -343,7 +343,9 @@ def training_plot(run: Path, comparison: Comparison) -> Plot:
         "training",
         figures.training_figure(comparison.methods, logs),
         "Training loss against step. Thick: mean over seeds; thin: each seed. Each method minimises its own loss, on "
-        "its own pictures, so the height of one curve says nothing about another.",
+        "its own pictures, so the height of one curve says nothing about another. "
+        + "Right: accuracy on the pictures of validation, which are no test pictures."
+        * figures.is_validated(logs),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from dat.discretizers.frozen import FrozenDiscretizer
 from dat.engine.discretizer_health import digest, reconstruction_quality
 from dat.engine.loop import Training, train
 from dat.engine.run_folder import Run
+from dat.engine.validation import Validate
 from dat.nn.norm import without_auxiliary_norms
 from dat.progress import Bar, followed_by, warn
 from dat.recipe.classification import Comparison
@@ -53,6 +55,7 @@ class ClassificationStudy:
                 title=title,
                 num_classes=classes,
                 cpu=self.run.cpu,
+                validate=self._validate,
             )
         return without_auxiliary_norms(trained)
 
@@ -134,6 +137,12 @@ class ClassificationStudy:
         opened, jobs = self.opened, self._jobs
         shown = len(jobs) * sum(map(measured.images_to_show, self._subjects))
         return Forecast(self.run.folder, self._trainings, jobs, len(opened.data.train), shown, opened.equal_time_as)
+
+    @property
+    def _validate(self) -> Validate | None:
+        """Accuracy on the pictures of validation, where there are some; never on those of a test."""
+        pictures = self.opened.data.validation
+        return None if pictures is None else partial(measured.validated, replace(self._subject, test=pictures))
 
     @cached_property
     def _subject(self) -> measured.Subject:

@@ -91,6 +91,14 @@ def accuracies(subject: Subject, models: Models, *, keep: Keep | None = None) ->
     return [row for key in models for row in _rows_of(subject, answers[key], key)]
 
 
+def validated(subject: Subject, model: nn.Module) -> dict[str, float]:
+    """Accuracy in percent on the pictures of the subject as they are; how the log of a training has it."""
+    key = Job("validation", 0)
+    with Bar("", 0, shown=False) as bar:
+        correct = _answers(subject, {key: model}, subject.test, (Clean(),), bar=bar, keep=None)[key]["clean"]
+    return {"validation_accuracy": 100 * float(correct.mean())}
+
+
 def images_to_show(subject: Subject) -> int:
     """How many images one model is shown by `accuracies`."""
     return sum(len(suites) * len(dataset) for dataset, suites in _parts(subject))
