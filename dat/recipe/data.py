@@ -145,7 +145,7 @@ LOOKED_AT = 2000
 """So many pictures of a folder, at even distances, are asked for their size."""
 
 TO_TEST = {"test", "test_per_class"}
-TO_TRAIN = {"train", "extra_train", "train_per_class", "allow_bad", "augment"}
+TO_TRAIN = {"train", "extra_train", "train_per_class", "allow_bad", "augment", "validation"}
 """Keys of test and of training pictures alone."""
 
 DataSection = Annotated[DigitsData | FolderData, Field(discriminator="source")]
@@ -154,11 +154,13 @@ DataSection = Annotated[DigitsData | FolderData, Field(discriminator="source")]
 def _one_test_set(section: DigitsData | FolderData) -> DigitsData | FolderData:
     if isinstance(section, FolderData) and not isinstance(section.test, str):
         raise ValueError("test names several sets, which only recipes of classification measure; write test: FOLDER")
+    if section.validation is not None:
+        raise ValueError("validation is of recipes of classification alone; leave it out")
     return section
 
 
 OneTestSet = Annotated[DataSection, AfterValidator(_one_test_set)]
-"""For what is measured on a single test set."""
+"""For what is measured on a single test set, and not judged while it is trained."""
 
 
 @dataclasses.dataclass(frozen=True)
