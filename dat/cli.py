@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json as jsonlib
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -147,7 +148,7 @@ def _named_sets(data: Sequence[str]) -> dict[str, Path]:
     sets: dict[str, Path] = {}
     for text in data:
         name, _, folder = text.partition("=")
-        if not (folder and name.replace(".", "_").replace("-", "_").replace("+", "_").isidentifier()) or name in sets:
+        if not (folder and re.fullmatch(r"[\w.+-]+", name)) or name in sets:
             raise UsageError(
                 f"--data {text} names no set of its own; write --data NAME=FOLDER for each, e.g. --data art=photos/art."
             )

@@ -26,7 +26,7 @@ from torch import Tensor
 from dat.data.pipeline import Fetched, TrainingOrder, training_batches
 from dat.engine import checkpoint
 from dat.errors import DatError, DivergenceError, RunFolderError
-from dat.progress import Bar, speed_text
+from dat.progress import Bar, speed_text, warn
 from dat.results import from_json
 from dat.types import Batch, Place
 
@@ -141,6 +141,8 @@ def run_steps(
                     raise _interrupted(done, total, signal_number)
         if signal_number := _stop_requested(caught, place):  # it came while the last step was saved
             raise _interrupted(done, total, signal_number)
+    if done < total:
+        warn(f"{title}: ended after step {done} of {total}, as validation did not rise any more.")
 
 
 def _is_over(learner: Learner) -> bool:

@@ -101,9 +101,10 @@ def test_the_progress_line_says_it(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert said == [""] * 4 + ["10.0"] * 5 + ["30.0"] * 3
 
 
-def test_patience_ends_a_training_and_it_stays_ended(tmp_path: Path) -> None:
+def test_patience_ends_a_training_and_it_stays_ended(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     script = Scripted([10.0, 30.0, 20.0, 40.0])
     trained(tmp_path, script, patience=1, keep="best")
+    assert "train: ended after step 15 of 20, as validation did not rise any more." in capsys.readouterr().err
     state = final_state(tmp_path)
     assert (state.numbers["step"], len(script.shown)) == (15, 3)
     again = trained(tmp_path, Scripted([]), KilledInCall(METHODS["standard"](), 0), patience=1, keep="best")

@@ -405,6 +405,10 @@ OTHER = {
     "discretizer.train.objective.generator_term": "minimax",
     "discretizer.precision": "bf16",
     "data.augment.fill": "reflect",
+    "data.validation": 0.1,
+    "training.keep": None,  # with validation only
+    "training.patience": None,  # with validation only
+    "evaluation.further_suites": ["fgsm"],
     "model.name": "resnet18",
     "model.options": {"depth": 14},
     "model.weights": "begin.safetensors",
