@@ -512,6 +512,8 @@ def test_a_key_that_came_later_leaves_the_hash_of_runs_that_began_before_it():
     values = recipes.load("demo").model_dump(mode="json")
     begun = json.loads(json.dumps(values))
     del begun["methods"]["dat"]["direction"], begun["evaluation"]["c_draw"]  # which draws nothing here
+    del begun["evaluation"]["further_suites"], begun["data"]["validation"]
+    del begun["training"]["keep"], begun["training"]["patience"]
     counted = {key: value for key, value in begun.items() if key not in ("out", "title", "expect")}
     expected = hashlib.sha256(json.dumps(counted, sort_keys=True).encode()).hexdigest()[:12]
     assert (
