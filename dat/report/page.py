@@ -169,13 +169,17 @@ def odd_pictures(facts: Facts) -> list[str]:
 def later_table(run: Path, rows: Sequence[Row], comparison: Comparison) -> Table | None:
     """What `dat eval` left beside the models of a run, beside the accuracy on clean pictures that the training measured.
 
+    Of a set that was measured twice, it is the later number.
+
     Raises:
         DataError: rows are damaged, or cannot be put beside each other.
     """
     later = [row for method in comparison.methods for seed in comparison.seeds(method) for row in _later(run, method, seed)]
     if not later:
         return None
-    measured = [row for row in rows if row.suite == "clean" and row.source == "ours"]
+    again = {row.suite for row in later}
+    clean = [row for row in rows if row.suite == "clean" and row.source == "ours"]
+    measured = [row for row in clean if of_set(row.suite, str(row.protocol.get(SET, ""))) not in again]
     try:
         table = accuracy_table(comparison_table([*measured, *later]))
     except UsageError as error:

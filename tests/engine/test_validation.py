@@ -167,7 +167,7 @@ def test_validation_computes_in_float32_in_a_training_in_half_precision(tmp_path
 
 def test_a_model_is_as_it_was_after_validation() -> None:
     model = nn.Linear(2, 2)
-    wrapped = model.forward = lambda given: given
+    wrapped = model.forward = lambda input: input  # as torch calls it
     model.train()
     with in_float32(model) as shown:
         assert not shown.training

@@ -12,6 +12,7 @@ from PIL import Image
 
 import dat
 from dat.commands.check_recipes import rehearse
+from dat.commands.trained import load_classifier
 from dat.data.overlap import files_of
 from dat.engine import checkpoint
 from dat.engine.validation import weights_of
@@ -74,15 +75,17 @@ def test_from_the_recipe_to_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyP
     lines = [json.loads(line) for line in (part / "log.jsonl").read_text().splitlines()]
     values = [line["validation_accuracy"] for line in lines if "validation_accuracy" in line]
     assert len(values) == len(shown) == 3
-    tested = {data.name(index) for data in [dat.load_run(part).test_pictures()[0].source] for index in range(len(data))}
+    loaded = load_classifier(part)
+    source = loaded.test_pictures()[0].source
+    tested = {source.name(index) for index in range(len(source))}
     assert len(shown[0]) == 136  # a tenth of each class, rounded
     assert shown[0].isdisjoint(tested)
     facts = json.loads((folder / "run.json").read_text())["data"]
     assert (facts["train_images"], facts["validation_images"]) == (1347 - 136, 136)
     state = checkpoint.load(checkpoint.list_checkpoints(part / "checkpoints")[-1])
     assert state.numbers["judged"]["highest"] == max(values)
-    loaded = dat.load_run(part).model.state_dict()
-    assert all(loaded[name].equal(tensor) for name, tensor in weights_of(state.tensors).items())
+    weights = loaded.model.state_dict()
+    assert all(weights[name].equal(tensor) for name, tensor in weights_of(state.tensors).items())
     page = (folder / "report.html").read_text()
     assert "validation accuracy, %" in page
     assert "which are no test pictures" in page
