@@ -185,7 +185,7 @@ def test_a_run_is_evaluated_on_named_sets_in_one_table_and_its_page_shows_them(r
     later = page.split("What `dat eval` measured later")[1]
     heading = next(line for line in later.splitlines() if line.startswith("| Method"))
     titles = [re.sub(r" \(1 .*", "", cell.strip()) for cell in heading.split("|")[2:-1]]
-    assert titles == ["Clean (photo)", "Clean (art)", "Clean (sketch)"]
+    assert titles == ["Clean (photo)", "Clean (some)", "Clean (art)", "Clean (sketch)"]
     trained = next(row for row in read_rows(run / "results.jsonl") if row.method == "at" and row.protocol.get("set") == "art")
     assert stored[0].value == trained.value
 
