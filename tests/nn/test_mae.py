@@ -122,7 +122,7 @@ def test_all_but_the_positions_is_trained_and_hidden_pixels_alone_count() -> Non
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"img_size": 33}, "img_size is 33; write a multiple of patch_size, 8"),
+        ({"img_size": 33}, "patch_size 8 does not divide pictures of 33 pixels a side"),
         ({"mask_ratio": 0.99}, "mask_ratio is 0.99 of 16 patches"),
         ({"mask_ratio": 0.0}, r"mask_ratio is 0\.0"),
         ({"embed_dim": 18}, "width of 18"),

@@ -247,7 +247,7 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "mask ratio 0": ({"task": {"mask_ratio": 0.0}}, r"mask_ratio"),
     "mask ratio 1": ({"task": {"mask_ratio": 1.0}}, r"mask_ratio"),
     "all but none": ({"task": {"mask_ratio": 0.99}}, r"mask_ratio is 0\.99 of 16 patches; write a share that hides some"),
-    "patch": ({"model": {"name": "mae", "options": {**ENCODER, "patch_size": 5}}}, "patch_size 5 does not divide pictures of 32 pix"),
+    "patch": ({"model": {"name": "mae", "options": {**ENCODER, "patch_size": 5}}}, "5 does not divide pictures of 32"),
     "no patch": ({"model": {"name": "mae", "options": {**ENCODER, "patch_size": 0}}}, "patch_size is 0; write the side"),
     "odd heads": ({"model": {"name": "mae", "options": {**ENCODER, "num_heads": 5}}}, "Model 'mae' cannot be made with"),
     "option": ({"model": {"name": "mae", "options": {"patch": 4}}}, "Model 'mae' cannot be made with .*'patch'"),
@@ -269,7 +269,7 @@ CONTRAST_FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "temperature 0": ({"task": {"kind": "simclr", "temperature": 0.0}}, r"temperature"),
     "temperature": ({"task": {"kind": "simclr", "temperature": -0.5}}, r"temperature"),
     "backbone": ({"model": {"name": "resnet19", "options": {}}}, "There is no model 'resnet19'; did you mean"),
-    "mae": ({"model": {"name": "mae", "options": {}}}, "model.name is 'mae', which task mae trains; here write a name of timm's"),
+    "mae": ({"model": {"name": "mae", "options": {}}}, "which task mae trains; here write"),
     "size": ({"model": {"name": "vit_tiny_patch16_224", "options": {}}}, "'vit_tiny_patch16_224' cannot be made with"),
 }
 
