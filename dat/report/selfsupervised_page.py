@@ -134,7 +134,7 @@ def _no_better(comparison: Comparison, suite: str, pixels: float) -> str:
     named = [f"{called(method)} ({value:.1f} %)" for method, value in values.items() if value <= pixels]
     if not named:
         return ""
-    return f"No better than raw pixels {WHERE[suite]}, by k-NN: {', '.join(named)}; such features compare little."
+    return f"No better than raw pixels {WHERE[suite]}, by k-NN: {', '.join(named)}; by this judge the training added nothing."
 
 
 def galleries(run: Path, facts: Facts) -> list[Gallery]:
