@@ -44,8 +44,8 @@ COLUMNS = {
     ("clean", "probe"): "Probe",
     ("fgsm", "knn"): "k-NN, FGSM",
     ("fgsm", "probe"): "Probe, FGSM",
-    ("c", "knn"): "k-NN, corruptions",
-    ("c", "probe"): "Probe, corruptions",
+    ("c", "knn"): "k-NN, corr.",
+    ("c", "probe"): "Probe, corr.",
 }
 """Suites and metrics that methods are compared by, and what they are called."""
 RAW = "raw-pixels"
@@ -54,7 +54,7 @@ WHERE = {"clean": "on clean pictures", "c": "on corrupted ones"}
 """Suites that raw pixels are measured on."""
 WORDS = (
     "Features are frozen. k-NN: the nearest labelled pictures vote; probe: one linear layer, fitted to the labelled pictures. "
-    "FGSM: one step through the probe, of which the neighbours are asked as well."
+    "FGSM: one step through the probe, of which the neighbours are asked as well; corr.: the 15 corruptions."
 )
 PARTS = {
     "Pictures with hidden patches": ("original", "masked", "filled"),
