@@ -56,7 +56,7 @@ class MoCoNetwork(nn.Module):
     """A backbone with a projector and a predictor, and a momentum encoder: a copy of the first two that follows them.
 
     Source: Chen, Xie and He, "An Empirical Study of Training Self-Supervised Vision Transformers" (MoCo v3), ICCV 2021,
-    algorithm 1; `facebookresearch/moco-v3:moco/builder.py`. Where we depart: two layers of projector whatever the backbone, and no
+    algorithm 1; `facebookresearch/moco-v3:moco/builder.py`. Where we depart: two layers of projector whatever the backbone, no
     normalisation after its last; a transformer's patch projection trains.
 
     Raises:
