@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 from dat.commands.detector_subject import Set, TestedDetector
 from dat.commands.evaluation_plan import overridden, read_settings
 from dat.data.annotated import AnnotatedPictures
-from dat.data.boxed import Letterbox
+from dat.data.boxed import Letterbox, unfindable
 from dat.data.corruptions.frost import frost_textures
 from dat.data.corruptions.severities import ParameterSet
 from dat.data.corruptions.table import CORRUPTIONS
@@ -23,6 +23,7 @@ from dat.errors import DataError, UsageError, did_you_mean
 from dat.evaluation.attacked import PGD
 from dat.evaluation.detection_rows import Bootstrap, BoxedCell, protocol_of
 from dat.evaluation.suites import FGSM, SEVERITIES, Clean, Corruption, Suite
+from dat.progress import warn
 from dat.recipe.boxes import Side
 from dat.recipe.data import LARGEST
 from dat.recipe.strict import Strict
@@ -139,7 +140,7 @@ class DetectionPlan:
         Raises:
             DataError: they cannot be read, hold nothing to find, or other categories than the detector knows.
         """
-        return _with_things(self.tested.opened(self.clean_set), "pictures")
+        return _said(_with_things(self.tested.opened(self.clean_set), "pictures"))
 
     @cached_property
     def positions(self) -> list[int]:
@@ -205,7 +206,7 @@ class DetectionPlan:
             )
         if not (folder / name / IN_DOMAIN).is_file():
             raise DataError(f"There is no {folder / name / IN_DOMAIN}; unpack COCO-O there, each domain as {name}/{IN_DOMAIN}.")
-        return _with_things(self.tested.opened(Set(folder / name / IN_DOMAIN)), "pictures")
+        return _said(_with_things(self.tested.opened(Set(folder / name / IN_DOMAIN)), "pictures"))
 
     def protocol(self, cell: BoxedCell) -> dict[str, object]:
         """How a cell is made and shown, under `data` which pictures, under `set` what these are called."""
@@ -224,6 +225,13 @@ class DetectionPlan:
         if id(pictures) not in self.fingerprints:
             self.fingerprints[id(pictures)] = pictures.fingerprint()[:12]
         return self.fingerprints[id(pictures)]
+
+
+def _said(pictures: AnnotatedPictures) -> AnnotatedPictures:
+    """With a note, where no detector can find all that is in them."""
+    if said := unfindable(pictures):
+        warn(said)
+    return pictures
 
 
 def _with_things(pictures: AnnotatedPictures, what: str) -> AnnotatedPictures:

@@ -236,3 +236,10 @@ def left_out(source: AnnotatedPictures) -> str:
     parts = [f"{' and '.join(gone)} are left out of the training"] * bool(gone)
     parts += [f"{counts.cut} are cut at the edges of their pictures"] * bool(counts.cut)
     return f"Of {counts.boxes} boxes in {source.file}, {', and '.join(parts)}." if parts else ""
+
+
+def unfindable(source: AnnotatedPictures) -> str:
+    """How many things of a test set no detector can find, in a sentence; empty where there are none."""
+    counts = counted(source)
+    said = f"Of {counts.boxes} boxes in {source.file}, {counts.flat} without area count as things that no detector can find"
+    return f"{said}, as in COCO's scorer: 100 % is out of reach; remove them if they are faults." if counts.flat else ""

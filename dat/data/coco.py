@@ -20,6 +20,8 @@ Tables = Mapping[str, list[Record]]
 
 EXACT = 2**53
 """Whole numbers up to here are exact in floating point."""
+LARGEST_AREA = 1e10
+"""COCO's scorer leaves out, without a word, things of more pixels."""
 TRIED = 20
 """So many pictures are looked for in each place."""
 
@@ -100,7 +102,7 @@ def examine_coco(file: str | Path, *, pictures: str | Path | None = None, classe
     """
     path = Path(file)
     tables, faults = _sifted(path)
-    return Examined(_built(path, tables, pictures, classes), faults, [])
+    return Examined(_built(path, tables, pictures, classes), faults, _notes(path, tables))
 
 
 def _built(path: Path, tables: Tables, pictures: str | Path | None, classes: Sequence[str] | None) -> AnnotatedPictures:
@@ -218,7 +220,16 @@ def _annotation_fault(entry: Record, images: Mapping[int, Record], categories: M
     size = (images[entry["image_id"]]["width"], images[entry["image_id"]]["height"])
     if is_outside((left, top, left + width, top + height), size):
         return f"{said} has a box outside its picture of {size[0]} x {size[1]} pixels, {entry['bbox']}; correct or remove it."
+    if (area := entry.get("area", width * height)) > LARGEST_AREA:
+        return f"{said} has an area of {area:g} pixels, and COCO's scorer counts none above {LARGEST_AREA:g}; correct it."
     return ""
+
+
+def _notes(path: Path, tables: Tables) -> list[str]:
+    if not any(entry["id"] == 0 for entry in tables["annotations"]):
+        return []
+    said = "an annotation has the id 0, so to pycocotools its thing is never found"
+    return [f"{path}: {said}: number them from 1 on if it is to read the file; here it counts as any other."]
 
 
 def _things(entries: Sequence[Record], labels: Mapping[int, int]) -> Things:

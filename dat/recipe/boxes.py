@@ -10,7 +10,7 @@ from pydantic import Field
 from dat.boxes import Boxes
 from dat.data.annotated import AnnotatedPictures
 from dat.data.annotations import open_annotated
-from dat.data.boxed import BoxedDataset, JitterCropFlip, Letterbox, left_out
+from dat.data.boxed import BoxedDataset, JitterCropFlip, Letterbox, left_out, unfindable
 from dat.progress import warn
 from dat.recipe.data import LARGEST, NoAugment
 from dat.recipe.strict import Strict
@@ -91,14 +91,16 @@ class BoxedData:
 
 
 def build_boxes(section: BoxesData, *, seed: int) -> BoxedData:
-    """Open the data of a recipe; nothing is written beside them. What is left out of the training is said.
+    """Open the data of a recipe; nothing is written beside them.
+
+    What is left out of the training, and what no detector can find in the test pictures, is said.
 
     Raises:
         DataError: a file is missing or has a fault, or training and test categories differ.
     """
     train = open_annotated(section.train, pictures=section.train_pictures, split=section.train_split)
     test = open_annotated(section.test, pictures=section.test_pictures, split=section.test_split, classes=train.classes)
-    if said := left_out(train):
+    for said in filter(None, (left_out(train), unfindable(test))):
         warn(said)
     frame = Letterbox(*section.size)
     return BoxedData(BoxedDataset(train, augmentation(section, frame), seed=seed), test, frame)

@@ -142,6 +142,11 @@ FAULTS: dict[str, tuple[Change, str]] = {
         r"\(id 4\): area is None; expected a number of pixels, 0 or more",
     ),
     "an area below 0": (set_to("annotations", 1, area=-1), r"\(id 4\): area is -1; expected a number of pixels, 0 or more"),
+    "an area that the scorer leaves out": (
+        set_to("annotations", 1, area=2e10),
+        "annotation 4 has an area of 2e[+]10 pixels, and COCO's scorer counts none above 1e[+]10; correct it",
+    ),
+    "a box of such an area": (set_to("annotations", 1, bbox=[-1e6, -1e6, 2e6, 2e6]), "has an area of 4e[+]12 pixels"),
     "a crowd in words": (set_to("annotations", 1, iscrowd="0"), r"\(id 4\): iscrowd is '0'; expected 0 or 1"),
     "no annotations": (
         lambda record: record["annotations"].clear(),
@@ -250,6 +255,22 @@ def test_boxes_beyond_the_edges_are_legal_and_counted(tmp_path: Path) -> None:
         f"Of 4 boxes in {found.file}, 1 crowds and 1 boxes without area are left out of the training, "
         "and 1 are cut at the edges of their pictures."
     )
+
+
+def test_what_no_detector_can_find_is_said(tmp_path: Path) -> None:
+    found = read_coco(write_coco(tmp_path))
+    assert boxed.unfindable(found).startswith(
+        f"Of 4 boxes in {found.file}, 1 without area count as things that no detector can"
+    )
+    assert boxed.unfindable(found.at([0, 1])) == ""
+
+
+def test_an_id_that_pycocotools_cannot_match_is_noted(tmp_path: Path) -> None:
+    (note,) = examine_coco(write_coco(tmp_path / "a")).notes
+    assert "an annotation has the id 0, so to pycocotools its thing is never found" in note
+    record = coco_record()
+    record["annotations"][0]["id"] = 2
+    assert examine_coco(write_coco(tmp_path / "b", record)).notes == []
 
 
 def test_a_set_in_which_every_box_is_a_target_says_nothing(tmp_path: Path) -> None:
