@@ -84,7 +84,7 @@ def gather(run: Path, *, mixed: bool = False) -> Report:
     facts = attempt("The facts of the run", partial(read_facts, run / RUN), left_out) or {}
     rows = in_order(rows, facts)
     comparison = _compared(rows, COLUMNS, mixed=mixed)
-    plots = {"The overview": overview_plot, "The training curves": training_plot}
+    plots = {"The overview": partial(overview_plot, measure="average precision"), "The training curves": training_plot}
     drawn = [attempt(what, partial(draw, run, comparison), left_out) for what, draw in plots.items()]
     boxed = attempt("The pictures", partial(read_boxed_pictures, run / "pictures.npz", adversary=_adversary(facts)), left_out)
     recipe = attempt("The recipe", partial(read_file, run / "recipe.yaml"), left_out) or ""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import io
 import re
+import textwrap
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ from dat.report.tables import BASELINE, CLEAN_OF_C, Comparison, Estimate, method
 INK, MUTED, GRID, PAPER = "#1f2329", "#656d77", "#d9dde2", "#fffefc"
 PAGE_COLOURS = {INK: "ink", MUTED: "muted", GRID: "grid", PAPER: "paper"}
 MARKERS = "osD^vPX*"
+LETTERS, NARROWEST = 96, 9
+"""So many of a title go beside each other over all panels of a figure, and at least over one."""
 
 # Light and dark. Told apart under the common colour blindnesses (Okabe and Ito, 2008, darkened for contrast on white).
 METHOD_COLOURS = {
@@ -149,8 +152,9 @@ def draw_interval(axes: Axes, value: Estimate, position: float, look: Look, *, h
 
 
 @mpl.rc_context(STYLE)
-def overview_figure(comparison: Comparison) -> Figure:
-    """Every method on every whole test set: mean and interval, the seeds as small dots below."""
+def overview_figure(comparison: Comparison, *, measure: str = "accuracy") -> Figure:
+    """Every method on every whole test set: mean and interval of `measure`, the seeds as small dots below."""
+    letters = max(NARROWEST, LETTERS // len(comparison.suites))
     figure, axes = panels(len(comparison.suites), width=9.0, height=0.9 + 0.42 * len(comparison.methods), same_height=True)
     for panel, suite in zip(axes, comparison.suites, strict=True):
         for row, (method, look) in enumerate(looks(comparison.methods).items()):
@@ -158,12 +162,12 @@ def overview_figure(comparison: Comparison) -> Figure:
             panel.plot(values, [row + 0.24] * len(values), "o", ms=2.6, color=look.color, alpha=0.6)
             if value := comparison.estimate(suite, method):
                 draw_interval(panel, value, float(row), look)
-        panel.set_title(comparison.title(suite), loc="left", fontweight="bold")
+        panel.set_title(textwrap.fill(comparison.title(suite), letters), loc="left", fontweight="bold")
         panel.grid(axis="y", visible=False)
         panel.margins(x=0.08)
     axes[0].set_yticks(range(len(comparison.methods)), [method_title(method) for method in comparison.methods])
     axes[0].set_ylim(len(comparison.methods) - 0.45, -0.55)
-    figure.supxlabel("accuracy, %", fontsize=9)
+    figure.supxlabel(f"{measure}, %", fontsize=9)
     return figure
 
 

@@ -297,15 +297,15 @@ def draw(comparison: Comparison, name: str, figure: Figure, caption: str) -> Plo
     return Plot(name, figures.svg_text(figure, name=name, label=caption, methods=comparison.methods), caption)
 
 
-def overview_plot(_run: Path, comparison: Comparison) -> Plot:
-    """Methods on whole test sets."""
+def overview_plot(_run: Path, comparison: Comparison, *, measure: str = "accuracy") -> Plot:
+    """Methods on whole test sets, by what is measured there."""
     return draw(
         comparison,
         "overview",
-        figures.overview_figure(comparison),
-        "Accuracy of each method on each test set. Large marks: mean over seeds; lines: its 95 % interval; small dots: "
-        "the seeds. Each panel has its own axis, which does not begin at 0. Lines may overlap and the methods differ: the "
-        "tables say which do.",
+        figures.overview_figure(comparison, measure=measure),
+        f"{measure.capitalize()} of each method on each test set. Large marks: mean over seeds; lines: its 95 % interval; "
+        "small dots: the seeds. Each panel has its own axis, which does not begin at 0. Lines may overlap and the methods "
+        "differ: the tables say which do.",
     )
 
 

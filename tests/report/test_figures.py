@@ -1,5 +1,7 @@
 import base64
 import io
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -37,6 +39,18 @@ def test_svg_is_whole_and_takes_its_colours_from_the_page():
     assert not any(light in texts[0] for light, _ in METHOD_COLOURS.values())
     assert all(f"var(--method-{index})" in texts[0] for index in range(len(METHODS)))
     assert "Random codes" in texts[0]
+
+
+def test_titles_of_panels_keep_apart_and_the_axis_says_what_is_measured():
+    titles = ("AP", "AP50", "AP75", "FGSM, AP", "FGSM, AP50", "AP of those corrupted", "mPC", "rPC")
+    rows = [replace(row, suite=title) for row in full_rows() if row.suite == "clean" for title in titles]
+    comparison = comparison_table(rows)
+    assert len(comparison.suites) == len(titles)
+    figure = overview_figure(comparison, measure="average precision")
+    figure.draw_without_rendering()
+    boxes = [panel._left_title.get_window_extent() for panel in figure.axes]
+    assert all(left.x1 < right.x0 for left, right in pairwise(boxes))
+    assert figure.get_supxlabel() == "average precision, %"
 
 
 def test_a_method_keeps_its_colour_in_every_report():
