@@ -34,13 +34,13 @@ def scenes(count: int) -> tuple[Tensor, Tensor]:
 def main(discretizer: dat.Discretizer) -> None:
     """Train with every method, and say how wrong each model is."""
     methods = [dat.Standard(), dat.RandomCodes(discretizer, rate=0.1), dat.AT(steps=1), dat.DAT(discretizer, alpha=0.4)]
-    (images, depth), task = scenes(32), Depth()
+    (images, depth), task = scenes(16), Depth()
     for method in methods:
         torch.manual_seed(0)
         model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 1, 3, padding=1))
-        optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
-        for step in range(10):
-            rows = torch.arange(8 * step, 8 * step + 8) % len(images)
+        optimizer = torch.optim.Adam(model.parameters(), lr=3e-2)
+        for step in range(8):
+            rows = torch.arange(4 * step, 4 * step + 4) % len(images)
             for loss in method(model, dat.Batch(images[rows], depth[rows]), task):
                 loss.backward()
             optimizer.step()

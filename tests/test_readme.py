@@ -187,7 +187,10 @@ def test_an_example_runs(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", [name, str(discretizer_file), *options])
     runpy.run_path(str(ROOT / "examples" / name), run_name="__main__")
-    assert "%" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "%" in said
+    if name == "own_task.py":
+        assert [line.split(":")[0] for line in said.splitlines()] == ["Standard", "RandomCodes", "AT", "DAT"]
 
 
 def test_every_example_is_tested():
