@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from dat.evaluation.intervals import METHOD
+from dat.report import detection_page
 from dat.report.page import gather, markdown_page
 from dat.report.reading import MANY_METHODS, PLACES, called, listed, sentences
 from dat.report.tables import METHOD_TITLES, MINUS, Comparison, all_tables, comparison_table, method_title
@@ -15,6 +16,7 @@ from dat.results import INTERVAL, read_rows
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ["demo", "cifar10-compare", "cifar10-compare/equal-time", "cifar10-controls"]
+DETECTORS = ROOT / "results/detection-bccd"
 
 
 @pytest.fixture(scope="module", params=FOLDERS)
@@ -40,7 +42,7 @@ def columns(comparison: Comparison) -> list[str]:
 
 def test_every_folder_with_rows_of_a_comparison_is_looked_at():
     found = {path.parent for path in (ROOT / "results").rglob("run.json") if '"methods"' in path.read_text()}
-    assert found == {ROOT / "results" / name for name in FOLDERS}
+    assert found == {DETECTORS, *(ROOT / "results" / name for name in FOLDERS)}
 
 
 def test_a_mark_is_what_the_paired_interval_says(comparison: Comparison):
@@ -139,6 +141,24 @@ def test_the_page_is_that_of_the_rows(folder: Path):
 
 def test_what_the_facts_list_is_kept(folder: Path):
     assert gather(folder).alarms == ()
+
+
+def test_the_page_and_the_text_of_detectors_are_those_of_the_rows():
+    report = detection_page.gather(DETECTORS)
+    assert report.alarms == ()
+    kept = (DETECTORS / "report.md").read_text()
+    assert markdown_page(report).split("## Where the numbers come from")[0] == kept.split("## Where the numbers come from")[0]
+    columns = {"FGSM 1/255, AP": "FGSM, AP", "FGSM 1/255, AP50": "FGSM, AP50", "Cost per step": ""}
+    shown = table_of((DETECTORS / "README.md").read_text(), "Average precision in percent")
+    accuracy = report.tables["accuracy"]
+    assert [TITLES[title] for title in shown] == [line.method for line in accuracy.lines]
+    for line, cells in zip(accuracy.lines, shown.values(), strict=True):
+        numbers = {
+            heading.title: f"{cell.text} {cell.spread}" for heading, cell in zip(accuracy.columns, line.cells, strict=True)
+        }
+        for column, text in cells.items():
+            if name := columns.get(column, column):
+                assert text == numbers[name], (line.method, column)
 
 
 def test_a_text_says_which_intervals_are_older_than_the_code():
