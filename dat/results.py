@@ -28,6 +28,8 @@ SET = "set"
 """Entry of a protocol: what the folder of the pictures is called. It names rows, and is no condition of a measurement."""
 INTERVAL = "interval"
 """Entry of a protocol: how the interval of the row was made, which is no condition of its number."""
+SOUGHT = "of_which_calibration_s"
+"""Entry of the protocol of a cost: seconds per step in which the length of a step was sought; measured, and no condition."""
 
 
 @dataclass(frozen=True)

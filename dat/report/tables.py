@@ -15,7 +15,7 @@ from typing import Literal
 from dat.errors import DataError, UsageError
 from dat.evaluation.intervals import certain_sign
 from dat.report.layout import Layout, Seed, layout_of, rounding_of, shared_seeds
-from dat.results import INTERVAL, SET, Row, differing, mean_interval, of_set, without_set
+from dat.results import INTERVAL, SET, SOUGHT, Row, differing, mean_interval, of_set, without_set
 
 Mark = Literal["", "best", "tie"]
 Scores = dict[str, dict[str, dict[Seed, float]]]
@@ -274,9 +274,9 @@ def refuse_mixed_protocols(rows: Iterable[Row]) -> None:
 def conditions(row: Row) -> dict[str, object]:
     """How a row was measured; for what is no cost, that includes on how many images.
 
-    What a folder is called says nothing, nor how the interval was made.
+    What a folder is called says nothing, nor how the interval was made, nor what part of a cost a search took.
     """
-    protocol = {name: value for name, value in row.protocol.items() if name not in (SET, INTERVAL)}
+    protocol = {name: value for name, value in row.protocol.items() if name not in (SET, INTERVAL, SOUGHT)}
     return protocol | ({} if row.suite in METRICS else {"images": row.n})
 
 

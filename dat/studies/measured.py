@@ -26,7 +26,7 @@ from dat.evaluation.predict import Classifier, Shelf, predict
 from dat.evaluation.suites import Clean, Suite, clean_beside
 from dat.progress import Bar
 from dat.recipe.classification import Evaluation
-from dat.results import SET, Row, from_json, machine, versions, write_bytes
+from dat.results import SET, SOUGHT, Row, from_json, machine, versions, write_bytes
 from dat.studies import words
 from dat.studies.study import Job, MakeRow
 from dat.tasks.classification import Classification
@@ -200,7 +200,7 @@ def costs(row: MakeRow, trainings: Trainings, seeds: Sequence[int], folder: Path
         for seed in seeds:
             log = _log(folder, label, seed)
             seconds = training.batch_size / _speed(log) + _sought_seconds(log)
-            sought = {"of_which_calibration_s": _sought_seconds(log)} if _sought_seconds(log) else {}
+            sought = {SOUGHT: _sought_seconds(log)} if _sought_seconds(log) else {}
             rows.append(row("cost", "seconds_per_step", seconds, len(log), Job(label, seed), {**protocol, **sought}))
     return rows
 

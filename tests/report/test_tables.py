@@ -17,6 +17,7 @@ from dat.report.tables import (
     group_table,
     terminal_table,
 )
+from dat.results import SOUGHT
 
 
 def test_the_estimate_of_one_method_is_the_student_interval_of_scipy_and_the_grid():
@@ -165,6 +166,13 @@ def test_different_protocols_are_refused_and_both_named():
 def test_how_an_interval_was_made_is_no_other_protocol():
     rows = [row("c", 50, method="at", protocol={"interval": "a"}), row("c", 60, protocol={"interval": "b"})]
     assert comparison_table(rows).methods == ("at", "dat")
+
+
+def test_the_time_of_a_search_is_no_other_protocol():
+    rows = [row("cost", 1, protocol={"batch": 8}), row("cost", 2, method="at", protocol={"batch": 8, SOUGHT: 0.1})]
+    assert set(comparison_table(rows).methods) == {"at", "dat"}
+    with pytest.raises(UsageError, match=r"'cost' was measured in two ways: {'batch': 8}"):
+        comparison_table([*rows, row("cost", 1, seed=1, protocol={"batch": 4})])
 
 
 def test_different_image_counts_are_refused():
