@@ -115,6 +115,9 @@ def test_the_momentum_encoder_follows_and_is_trained_by_nothing_else() -> None:
     task.follow(model, progress=1.0)
     for old, new in zip(before, network.momentum.parameters(), strict=True):
         torch.testing.assert_close(new, old + 0.1 + 0.05 * 0.9)
+    projected = model(first.clone().requires_grad_())
+    assert projected.queries.requires_grad
+    assert not projected.keys.requires_grad
     assert isinstance(task, FollowedTask)
     assert not isinstance(Contrastive(), FollowedTask)
     assert {key.split(".")[0] for key in network.state_dict()} == {"backbone", "projector", "predictor", "momentum"}
