@@ -178,7 +178,7 @@ def _as_trained(recipe: ClassificationRecipe | DetectionRecipe, label: str, seed
     if isinstance(recipe, DetectionRecipe):
         bare = recipe.model.model_copy(update={"weights": None, "backbone_weights": None})
         return DetectorBlueprint(bare, num_classes).untrained(seed, auxiliary_norms=norms)
-    begun = recipe.model.model_copy(update={"weights": None})
+    begun = recipe.model.model_copy(update={"weights": None, "pretrained": None})
     return open_model(begun, OnDisk(), num_classes=num_classes).untrained(seed, auxiliary_norms=norms)
 
 

@@ -36,6 +36,8 @@ from dat.engine.validation import Judge, Validate
 from dat.errors import UsageError, did_you_mean
 from dat.methods.calibration import Calibrated, reached
 from dat.nn.norm import Normalized, has_auxiliary_norms
+from dat.nn.pretrained import is_frozen
+from dat.nn.zoo import head_keys
 from dat.progress import warn
 from dat.types import Batch, DrawingTask, FollowedTask, Method, Place, Task
 
@@ -62,6 +64,7 @@ class Training:
     unless images see each other (batch statistics, mixup) or the model draws at random (dropout).
     `ema_decay` 0 keeps no average; otherwise the average, which begins with the first weights, is what is evaluated.
     `lr` is that of the whole batch, not per 256 images. `layer_decay` multiplies it once more for each layer below the head.
+    `backbone_lr_scale` multiplies it below the last layer, for weights that are good already.
     `betas` and `eps` are the optimizer's own where they are None. SGD without Nesterov momentum is timm's "momentum".
     `milestones` are the epochs after which a multistep schedule multiplies the rate by `decay_rate`; timm does so one step
     before the epoch ends. With `warmup_prefix` a schedule begins after the warm-up and ends with the training all the same,
@@ -82,6 +85,7 @@ class Training:
     momentum: float = 0.9
     weight_decay: float = 5e-4
     layer_decay: float | None = None
+    backbone_lr_scale: float | None = None
     betas: tuple[float, float] | None = None
     eps: float | None = None
     schedule: str = "cosine"
@@ -111,6 +115,8 @@ class Training:
             raise UsageError(f"schedule is {self.schedule!r}; {did_you_mean(near)}write one of {', '.join(SCHEDULES)}.")
         if self.min_lr and self.schedule in ("step", "multistep", "constant"):
             raise UsageError(f"min_lr is {self.min_lr}, which schedule {self.schedule!r} does not know; leave it out.")
+        if self.layer_decay is not None and self.backbone_lr_scale is not None:
+            raise UsageError("layer_decay and backbone_lr_scale both lower the rate below the last layer; leave one out.")
         rising = [0, *self.milestones, self.epochs]
         if bool(self.milestones) != (self.schedule == "multistep"):
             raise UsageError(
@@ -231,6 +237,7 @@ class SupervisedLearner:
         self.method, self.task, self.settings, self.here, self.seed = method, task, settings, here, seed
         self.reached: Reached | None = None
         self.bare = model.to(here.device).to(memory_format=torch.channels_last)
+        self.frozen = [part for part in self.bare.modules() if is_frozen(part)]
         self.ema = ModelEmaV3(self.bare, decay=settings.ema_decay) if settings.ema_decay else None
         optimizer = _optimizer(self.bare.network, settings)
         self.schedule = _schedule(optimizer, settings, steps_per_epoch)
@@ -240,7 +247,7 @@ class SupervisedLearner:
     def step(self, batches: Sequence[Batch], step: int) -> Mapping[str, Tensor]:
         """One optimizer step; the log gets what was minimised: the sum of the losses of a micro-batch, the mean over these."""
         self.schedule.step_update(step)
-        self.model.train()
+        self._train_mode()
         losses, method = [], self._settled()
         for number, batch in enumerate(batches):
             is_last = number == len(batches) - 1
@@ -274,7 +281,7 @@ class SupervisedLearner:
         batches = leading(sought.pictures, min(CALIBRATED, self.settings.batch_size))
         batches = [self._drawn(self._mixed(batch, batch.step + number)) for number, batch in enumerate(batches)]
         start = None if self.reached is None else self.reached.alpha
-        self.model.train()
+        self._train_mode()
         try:
             self.reached = self._same_everywhere(reached(self.method, self.bare, batches, self.task, start=start))
         except UsageError as error:
@@ -295,6 +302,12 @@ class SupervisedLearner:
         numbers = torch.tensor(list(asdict(found).values()), dtype=torch.float64, device=self.here.device)
         torch.distributed.broadcast(numbers, src=0)
         return Reached(*numbers.tolist())
+
+    def _train_mode(self) -> None:
+        """What is frozen evaluates: its statistics stay, too."""
+        self.model.train()
+        for part in self.frozen:
+            part.eval()
 
     def _rate(self) -> float:
         """That of the head, which no layer decay lowers."""
@@ -397,7 +410,27 @@ def _optimizer(network: nn.Module, settings: Training) -> torch.optim.Optimizer:
         ) from error
     if dropped := own.keys() - optimizer.defaults.keys():  # which timm does without a word
         raise UsageError(f"Optimizer {settings.optimizer!r} has no {' and no '.join(sorted(dropped))}; leave that out.")
+    if settings.backbone_lr_scale is not None:
+        optimizer.param_groups = list(_scaled_below(network, optimizer.param_groups, settings.backbone_lr_scale))
     return optimizer
+
+
+def _scaled_below(network: nn.Module, groups: Sequence[dict[str, Any]], scale: float) -> Iterator[dict[str, Any]]:
+    """Each group in two, of the last layer and of what is below, whose rate timm's schedules multiply by `lr_scale`.
+
+    Raises:
+        UsageError: the network does not say which its last layer is.
+    """
+    parameters = dict(network.named_parameters())
+    last = {id(parameters[key]) for key in head_keys(network)}
+    if not last:
+        raise UsageError(
+            f"backbone_lr_scale is {scale}, but {type(network).__name__} does not say which its last layer is; leave it out."
+        )
+    for group in groups:
+        for more, wanted in (({}, True), ({"lr_scale": scale}, False)):
+            if chosen := [parameter for parameter in group["params"] if (id(parameter) in last) == wanted]:
+                yield {**group, "params": chosen, **more}
 
 
 def _schedule(optimizer: torch.optim.Optimizer, settings: Training, steps_per_epoch: int) -> Scheduler:

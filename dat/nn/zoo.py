@@ -78,6 +78,8 @@ def _he_initialise(module: nn.Module) -> None:
         nn.init.kaiming_normal_(module.weight)
 
 
+HEADS = ("fc", "head", "classifier", "linear")
+"""What most networks call their last layer."""
 NETWORKS = {"small_resnet": SmallResNet}
 
 
@@ -111,11 +113,20 @@ def begin_with(network: nn.Module, tensors: Mapping[str, Tensor], *, name: str) 
     if "fc_norm.weight" in (own := network.state_dict()):
         take_mae(network, given, name=name)
         return
-    heads = [name for name in ("fc", "head", "classifier", "linear") if f"{name}.weight" in own]
-    kept = {f"{name}.{part}": own[f"{name}.{part}"] for name in heads for part in ("weight", "bias")}
+    kept = {key: own[key] for key in head_keys(network)}
     kept = {key: tensor for key, tensor in kept.items() if key not in given or given[key].shape != tensor.shape}
     kept |= {key: own[key] for key in own if key.endswith("num_batches_tracked")}  # absent from older files
     load_strictly(network, {**given, **kept}, name=name)
+
+
+def head_keys(network: nn.Module) -> list[str]:
+    """The parameters of the last layer, from which logits come; none, where the network does not say which it is."""
+    own = network.state_dict()
+    last = [name for name in HEADS if f"{name}.weight" in own]
+    if not last and callable(find := getattr(network, "get_classifier", None)):
+        found = find()
+        last = [name for name, part in network.named_modules() if name and part is found and isinstance(part, nn.Module)]
+    return [f"{name}.{part}" for name in last for part in ("weight", "bias") if f"{name}.{part}" in own]
 
 
 def needs_words(name: str) -> bool:

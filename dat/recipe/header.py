@@ -148,17 +148,26 @@ def whole(recipe: Recipe) -> dict[str, dict[str, Any]]:
     return {".": recipe.model_dump(mode="json", exclude={*NOT_COUNTED})}
 
 
+LATER: tuple[tuple[str, str, object], ...] = (
+    ("data", "allow_bad", 0),
+    ("data", "validation", None),
+    ("training", "keep", "last"),
+    ("training", "patience", None),
+    ("training", "backbone_lr_scale", None),
+    ("model", "pretrained", False),
+    ("model", "freeze", None),
+    ("evaluation", "further_suites", ["clean"]),
+)
+"""Keys that came later, with what they are where nothing is said: runs of before there were these keys have the same hash."""
+
+
 def recipe_hash(recipe: Recipe) -> str:
     """Twelve hexadecimal digits over all settings but the output folder, the title, and the numbers of a paper."""
     settings = recipe.model_dump(mode="json", exclude={*NOT_COUNTED})
-    # Runs of before there were these keys have the same hash.
-    if settings["data"].get("allow_bad") == 0:
-        del settings["data"]["allow_bad"]
-    for section, key, default in (("data", "validation", None), ("training", "keep", "last"), ("training", "patience", None)):
-        if key in settings.get(section, {}) and settings[section][key] == default:
-            del settings[section][key]
-    if settings.get("evaluation", {}).get("further_suites") == ["clean"]:
-        del settings["evaluation"]["further_suites"]
+    for section, key, unsaid in LATER:
+        own = settings.get(section) or {}
+        if key in own and (own[key] is None or own[key] == unsaid):
+            del own[key]
     for label, method in settings.get("methods", {}).items():
         settings["methods"][label] = without_untold_aim(method)
         if method.get("direction") == "gradient":

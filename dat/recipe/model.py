@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -13,7 +13,9 @@ from torch import Tensor
 from dat.engine.steps import stream_seed
 from dat.nn.drvit import DrViT, VisualWords
 from dat.nn.norm import Normalized, with_auxiliary_norms
+from dat.nn.pretrained import freeze_backbone, pretrained_tensors, published
 from dat.nn.zoo import begin_with, create_network, needs_words
+from dat.progress import warn
 from dat.recipe.parts import Parts
 from dat.recipe.strict import Strict
 
@@ -23,6 +25,8 @@ class ModelSection(Strict):
 
     `weights`: a file to begin with: of the same network (the head may be for other classes), or of a masked autoencoder;
     `FILE#KEY` of a file with several; or the folder `RUN/<method>-seed<k>` of a run.
+    `pretrained`: begin with timm's weights of that name, e.g. `resnet50` or `resnet50.a1_in1k`; `mean` and `std` are then
+    those of the weights, unless they are set. `freeze: backbone` trains the last layer alone.
     `discretizer`: whose codes a DrViT reads, as `load` of a discretizer; those of the methods may be another's.
     """
 
@@ -31,7 +35,21 @@ class ModelSection(Strict):
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     weights: str | None = None
+    pretrained: bool | None = None
+    freeze: Literal["backbone"] | None = None
     discretizer: str | None = None
+
+    @model_validator(mode="after")
+    def _as_the_weights_were_made(self) -> ModelSection:
+        """Name and normalisation of weights by name, written out, so that what is stored with a run says them."""
+        if not self.pretrained:
+            return self
+        if self.weights is not None:
+            raise ValueError("pretrained and weights both say what the model begins with; leave one out")
+        known = published(self.name)
+        own = {"mean": known.mean, "std": known.std}
+        missing = {key: value for key, value in own.items() if key not in self.model_fields_set}
+        return self.model_copy(update={"name": known.name, **missing})
 
     @model_validator(mode="after")
     def _fits_drvit(self) -> ModelSection:
@@ -71,7 +89,9 @@ class Blueprint:
         network = create_network(section.name, num_classes=self.num_classes, options=section.options, words=self.words)
         if self.weights is not None:
             own = {key: tensor.clone() for key, tensor in self.weights.items()}  # a network takes tensors over, and trains them
-            begin_with(network, own, name=str(section.weights))
+            begin_with(network, own, name=str(section.weights or f"timm's {section.name}"))
+        if section.freeze is not None:
+            freeze_backbone(network)
         model = Normalized(network, mean=section.mean, std=section.std)
         if auxiliary_norms:
             with_auxiliary_norms(model)
@@ -89,6 +109,10 @@ def open_model(section: ModelSection, parts: Parts, *, num_classes: int) -> Blue
         discretizer = parts.discretizer(section.discretizer)
         words = VisualWords(discretizer, discretizer.codebook())
     weights = parts.weights(section.weights) if section.weights is not None else None
+    if section.pretrained:
+        weights = pretrained_tensors(section.name, num_classes=num_classes, options=section.options)
+        mean, std = ([round(value, 4) for value in values] for values in (section.mean, section.std))
+        warn(f"The model begins with timm's weights {section.name}; inside it images are normalised by mean {mean}, std {std}.")
     blueprint = Blueprint(section, num_classes, weights, words)
     if weights is not None or words is not None:
         blueprint.untrained(seed=0)

@@ -163,7 +163,7 @@ def shorter(training: Settings) -> Settings:
 def smaller(section: ModelSection, *, side: int) -> tuple[ModelSection, int]:
     """The same model with fewer and narrower layers, and a small image for it; as it is and `side`, if it cannot be shrunk."""
     small = next((small for begin, small in SMALLER.items() if section.name.startswith(begin)), None)
-    whole = section.model_copy(update={"weights": None})
+    whole = section.model_copy(update={"weights": None, "pretrained": None})
     if small is None:
         return whole, side
     options, shrunk_side = {**section.options, **small}, SIDE

@@ -15,13 +15,14 @@ from dat.errors import UsageError, did_you_mean
 from dat.recipe.strict import STRICT
 
 LOWEST = {
+    "backbone_lr_scale": 0,
     **dict.fromkeys(("epochs", "batch_size", "accumulate", "log_every", "disc_width", "patience"), 1),
     **dict.fromkeys(("lr", "momentum", "weight_decay", "layer_decay", "warmup_epochs", "warmup_lr", "min_lr", "clip_grad"), 0),
     **dict.fromkeys(("ema_decay", "mixup", "cutmix", "smoothing", "workers", "save_minutes", "revive_every", "disc_layers"), 0),
     **dict.fromkeys(("eps", "decay_rate", "ema_codebook_decay", "warmup_steps", "image_weight", "perceptual_weight"), 0),
 }
 """Smallest value of each number that a training has."""
-SHARES = ("momentum", "layer_decay", "ema_decay", "ema_codebook_decay", "smoothing")
+SHARES = ("momentum", "layer_decay", "backbone_lr_scale", "ema_decay", "ema_codebook_decay", "smoothing")
 """Numbers of a training that are not above 1."""
 
 
