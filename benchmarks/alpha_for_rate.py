@@ -1,7 +1,7 @@
 """Which alpha changes a named share of the codes, with several discretizers at several sizes, and what it changes elsewhere.
 
-The alpha is sought on some pictures, as `alpha: {rate: 0.1}` of a recipe does, and then used on others. Prints a table and, with
-`--json`, writes it. Needs pictures of ImageNet and a classifier of them.
+The alpha is sought on some pictures, as `alpha: {rate: 0.1}` of a recipe does, and then used on others. Prints a table and,
+with `--json`, writes it. Needs pictures of ImageNet and a classifier of them.
 Example: `python benchmarks/alpha_for_rate.py --data imagenet_sample --weights tiny_darknet_imagenet.safetensors --json a.json`
 """
 
@@ -113,12 +113,10 @@ def points_at(
     task, found = Classification(), []
     for rate in rates:
         sought = reached(DAT(discretizer, Rate(rate)), classifier, batches[0], task)
-        others = torch.cat(
-            [
-                discrete_change(classifier, task, discretizer, each.images, each.targets, alpha=sought.alpha).rates.double() / 100
-                for each in batches[1]
-            ]
+        changes = (
+            discrete_change(classifier, task, discretizer, each.images, each.targets, alpha=sought.alpha) for each in batches[1]
         )
+        others = torch.cat([change.rates.double() / 100 for change in changes])
         found.append(
             {
                 "rate": rate,

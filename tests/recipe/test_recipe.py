@@ -431,6 +431,9 @@ OTHER = {
     "evaluation.c_per_class": 3,
     "evaluation.c_draw": None,  # of fewer pictures only
     "seeds": [7],
+    "model.pretrained": None,  # of a network of timm only
+    "model.freeze": "backbone",
+    "training.backbone_lr_scale": 0.5,
 }
 
 
