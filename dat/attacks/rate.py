@@ -33,12 +33,12 @@ class Rate:
     """
 
     rate: float
-    pictures: int = 128
+    pictures: int = 256
 
     def __post_init__(self) -> None:
         check_rate(self.rate)
         if self.pictures < 1:
-            raise UsageError(f"pictures is {self.pictures}, but a length is sought on at least one; write e.g. 128.")
+            raise UsageError(f"pictures is {self.pictures}, but a length is sought on at least one; write e.g. 256.")
 
 
 Length = float | Rate
