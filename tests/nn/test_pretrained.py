@@ -126,7 +126,10 @@ def test_the_rate_below_the_last_layer_is_scaled_at_every_step() -> None:
     settings = Training(4, 8, 0.4, warmup_epochs=1, backbone_lr_scale=0.25)
     optimizer = loop._optimizer(network, settings)
     assert sum(len(group["params"]) for group in optimizer.param_groups) == len(list(network.parameters()))
-    schedule, last = loop._schedule(optimizer, settings, 5), {id(network.fc.weight), id(network.fc.bias)}
+    schedule, last = (
+        loop._schedule(optimizer, settings, 5),
+        {id(network.get_parameter(f"fc.{part}")) for part in ("weight", "bias")},
+    )
     for step in (0, 3, 9, 19):
         schedule.step_update(step)
         rates = {id(parameter): group["lr"] for group in optimizer.param_groups for parameter in group["params"]}
