@@ -232,7 +232,7 @@ def test_the_commands_of_a_page_can_be_parsed(page: str, count: int):
 def test_every_yaml_of_the_pages_fits_a_recipe():
     demo = yaml.safe_load(resolved(recipes.load("demo")))
     sources = [source for page in PAGES for source in blocks(page, "yaml")]
-    assert len(sources) == 4
+    assert len(sources) == 6
     for source in sources:
         recipes.parse({**demo, **yaml.safe_load(source)})
 
