@@ -26,6 +26,7 @@ from torch.utils.flop_counter import flop_registry
 from dat.discretizers.frozen import FrozenDiscretizer
 from dat.discretizers.networks.vqgan import VQGAN, VQGANConfig
 from dat.engine.loop import SupervisedLearner, Training, accelerator
+from dat.engine.validation import Judge
 from dat.methods import METHODS
 from dat.nn.norm import Normalized, with_auxiliary_norms
 from dat.nn.zoo import create_network
@@ -206,7 +207,8 @@ def prepared(options: argparse.Namespace) -> Iterator[Bench]:
             if getattr(method, "auxiliary_norms", False):
                 with_auxiliary_norms(model)
             task = Classification(num_classes=preset.classes)
-            learner = SupervisedLearner(model, method, task, training, here, 10**6, SEED, preset.classes)
+            unjudged = Judge(None, keeps=False, patience=None)
+            learner = SupervisedLearner(model, method, task, training, here, 10**6, SEED, preset.classes, unjudged)
             return lambda: learner.step([batch], 0)
 
         names = dict.fromkeys(("standard", *options.methods))

@@ -183,8 +183,8 @@ class _Place(NamedTuple):
     seed: int
 
 
-def _find(path: str | Path) -> _Place:
-    """Raises: CheckpointError: it is no folder of a trained model."""
+def _find(path: object) -> _Place:
+    """Raises: UsageError: it is no path. CheckpointError: it is no folder of a trained model."""
     if not isinstance(path, str | Path):
         raise UsageError(f"A run is named by the path of a folder, not by {type(path).__name__}; write RUN/<method>-seed<k>.")
     given, path = path, Path(path)
