@@ -28,6 +28,8 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON lines instead of 
 Cpu = Annotated[bool, typer.Option("--cpu", help="Use no GPU, even if there is one.")]
 Config = Annotated[Path | None, typer.Option(help="Its public configuration, YAML or JSON, where the file does not tell.")]
 Layout = Annotated[str | None, typer.Option(help="The layout of its tensors, where they do not tell.")]
+NAMED = ("timm:", "torchvision:", "imagenet:")
+"""How models begin that no run of ours has left."""
 Source = Annotated[str, typer.Argument(metavar="SOURCE", help="A file of weights, or a name of `dat discretizer list`.")]
 SourceFolder = Annotated[Path, typer.Argument(metavar="FOLDER", help="Pictures in class folders.")]
 CopyFolder = Annotated[Path, typer.Option("--out", help="Folder of the copy.")]
@@ -163,6 +165,10 @@ def _evaluated_again(
     from dat.commands.evaluate import evaluate_all_again
     from dat.report.tables import terminal_table
 
+    if model.startswith(NAMED):
+        raise UsageError(
+            f"{model} has no recipe that says what it is tested on; add --suites, e.g. --suites clean, and --data."
+        )
     rows = evaluate_all_again(Path(model), overrides, sets=sets, out=out, cpu=cpu)
     return rows, None if json or not _is_main() else terminal_table(rows)
 

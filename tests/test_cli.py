@@ -231,6 +231,13 @@ def test_eval_of_data_without_suites_is_refused(ran: Path, dat: Dat):
     assert "--data goes with --suites" in only_sentence(outcome)
 
 
+@pytest.mark.parametrize("model", ["timm:resnet18", "torchvision:fcos_resnet50_fpn", "imagenet:tiny_darknet"])
+def test_eval_of_a_model_by_name_without_suites_is_refused(ran: Path, dat: Dat, model: str):
+    outcome = dat("eval", model)
+    assert outcome.code == MISUSE
+    assert f"{model} has no recipe that says what it is tested on; add --suites" in only_sentence(outcome)
+
+
 def test_report_names_the_page_it_wrote(ran: Path, dat: Dat):
     (ran / "run/report.html").unlink()
     outcome = dat("report", "run")

@@ -58,7 +58,7 @@ INSIDE = {
         {"study"},
         {"words"},
         {"measured", "discretizer"},
-        {"boxed_pictures"},
+        {"boxed_pictures", "contest"},
         {"classification", "detection", "distillation", "selfsupervised"},
         {"table"},
     ],

@@ -12,14 +12,14 @@ from torch import nn
 
 from dat.discretizers.frozen import FrozenDiscretizer
 from dat.engine.discretizer_health import digest, reconstruction_quality
-from dat.engine.loop import Training, train
+from dat.engine.loop import Training
 from dat.engine.run_folder import Run
 from dat.engine.validation import Validate
-from dat.nn.norm import without_auxiliary_norms
 from dat.progress import Bar, followed_by, warn
 from dat.recipe.classification import Comparison
 from dat.results import Row, write_text
 from dat.studies import discretizer, measured, words
+from dat.studies.contest import jobs_of, trained
 from dat.studies.forecast import Forecast
 from dat.studies.study import Job
 from dat.tasks.classification import Classification
@@ -34,30 +34,23 @@ class ClassificationStudy:
 
     def jobs(self) -> Sequence[Job]:
         """Seed by seed all methods, once there is a discretizer for them."""
-        with followed_by(self._forecast.seconds(self._jobs)):
+        with followed_by(self._forecast.seconds(jobs_of(self.opened))):
             self._discretizer = self._ready_discretizer()
-        return self._jobs
+        return jobs_of(self.opened)
 
     def train(self, job: Job, title: str) -> nn.Module:
         """The trained model of one method and seed, without auxiliary norms."""
-        contestant, data = self.opened.contestants[job.label], self.opened.data.seeded(job.seed)
-        training, classes = contestant.training, len(data.classes)
-        following = self._jobs[self._jobs.index(job) + 1 :]
-        with self.run.timed("train"), followed_by(self._forecast.seconds(following)):
-            trained = train(
-                self.opened.model.untrained(job.seed, auxiliary_norms=contestant.auxiliary_norms),
-                contestant.method(self._discretizer),
-                Classification(training.smoothing, classes, training.sigmoid),
-                data.train,
-                training,
-                seed=job.seed,
-                folder=self.run.folder / f"{job.label}-seed{job.seed}",
-                title=title,
-                num_classes=classes,
-                cpu=self.run.cpu,
-                validate=self._validate,
-            )
-        return without_auxiliary_norms(trained)
+        training = self.opened.contestants[job.label].training
+        return trained(
+            self.opened,
+            self.run,
+            job,
+            task=Classification(training.smoothing, len(self.opened.data.classes), training.sigmoid),
+            discretizer=self._discretizer,
+            forecast=self._forecast,
+            title=title,
+            validate=self._validate,
+        )
 
     def rows(self, models: Mapping[Job, nn.Module]) -> list[Row]:
         """Accuracies, what an adversary does, costs, and what a paper reports."""
@@ -129,12 +122,8 @@ class ClassificationStudy:
         return words.step_of(self.opened.contestants, self.run.folder, self.opened.seeds[0])
 
     @property
-    def _jobs(self) -> list[Job]:
-        return [Job(label, seed) for seed in self.opened.seeds for label in self.opened.contestants]
-
-    @property
     def _forecast(self) -> Forecast:
-        opened, jobs = self.opened, self._jobs
+        opened, jobs = self.opened, jobs_of(self.opened)
         shown = len(jobs) * sum(map(measured.images_to_show, self._subjects))
         return Forecast(self.run.folder, self._trainings, jobs, len(opened.data.train), shown, opened.equal_time_as)
 

@@ -11,17 +11,16 @@ from torch import nn
 from dat.boxes import Found
 from dat.data.boxed import BoxedDataset
 from dat.discretizers.frozen import FrozenDiscretizer
-from dat.engine.loop import train
 from dat.engine.run_folder import Run
 from dat.evaluation.coco_scores import CocoScores, coco_scores, results_json
 from dat.evaluation.detected import detect
 from dat.evaluation.detection_rows import BoxedCell, numbers_of, protocol_of, under_corruption
 from dat.evaluation.suites import FGSM
-from dat.nn.norm import without_auxiliary_norms
-from dat.progress import Bar, followed_by, warn
+from dat.progress import Bar, warn
 from dat.recipe.detection import DetectionComparison
 from dat.results import Row, versions, write_text
 from dat.studies import boxed_pictures, measured, words
+from dat.studies.contest import jobs_of, trained
 from dat.studies.forecast import Forecast
 from dat.studies.study import Job
 
@@ -37,25 +36,19 @@ class DetectionStudy:
 
     def jobs(self) -> Sequence[Job]:
         """Seed by seed all methods."""
-        return [Job(label, seed) for seed in self.opened.seeds for label in self.opened.contestants]
+        return jobs_of(self.opened)
 
     def train(self, job: Job, title: str) -> nn.Module:
         """The trained detector of one method and seed, without auxiliary norms."""
-        opened, contestant, jobs = self.opened, self.opened.contestants[job.label], self.jobs()
-        with self.run.timed("train"), followed_by(self._forecast.seconds(jobs[jobs.index(job) + 1 :])):
-            trained = train(
-                opened.model.untrained(job.seed, auxiliary_norms=contestant.auxiliary_norms),
-                contestant.method(self._discretizer),
-                opened.task,
-                opened.data.seeded(job.seed).train,
-                contestant.training,
-                seed=job.seed,
-                folder=self.run.folder / f"{job.label}-seed{job.seed}",
-                title=title,
-                num_classes=len(opened.data.classes),
-                cpu=self.run.cpu,
-            )
-        return without_auxiliary_norms(trained)
+        return trained(
+            self.opened,
+            self.run,
+            job,
+            task=self.opened.task,
+            discretizer=self._discretizer,
+            forecast=self._forecast,
+            title=title,
+        )
 
     def rows(self, models: Mapping[Job, nn.Module]) -> list[Row]:
         """COCO's numbers of every suite, of the corruptions together, what an adversary does, and costs."""

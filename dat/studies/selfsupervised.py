@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from dat.data.pipeline import ImageDataset, evaluation_batches
 from dat.data.subset import Subset, first_per_class
 from dat.discretizers.frozen import FrozenDiscretizer
-from dat.engine.loop import train
 from dat.engine.run_folder import Run
 from dat.evaluation.cells import Correct
 from dat.evaluation.features import Judge, NearestNeighbours, answers, features_of, fit_probe
@@ -24,11 +23,12 @@ from dat.evaluation.predict import Shelf
 from dat.evaluation.suites import FGSM, Clean, Suite, clean_beside
 from dat.nn.features import encoder_of
 from dat.nn.mae import MaskedAutoencoder
-from dat.nn.norm import Normalized, without_auxiliary_norms
-from dat.progress import Bar, followed_by
+from dat.nn.norm import Normalized
+from dat.progress import Bar
 from dat.recipe.selfsupervised import SelfSupervisedComparison
 from dat.results import Row, versions, write_bytes
 from dat.studies import measured
+from dat.studies.contest import jobs_of, trained
 from dat.studies.forecast import Forecast
 from dat.studies.study import Job
 
@@ -51,25 +51,19 @@ class SelfSupervisedStudy:
 
     def jobs(self) -> Sequence[Job]:
         """Seed by seed all methods."""
-        return [Job(label, seed) for seed in self.opened.seeds for label in self.opened.contestants]
+        return jobs_of(self.opened)
 
     def train(self, job: Job, title: str) -> nn.Module:
         """The pre-trained network of one method and seed, without auxiliary norms."""
-        opened, contestant, jobs = self.opened, self.opened.contestants[job.label], self.jobs()
-        with self.run.timed("train"), followed_by(self._forecast.seconds(jobs[jobs.index(job) + 1 :])):
-            trained = train(
-                opened.model.untrained(job.seed, auxiliary_norms=contestant.auxiliary_norms),
-                contestant.method(self._discretizer),
-                opened.task,
-                opened.data.seeded(job.seed).train,
-                contestant.training,
-                seed=job.seed,
-                folder=self.run.folder / f"{job.label}-seed{job.seed}",
-                title=title,
-                num_classes=len(opened.data.classes),
-                cpu=self.run.cpu,
-            )
-        return without_auxiliary_norms(trained)
+        return trained(
+            self.opened,
+            self.run,
+            job,
+            task=self.opened.task,
+            discretizer=self._discretizer,
+            forecast=self._forecast,
+            title=title,
+        )
 
     def rows(self, models: Mapping[Job, nn.Module]) -> list[Row]:
         """What frozen features are worth, by neighbours and by a probe, beside raw pixels; and costs."""

@@ -35,7 +35,7 @@ from dat.recipe.header import header_of, whole
 from dat.recipe.read import KINDS
 from dat.recipe.strict import Strict
 from dat.results import Row, read_rows, write_text
-from dat.studies import classification
+from dat.studies import classification, contest
 from dat.studies.classification import ClassificationStudy
 from dat.studies.study import Job
 from dat.studies.table import STUDIES
@@ -355,8 +355,8 @@ def test_reconstructions_are_measured_after_the_trainings_and_once(
     def counted(name: str, original: Any) -> Any:
         return lambda *arguments, **named: done.append(name) or original(*arguments, **named)
 
-    for name in ("train", "reconstruction_quality"):
-        monkeypatch.setattr(classification, name, counted(name, getattr(classification, name)))
+    for module, name in ((contest, "train"), (classification, "reconstruction_quality")):
+        monkeypatch.setattr(module, name, counted(name, getattr(module, name)))
     values = classified(tmp_path, photos, methods={"standard": {}}, seeds=[0], equal_time_as=None)
     values |= {"discretizer": {"load": str(tmp_path / "q.safetensors")}}
     folder = dat.train(values, cpu=True)
