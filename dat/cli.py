@@ -121,18 +121,21 @@ def evaluate(
     """Evaluate MODEL: on the test sets named, stopped and continued at will; or, of a run, as its recipe says.
 
     With --suites, KEY=VALUE are settings of the evaluation (fgsm_epsilon_255=4, precision=bf16); without, recipe keys. With
-    --data NAME=FOLDER and no --suites, MODEL may be a whole RUN: all of its models are shown those pictures as they are.
+    --data NAME=FOLDER and no --suites, MODEL may be a whole RUN: all of its models are shown those pictures as they are. Of a
+    run of self-supervised learning, whole or not, the features are judged.
     """
-    sets = _named_sets(data or ())
-    if suites is None:
+    sets, changes = _named_sets(data or ()), overrides or ()
+    names = None if suites is None else [named.strip() for named in suites.split(",") if named.strip()]
+    how = {"out": out, "sets": sets, "self_test": self_test, "cpu": cpu}
+    if not model.startswith(NAMED) and _is_pretraining(model):
+        _refuse_for_features(model, {"--weights": weights, "--allow-bad": allow_bad})
+        rows, shown = _judged(model, names, changes, name=name, **how)
+    elif names is None:
         unnamed = {"": data} if "" in sets else {}
         _refuse_without_suites({"--data": unnamed, "--weights": weights, "--name": name, "--allow-bad": allow_bad})
-        rows, shown = _evaluated_again(model, overrides or (), sets, out, cpu=cpu, json=json)
+        rows, shown = _evaluated_again(model, changes, sets, out, cpu=cpu, json=json)
     else:
-        names = [named.strip() for named in suites.split(",") if named.strip()]
-        subject = {"weights": weights, "name": name}
-        how = {"out": out, "sets": sets, "allow_bad": allow_bad, "self_test": self_test, "cpu": cpu}
-        rows, shown = _evaluated(model, names, overrides or (), subject, **how)
+        rows, shown = _evaluated(model, names, changes, {"weights": weights, "name": name}, allow_bad=allow_bad, **how)
     for row in rows if json and _is_main() else ():
         print(jsonlib.dumps(asdict(row)))
     if shown is not None and not json:
@@ -214,6 +217,43 @@ def _evaluated(
         tested, places = open_tested(model, **subject), sets or {"": None}
         rows = [row for called, root in places.items() for row in assess(tested, suites, root=root, called=called, **how).rows]
     return rows, "\n\nReport: ".join(map(str, write_all([folder]))) if _is_main() else None
+
+
+def _is_pretraining(model: str) -> bool:
+    from dat.commands.trained import pretraining_of
+
+    return pretraining_of(model) is not None
+
+
+def _refuse_for_features(model: str, options: Mapping[str, object]) -> None:
+    if options["--weights"]:
+        raise UsageError(f"{model} has its own weights; leave out --weights.")
+    if options["--allow-bad"]:
+        raise UsageError("--allow-bad goes with classifiers; mend the picture, or take it out of the set.")
+
+
+def _judged(
+    model: str,
+    suites: Sequence[str] | None,
+    overrides: Sequence[str],
+    *,
+    name: str | None,
+    out: Path | None,
+    sets: Mapping[str, Path],
+    self_test: bool,
+    cpu: bool,
+) -> tuple[Sequence[Row], str | None]:
+    """Rows of the features of one network of a run or of all, and what is shown of them; a page of each is written."""
+    from dat.commands.evaluate_features import assess_features
+    from dat.commands.report import write_all
+    from dat.report.selfsupervised_page import features_table
+
+    how = {"sets": sets, "out": out, "name": name, "self_test": self_test, "cpu": cpu}
+    found = assess_features(Path(model), suites, overrides, **how)
+    rows = [row for of_network in found.values() for row in of_network]
+    pages = [write_all([folder]) for folder in found]
+    shown = [text for text, _ in pages] if len(pages) == 1 else [features_table(rows)]
+    return rows, "\n\n".join([*shown, "\n".join(f"Report: {page}" for _, page in pages)]) if pages else None
 
 
 def _refuse_without_suites(options: dict[str, object]) -> None:

@@ -22,8 +22,8 @@ from dat.errors import DataError
 
 RUN, EVALUATION, RESULTS = "run.json", "evaluation.json", "results.jsonl"
 """Files of a folder: the facts of a run or of an evaluation, and its rows."""
-BOXES = "detection-evaluation"
-"""Kind of an evaluation of a detector."""
+BOXES, FEATURES = "detection-evaluation", "feature-evaluation"
+"""Kinds of an evaluation of a detector, and of the features of a network that was trained without classes."""
 SET = "set"
 """Entry of a protocol: what the folder of the pictures is called. It names rows, and is no condition of a measurement."""
 INTERVAL = "interval"

@@ -58,7 +58,7 @@ INSIDE = {
         {"study"},
         {"words"},
         {"measured", "discretizer"},
-        {"boxed_pictures", "contest"},
+        {"boxed_pictures", "contest", "judged"},
         {"classification", "detection", "distillation", "selfsupervised"},
         {"table"},
     ],

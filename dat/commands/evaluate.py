@@ -19,20 +19,18 @@ from accelerate import PartialState
 from torch import nn
 
 from dat.attacks.gradient import evaluating
-from dat.commands.evaluation_folder import default_folder, held, other_rows, place_of, said_alarms
+from dat.commands.evaluation_folder import default_folder, held, known_as, other_rows, place_of, said_alarms
 from dat.commands.evaluation_plan import Plan, Settings, parse_settings, without_places
 from dat.commands.subject import Tested
-from dat.commands.trained import TrainedModel, load_classifier
+from dat.commands.trained import TrainedModel, load_classifier, models_of
 from dat.data.pipeline import CenterCrop
-from dat.engine.dependence import has_begun
 from dat.errors import UsageError
-from dat.evaluation import identity, store
+from dat.evaluation import store
 from dat.evaluation.cells import Cell, Predictions
 from dat.evaluation.predict import Classifier, Shelf, predict, refuse_unreadable
 from dat.evaluation.robustness import Rows, robustness_rows
 from dat.evaluation.selftest import selftest
 from dat.progress import Bar, warn
-from dat.recipe import read
 from dat.recipe.data import FolderData, OneOfSets, Tests, notes_of
 from dat.recipe.header import recipe_hash
 from dat.recipe.parts import PRECISIONS
@@ -76,7 +74,7 @@ def assess(
         tried = next((cell for cell in cells if cell.name == "clean"), cells[0])
         alarms = selftest(model, tried.dataset, tried.views[0], device=place.device) if self_test else []
         notes = said_alarms(alarms)
-        known = _known_as(model, place, folder, _shown_size(tested, settings.size))
+        known = known_as(model, place, folder, _shown_size(tested, settings.size))
         job = Evaluating(plan, known, place, folder)
         predictions = job.predictions(cells, classifier, allow_bad=allow_bad)
         return job.rows(cells, predictions, notes)
@@ -153,21 +151,6 @@ class Evaluating:
             "machine": machine(),
             "files": _hashes(self.folder) if self.folder is not None else {},
         }
-
-
-def _known_as(model: nn.Module, place: Place, folder: Path | None, size: tuple[int, int]) -> str:
-    """What the model is called in the folder, whose first process notes what it answers before it keeps anything of it."""
-    checkpoint = identity.checkpoint_hash(model)
-    if folder is None:
-        return checkpoint
-    width, height = size
-    answers = identity.answers_of(Classifier(model, place.device), height, width)
-    before = store.read_answers(folder)
-    name = identity.known_as(before, checkpoint, answers)
-    PartialState().wait_for_everyone()  # all have read before one of them writes
-    if place.is_main and name not in before:
-        store.write_answers(folder, {**before, name: answers})
-    return name
 
 
 def _shown_size(tested: Tested, size: int | None) -> tuple[int, int]:
@@ -268,7 +251,7 @@ def evaluate_again(
     rows: list[Row] = []
     with held(folder, place), evaluating(found.model.to(place.device)) as model:
         height, width = subjects[0].size
-        checkpoint = _known_as(model, place, folder, (width, height))
+        checkpoint = known_as(model, place, folder, (width, height))
         for subject in subjects:
             rows += _rows_on(subject, found, checkpoint, folder)
     return rows
@@ -334,7 +317,7 @@ def evaluate_all_again(
     Raises:
         What `evaluate_again` raises.
     """
-    models, opened, rows = _models_of(path), Opened(), list[Row]()
+    models, opened, rows = models_of(path), Opened(), list[Row]()
     kept = [text for text in overrides if not (sets and text == SUBSET)]
     classes = "all" if len(kept) == len(overrides) else "subset"
     named = {name: OneOfSets(folder=str(folder), classes=classes) for name, folder in sets.items()}
@@ -342,20 +325,6 @@ def evaluate_all_again(
         folder = default_folder(str(model)) if out is None else out if model == path else out / model.name
         rows += evaluate_again(model, kept, sets=named, folder=folder, cpu=cpu, opened=opened)
     return rows
-
-
-def _models_of(path: Path) -> list[Path]:
-    """The folders of the models of a run, in the order of its recipe; or the path itself, of whatever else it is."""
-    stored = path / "recipe.yaml"
-    methods = getattr(read.load(str(stored)), "methods", {}) if stored.is_file() else {}
-    found = [sorted(path.glob(f"{label}-seed*"), key=lambda model: (len(model.name), model.name)) for label in methods]
-    known = [model for label, models in zip(methods, found, strict=True) for model in models if _is_of(model, label)]
-    return known or [path]
-
-
-def _is_of(model: Path, label: str) -> bool:
-    """Whether a folder holds a trained model of this method."""
-    return model.name.rpartition("-seed")[0] == label and has_begun(model)
 
 
 def _write_again(folder: Path, name: str, rows: Sequence[Row]) -> None:

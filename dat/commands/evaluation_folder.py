@@ -8,10 +8,14 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
+from torch import nn
 
 from dat.engine import run_folder
 from dat.engine.processes import joined
 from dat.errors import UsageError
+from dat.evaluation import identity, store
+from dat.evaluation.predict import Classifier
 from dat.evaluation.selftest import Alarm
 from dat.progress import warn
 from dat.results import SET, Row, read_rows
@@ -23,6 +27,24 @@ def default_folder(target: str) -> Path:
     if Path(target).exists():
         return Path(target) / "evaluation"
     return Path("runs") / f"evaluation-{re.sub('[^A-Za-z0-9._-]+', '-', target)}"
+
+
+def known_as(model: nn.Module, place: Place, folder: Path | None, size: tuple[int, int]) -> str:
+    """What the model is called in the folder, whose first process notes what it answers before it keeps anything of it.
+
+    `size`: width and height of what it is shown.
+    """
+    checkpoint = identity.checkpoint_hash(model)
+    if folder is None:
+        return checkpoint
+    width, height = size
+    answers = identity.answers_of(Classifier(model, place.device), height, width)
+    before = store.read_answers(folder)
+    name = identity.known_as(before, checkpoint, answers)
+    PartialState().wait_for_everyone()  # all have read before one of them writes
+    if place.is_main and name not in before:
+        store.write_answers(folder, {**before, name: answers})
+    return name
 
 
 def other_rows(path: Path, rows: Sequence[Row]) -> list[Row]:

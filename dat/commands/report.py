@@ -8,7 +8,10 @@ from pathlib import Path
 
 from dat.errors import DataError, UsageError
 from dat.report.page import read_facts, terminal_page, write_report
-from dat.results import EVALUATION, RESULTS, RUN
+from dat.results import BOXES, EVALUATION, FEATURES, RESULTS, RUN
+
+EVALUATED = {BOXES: "detectors", FEATURES: "features", "": "classifiers"}
+"""What evaluations are of, by their kind."""
 
 
 def write_all(folders: Sequence[Path], *, mixed: bool = False) -> tuple[str, Path]:
@@ -22,18 +25,27 @@ def write_all(folders: Sequence[Path], *, mixed: bool = False) -> tuple[str, Pat
     """
     others = [folder for folder in folders if not (folder / EVALUATION).is_file()]
     if not others:
-        from dat.report.scorecard.detectors import is_of_boxes, write_boxes_scorecard  # all wait for torch
-        from dat.report.scorecard.page import write_scorecard
-
-        kinds = {is_of_boxes(folder) for folder in folders}
-        if len(kinds) > 1:
-            raise UsageError("Some of the folders are of detectors and others of classifiers; name those of one kind.")
-        return (write_boxes_scorecard if kinds == {True} else write_scorecard)(folders, mixed=mixed)
+        return _write_evaluations(folders, mixed=mixed)
     if len(folders) > 1:
         raise UsageError(
             f"{others[0]} is no evaluation (it holds no {EVALUATION}); name one run, or folders of `dat eval` only."
         )
     return "", write(folders[0], mixed=mixed)
+
+
+def _write_evaluations(folders: Sequence[Path], *, mixed: bool) -> tuple[str, Path]:
+    """Raises: UsageError: they are of several kinds."""
+    from dat.report.scorecard.detectors import write_boxes_scorecard  # all wait for torch
+    from dat.report.scorecard.features import write_features_scorecard
+    from dat.report.scorecard.page import write_scorecard
+
+    writers = {BOXES: write_boxes_scorecard, FEATURES: write_features_scorecard}
+    kinds = dict.fromkeys(str(read_facts(folder / EVALUATION).get("kind")) for folder in folders)
+    found = dict.fromkeys(kind if kind in writers else "" for kind in kinds)
+    if len(found) > 1:
+        words = " and others of ".join(EVALUATED[kind] for kind in found)
+        raise UsageError(f"Some of the folders are of {words}; name those of one kind.")
+    return writers.get(next(iter(found)), write_scorecard)(folders, mixed=mixed)
 
 
 def write(run: Path, *, mixed: bool = False) -> Path:

@@ -1,8 +1,8 @@
-"""What a run left behind, found again by the folder of one of its models: a classifier, or a detector of boxes."""
+"""What a run left behind, found again by the folder of one of its models: a classifier, a detector of boxes, an encoder."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -14,9 +14,11 @@ from dat.data.boxed import Letterbox
 from dat.data.folders import set_name
 from dat.data.pipeline import CenterCrop, ImageDataset
 from dat.engine import checkpoint, run_folder
+from dat.engine.dependence import has_begun
 from dat.engine.validation import weights_of
 from dat.errors import CheckpointError, UsageError
-from dat.nn.norm import without_auxiliary_norms
+from dat.nn.features import encoder_of
+from dat.nn.norm import Normalized, without_auxiliary_norms
 from dat.nn.weights import load_strictly
 from dat.recipe import read
 from dat.recipe.classification import ClassificationRecipe
@@ -25,6 +27,8 @@ from dat.recipe.detection import DetectionRecipe, DetectorBlueprint
 from dat.recipe.methods import wants_auxiliary_norms
 from dat.recipe.model import open_model
 from dat.recipe.parts import OnDisk
+from dat.recipe.pretraining import PretrainingBlueprint
+from dat.recipe.selfsupervised import SelfSupervisedRecipe
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,6 +85,18 @@ class TrainedDetector:
     seed: int
 
 
+@dataclass(frozen=True, eq=False)
+class TrainedEncoder:
+    """What a run of self-supervised learning left: a frozen encoder that takes images in [0, 1], and gives features.
+
+    `label` and `seed` as of `TrainedModel`.
+    """
+
+    encoder: Normalized
+    label: str
+    seed: int
+
+
 def load_run(path: str | Path, overrides: Sequence[str] = ()) -> TrainedModel | TrainedDetector:
     """The result of a training: the best weights where these are kept, averaged ones where there are some, no auxiliary norms.
     No picture is needed.
@@ -100,13 +116,7 @@ def load_run(path: str | Path, overrides: Sequence[str] = ()) -> TrainedModel | 
         instead = "name another run" + tuned * (recipe.kind == "selfsupervised")
         sentence = f"is a run of kind {recipe.kind}, which trains no classifier and no detector; {instead}."
         raise CheckpointError(f"{found.folder.parent} {sentence}")
-    if found.label not in recipe.methods:
-        known = ", ".join(recipe.methods)
-        raise CheckpointError(
-            f"{found.folder.name} is none of the models of {found.folder.parent} ({known}); give it its first name again, "
-            "or put it back into the recipe."
-        )
-    state = checkpoint.load(found.path) if found.folder != found.path else _newest_state(found.folder)
+    state = _state_of(found, recipe.methods)
     classes = _class_names(found.folder.parent)
     with torch.random.fork_rng(devices=[]):
         model = _as_trained(recipe, found.label, found.seed, len(classes))
@@ -115,6 +125,25 @@ def load_run(path: str | Path, overrides: Sequence[str] = ()) -> TrainedModel | 
     if isinstance(recipe, DetectionRecipe):
         return TrainedDetector(model, classes, Letterbox(*recipe.data.size), recipe, found.label, found.seed)
     return TrainedModel(model, classes, view_of(recipe.data), recipe, found.label, found.seed)
+
+
+def load_encoder(path: str | Path, recipe: SelfSupervisedRecipe, *, side: int) -> TrainedEncoder:
+    """One of the networks of a run of self-supervised learning, for pictures of so many pixels a side; as `load_run`.
+
+    `recipe`: that of the run, perhaps with other keys.
+
+    Raises:
+        CheckpointError: as `load_run`.
+    """
+    found = _find(path)
+    state = _state_of(found, recipe.methods)
+    bare = PretrainingBlueprint(recipe.model.model_copy(update={"weights": None}), recipe.task, side)
+    with torch.random.fork_rng(devices=[]):
+        model = bare.untrained(found.seed, auxiliary_norms=wants_auxiliary_norms(recipe.methods[found.label]))
+    load_strictly(model, weights_of(state.tensors), name=f"{found.folder.name} with the settings given")
+    model = without_auxiliary_norms(model)
+    assert isinstance(model, Normalized)
+    return TrainedEncoder(encoder_of(model), found.label, found.seed)
 
 
 def load_classifier(path: str | Path, overrides: Sequence[str] = ()) -> TrainedModel:
@@ -136,6 +165,30 @@ def is_detector(path: str | Path) -> bool:
     except CheckpointError:
         return False
     return isinstance(read.load(str(stored)), DetectionRecipe)
+
+
+def pretraining_of(path: str | Path) -> Path | None:
+    """The recipe's file of a run of self-supervised learning, by its folder or that of a network; None of whatever else."""
+    stored = Path(path) / "recipe.yaml"
+    try:
+        stored = stored if stored.is_file() else _find(path).recipe
+    except CheckpointError:
+        return None
+    return stored if isinstance(read.load(str(stored)), SelfSupervisedRecipe) else None
+
+
+def models_of(path: Path) -> list[Path]:
+    """The folders of the models of a run, in the order of its recipe; or the path itself, of whatever else it is."""
+    stored = path / "recipe.yaml"
+    methods = getattr(read.load(str(stored)), "methods", {}) if stored.is_file() else {}
+    found = [sorted(path.glob(f"{label}-seed*"), key=lambda model: (len(model.name), model.name)) for label in methods]
+    known = [model for label, models in zip(methods, found, strict=True) for model in models if _is_of(model, label)]
+    return known or [path]
+
+
+def _is_of(model: Path, label: str) -> bool:
+    """Whether a folder holds a trained model of this method."""
+    return model.name.rpartition("-seed")[0] == label and has_begun(model)
 
 
 class _Place(NamedTuple):
@@ -162,6 +215,17 @@ def _find(path: object) -> _Place:
             f"{given} is not the folder of a trained model; give RUN/<method>-seed<k>, e.g. runs/demo/dat-seed0, or timm:NAME."
         )
     return _Place(path, folder, stored, label, int(seed))
+
+
+def _state_of(found: _Place, methods: Collection[str]) -> checkpoint.State:
+    """Raises: CheckpointError: the recipe knows no such method, or there is no whole checkpoint."""
+    if found.label not in methods:
+        known = ", ".join(methods)
+        raise CheckpointError(
+            f"{found.folder.name} is none of the models of {found.folder.parent} ({known}); give it its first name again, "
+            "or put it back into the recipe."
+        )
+    return checkpoint.load(found.path) if found.folder != found.path else _newest_state(found.folder)
 
 
 def _class_names(run: Path) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 from PIL import Image
@@ -135,7 +135,8 @@ class ImageFolder(PictureFiles):
     torchvision), so that class i of ImageNet-V2 (folders 0 ... 999) is folder i. Pictures are in the order of their names
     and may lie deeper than one folder. Names that begin with a dot and files of other kinds are left out. Links are
     followed. `per_class` keeps so many times the number of classes, chosen as `dat.data.draw.drawn` does. With `subset` there
-    may be folders of some of the `classes` alone; targets are positions in `classes` all the same.
+    may be folders of some of the `classes` alone; targets are positions in `classes` all the same. `of`: which pictures have
+    these classes, for messages.
 
     Raises:
         UsageError: `per_class` is below 1.
@@ -151,6 +152,7 @@ class ImageFolder(PictureFiles):
         per_class: int | None = None,
         draw: Draw = "in-proportion",
         subset: bool = False,
+        of: Literal["training", "labelled"] = "training",
     ) -> None:
         if per_class is not None and per_class < 1:
             raise UsageError(f"per_class is {per_class}; give 1 or more, or leave it out for all pictures.")
@@ -158,7 +160,7 @@ class ImageFolder(PictureFiles):
         found = _class_folders(root)
         _refuse_two_spellings(root, found)
         known = found if classes is None else tuple(classes)
-        _require_same_classes(root, found, known, subset=subset)
+        _require_same_classes(root, found, known, subset=subset, of=of)
         files = {name: sorted(_files(root, name, above=frozenset())) for name in found}
         _say_left_out(root, [file for names in files.values() for file in names])
         pictures = [_pictures_of_class(root, name, files[name]) for name in found]
@@ -243,21 +245,24 @@ def _refuse_two_spellings(root: Path, found: tuple[str, ...]) -> None:
         raise DataError(f"{root} has one class spelt in two ways, {twice[0]!r} and {twice[1]!r}; put both into one folder.")
 
 
-def _require_same_classes(root: Path, found: tuple[str, ...], expected: tuple[str, ...], *, subset: bool) -> None:
+def _require_same_classes(
+    root: Path, found: tuple[str, ...], expected: tuple[str, ...], *, subset: bool, of: Literal["training", "labelled"]
+) -> None:
     if found == expected or (subset and set(found) <= set(expected)):
         return
     if twice := spelt_twice(found, expected):
-        raise DataError(f"The class {twice[1]!r} of {root} is {twice[0]!r} in training; give its folder that name.")
+        among = "in training" if of == "training" else "among the labelled pictures"
+        raise DataError(f"The class {twice[1]!r} of {root} is {twice[0]!r} {among}; give its folder that name.")
     differences = {"missing": sorted(set(expected) - set(found)), "extra": sorted(set(found) - set(expected))}
     said = ", ".join(f"{len(names)} {kind} ({_shortened(names)})" for kind, names in differences.items() if names)
     said = said or _first_difference(found, expected)
     is_part = set(found) < set(expected)
     advice = (
         "add them, or write classes: subset for a test set of some of the classes"
-        if is_part
+        if is_part and of == "training"
         else "use folders with the same classes"
     )
-    raise DataError(f"The classes of {root} are not those of the training pictures: {said}; {advice}.")
+    raise DataError(f"The classes of {root} are not those of the {of} pictures: {said}; {advice}.")
 
 
 def _first_difference(found: tuple[str, ...], expected: tuple[str, ...]) -> str:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from dat.data.pipeline import ImageDataset
 from dat.errors import DataError, DivergenceError, UsageError
-from dat.evaluation.cells import Correct
+from dat.evaluation.cells import Predictions
 from dat.evaluation.predict import Shelf, add_up
 from dat.evaluation.suites import Suite
 from dat.tasks.losses import margin
@@ -34,6 +34,8 @@ Scale = Float64[Tensor, " depth"]
 
 AT_ONCE = 2**27
 """Similarities that are held at once: 1 GiB."""
+KINDS = ("knn", "probe")
+"""Of judges, as metrics of result rows."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,6 +149,18 @@ def _standardised(bank: Bank) -> tuple[Tensor, Scale, Scale]:
     return (exact - mean) * scale, mean, scale
 
 
+class Probed(nn.Module):
+    """An encoder and the probe on it: a classifier, as the self-test takes one."""
+
+    def __init__(self, encoder: nn.Module, probe: LinearProbe) -> None:
+        super().__init__()
+        self.encoder, self.probe = encoder, probe
+
+    def forward(self, images: Images) -> Logits:
+        """One logit per class."""
+        return self.probe(self.encoder(images))
+
+
 @dataclass(frozen=True, eq=False)
 class Judge:
     """An encoder in eval mode with what its features are judged by. Without a probe, no attack goes through it."""
@@ -169,25 +183,31 @@ class Judge:
 
     @torch.inference_mode()
     def says(self, images: Images) -> dict[str, Tensor]:
-        """The class of each image, by its neighbours (`knn`) and by the probe (`probe`)."""
+        """The class of each image, by its neighbours (`knn`) and by the probe (`probe`).
+
+        Raises:
+            DivergenceError: a feature is NaN or infinite, which would count as the first class.
+        """
         features = self.encoder(images)
+        if not features.isfinite().all():
+            raise DivergenceError("The features of a test picture are NaN or infinite; train with a lower learning rate.")
         said = {"knn": self.neighbours.votes(features).argmax(dim=1)}
         return said if self.probe is None else said | {"probe": self.probe(features).argmax(dim=1)}
 
 
 def answers(
     judges: Mapping[Name, Judge], dataset: ImageDataset, change: Suite, shelf: Shelf, *, advance: Callable[[int], None]
-) -> dict[Name, dict[str, Correct]]:
-    """Whether each judge was right, by picture of the set; the same on every process. Those without a probe are not attacked.
+) -> dict[Name, Predictions]:
+    """The class that each judge says of every picture; the same on every process. Those without a probe are not attacked.
 
     `advance` is told how many pictures were shown.
 
     Raises:
         DataError: a picture cannot be read, or the set changed meanwhile.
-        DivergenceError: what is climbed in an attack is NaN or infinite.
+        DivergenceError: features, or what is climbed in an attack, are NaN or infinite.
     """
     asked = {name: judge for name, judge in judges.items() if judge.probe is not None or not change.depends_on_model}
-    right = {name: {kind: np.zeros(len(dataset), np.int64) for kind in _kinds(judge)} for name, judge in asked.items()}
+    said = {name: _unasked(judge, dataset) for name, judge in asked.items()}
     seen, device = np.zeros(len(dataset), np.int64), shelf.place.device
     for *fetched, ids in shelf.batches(dataset):
         seen[ids.numpy()] += 1
@@ -195,17 +215,18 @@ def answers(
         shared = None if change.depends_on_model else change.images(images, ids, None)
         for name, judge in asked.items():
             shown = judge.shown(change, images, targets, ids) if shared is None else shared
-            for kind, said in judge.says(shown).items():
-                right[name][kind][ids.numpy()] = (said == targets).cpu().numpy()
+            for kind, classes in judge.says(shown).items():
+                said[name].outputs[kind][ids.numpy()] = classes.cpu().numpy()
         advance(len(ids))
-    add_up([seen, *(values for by_kind in right.values() for values in by_kind.values())], shelf.place)
+    add_up([seen, *(values for predictions in said.values() for values in predictions.outputs.values())], shelf.place)
     if (seen != 1).any():
         raise DataError(f"{int((seen != 1).sum())} pictures were not shown exactly once; the set changed meanwhile.")
-    return {name: {kind: values == 1 for kind, values in by_kind.items()} for name, by_kind in right.items()}
+    return said
 
 
-def _kinds(judge: Judge) -> tuple[str, ...]:
-    return ("knn",) if judge.probe is None else ("knn", "probe")
+def _unasked(judge: Judge, dataset: ImageDataset) -> Predictions:
+    kinds = KINDS if judge.probe is not None else KINDS[:1]
+    return Predictions(dataset.source.targets, {kind: np.zeros(len(dataset), np.int64) for kind in kinds})
 
 
 def features_of(

@@ -214,7 +214,7 @@ class ClassificationRecipe(Strict):
         for label in self.methods:
             check_batches(training_of(self, label), data, where=f"methods.{label}")
         if "c" in (*self.evaluation.suites, *(self.evaluation.further_suites if data.further else ())):
-            check_corruptible(data)
+            check_corruptible(data.size)
         check_network(model, data)
 
     def _load_discretizer(self, parts: Parts, source: str) -> FrozenDiscretizer:

@@ -248,7 +248,7 @@ class DetectionRecipe(Strict):
         for label in self.methods:
             check_batches(training_of(self, label), data, where=f"methods.{label}")
         if "c" in self.evaluation.suites:
-            check_corruptible(data)
+            check_corruptible(data.size)
         images, boxes = data.example()
         bare = dataclasses.replace(model, weights=None, backbone_weights=None).untrained(seed=0).eval()
         if isinstance(bare.network, TransformersDetector):

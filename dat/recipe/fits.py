@@ -40,15 +40,15 @@ def check_batches(settings: Training | DiscretizerTraining | Distillation, data:
         raise UsageError(f"{where}: {error}") from error
 
 
-def check_corruptible(data: Sets) -> None:
-    """Refuse test pictures that are too small to be corrupted.
+def check_corruptible(size: tuple[int, int]) -> None:
+    """Refuse test pictures that are too small to be corrupted; `size` is their height and width.
 
     Raises:
         UsageError: their size, and the smallest.
     """
-    if min(data.size) < LEAST_SIDE:
+    if min(size) < LEAST_SIDE:
         raise UsageError(
-            f"evaluation.suites has c, but the test pictures are {data.size[1]} x {data.size[0]} pixels and corruptions need "
+            f"evaluation.suites has c, but the test pictures are {size[1]} x {size[0]} pixels and corruptions need "
             f"{LEAST_SIDE} a side; leave c out, or set data.size to {LEAST_SIDE} or more."
         )
 

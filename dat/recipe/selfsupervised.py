@@ -46,6 +46,11 @@ class Judging:
     probe_iterations: int
     batch_size: int
 
+    def corrupted(self, test: ImageDataset) -> ImageDataset:
+        """So many of the test pictures as are corrupted."""
+        chosen = test.source if self.c_per_class is None else fewer(test.source, self.c_per_class, self.c_draw)
+        return test if chosen is test.source else ImageDataset(chosen, test.transform, seed=0)
+
 
 class JudgingSection(Strict):
     """Test sets: `clean`, `fgsm` (one step of `fgsm_epsilon_255` / 255 through the probe), `c` (15 corruptions).
@@ -89,9 +94,7 @@ class SelfSupervisedComparison:
     @cached_property
     def corrupted(self) -> ImageDataset:
         """So many of the test pictures as are corrupted."""
-        test, count = self.data.test, self.judging.c_per_class
-        chosen = test.source if count is None else fewer(test.source, count, self.judging.c_draw)
-        return test if chosen is test.source else ImageDataset(chosen, test.transform, seed=0)
+        return self.judging.corrupted(self.data.test)
 
 
 class SelfSupervisedRecipe(Strict):
@@ -206,7 +209,7 @@ class SelfSupervisedRecipe(Strict):
         for label in self.methods:
             check_batches(training_of(self, label), data, where=f"methods.{label}")
         if "c" in self.evaluation.suites:
-            check_corruptible(data)
+            check_corruptible(data.size)
         check_neighbours(self.evaluation.k, self.evaluation.temperature, bank=len(data.bank))
         images, targets, _ = data.train.__getitems__([(0, 0), (0, len(data.train) - 1)])
         bare = dataclasses.replace(model, weights=None).untrained(seed=0).eval()

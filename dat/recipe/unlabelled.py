@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -93,8 +94,7 @@ class UnlabelledData:
     @property
     def fingerprint(self) -> str:
         """Of the test pictures and the bank."""
-        parts = "".join(part.source.fingerprint() for part in (self.test, self.bank))
-        return hashlib.sha256(parts.encode()).hexdigest()[:12]
+        return fingerprint_of(self.test, self.bank)
 
     def facts(self, source: str) -> dict[str, Any]:
         """What `run.json` says of them."""
@@ -113,6 +113,12 @@ class UnlabelledData:
         return dataclasses.replace(self, train=again)
 
 
+def fingerprint_of(test: ImageDataset, bank: ImageDataset) -> str:
+    """Of the pictures that are judged, and of those by which they are."""
+    parts = "".join(part.source.fingerprint() for part in (test, bank))
+    return hashlib.sha256(parts.encode()).hexdigest()[:12]
+
+
 def build_unlabelled(section: DigitPictures | FolderPictures, *, views: int) -> UnlabelledData:
     """Open the pictures of a recipe; nothing is written into their folders. `views`: 1 or 2 of each training picture.
 
@@ -122,14 +128,39 @@ def build_unlabelled(section: DigitPictures | FolderPictures, *, views: int) -> 
     """
     train, bank, test = _digits(section) if isinstance(section, DigitPictures) else _folders(section)
     view = view_of(section)
-    width, height = (view.size, view.size) if view.size is not None else test.read(0).size
     kind = TwoViews if views == 2 else ImageDataset
     return UnlabelledData(
         kind(train, augmented(section.augment, view), seed=0),
         ImageDataset(bank, view, seed=0),
         ImageDataset(test, view, seed=0),
-        (height, width),
+        size_of(test, view),
     )
+
+
+def build_judged(
+    section: DigitPictures | FolderPictures, folders: Mapping[str, str]
+) -> tuple[ImageDataset, dict[str, ImageDataset]]:
+    """The bank, and the test pictures by name: of `folders`, or without any those of the recipe, which have none.
+
+    The training pictures need not be there, unless they are the bank.
+
+    Raises:
+        DataError: as `build_unlabelled`.
+    """
+    view = view_of(section)
+    sources: dict[str, ImageSource] = {}
+    if isinstance(section, DigitPictures):
+        _, bank, sources[""] = _digits(section)
+    else:
+        bank, folders = _held(section, _bank(section)), folders or {"": section.test}
+    sources = {name: _held(section, _tested(section, place, bank.classes)) for name, place in folders.items()} or sources
+    return ImageDataset(bank, view, seed=0), {name: ImageDataset(source, view, seed=0) for name, source in sources.items()}
+
+
+def size_of(test: ImageSource, view: CenterCrop) -> tuple[int, int]:
+    """Height and width of an image that a network is shown."""
+    width, height = (view.size, view.size) if view.size is not None else test.read(0).size
+    return height, width
 
 
 def _digits(section: DigitPictures) -> tuple[ImageSource, ImageSource, ImageSource]:
@@ -139,6 +170,16 @@ def _digits(section: DigitPictures) -> tuple[ImageSource, ImageSource, ImageSour
 
 def _folders(section: FolderPictures) -> tuple[ImageSource, ImageSource, ImageSource]:
     train = PictureFolder(section.train)
+    bank = _bank(section)
+    test = _tested(section, section.test, bank.classes)
+    if not section.in_memory:
+        return train, bank, test
+    is_same = bank.root == train.root and [*map(bank.name, range(len(bank)))] == [*map(train.name, range(len(train)))]
+    held = in_memory(bank)
+    return held if is_same else in_memory(train), held, in_memory(test)
+
+
+def _bank(section: FolderPictures) -> ImageFolder:
     try:
         bank = ImageFolder(section.labelled or section.train, per_class=section.labelled_per_class, draw=section.draw)
     except DataError as error:
@@ -147,16 +188,20 @@ def _folders(section: FolderPictures) -> tuple[ImageSource, ImageSource, ImageSo
         raise DataError(
             f"{error} They are needed to judge what was learned, not to train; write data.labelled=FOLDER with class folders."
         ) from error
-    test = ImageFolder(section.test, classes=bank.classes, per_class=section.test_per_class, draw=section.draw)
     if len(bank.classes) < 2:
         raise DataError(
             f"{bank.root} has one class, {', '.join(bank.classes)}, which is always right; add a folder of another."
         )
-    if not section.in_memory:
-        return train, bank, test
-    is_same = bank.root == train.root and [*map(bank.name, range(len(bank)))] == [*map(train.name, range(len(train)))]
-    held = in_memory(bank)
-    return held if is_same else in_memory(train), held, in_memory(test)
+    return bank
+
+
+def _held(section: DigitPictures | FolderPictures, source: ImageFolder) -> ImageSource:
+    return in_memory(source) if isinstance(section, FolderPictures) and section.in_memory else source
+
+
+def _tested(section: DigitPictures | FolderPictures, place: str, classes: tuple[str, ...]) -> ImageFolder:
+    chosen: Any = {} if isinstance(section, DigitPictures) else {"per_class": section.test_per_class, "draw": section.draw}
+    return ImageFolder(place, classes=classes, of="labelled", **chosen)
 
 
 def view_of(section: DigitPictures | FolderPictures) -> CenterCrop:

@@ -6,7 +6,7 @@ Reads files only. What a run does not hold is left out, and the page says so.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib import resources
@@ -166,20 +166,29 @@ def odd_pictures(facts: Facts) -> list[str]:
     return [str(sentence) for sentence in found] if isinstance(found, list) else []
 
 
-def later_table(run: Path, rows: Sequence[Row], comparison: Comparison) -> Table | None:
+def later_table(
+    run: Path,
+    rows: Sequence[Row],
+    comparison: Comparison,
+    *,
+    clean: Collection[str] = ("clean",),
+    renamed: Callable[[list[Row]], list[Row]] = list,
+) -> Table | None:
     """What `dat eval` left beside the models of a run, beside the accuracy on clean pictures that the training measured.
 
-    Of a set that was measured twice, it is the later number.
+    Of a set that was measured twice, it is the later number. `clean`: what the suites of clean pictures are called in `rows`,
+    `renamed` calls the suites of an evaluation so.
 
     Raises:
         DataError: rows are damaged, or cannot be put beside each other.
     """
-    later = [row for method in comparison.methods for seed in comparison.seeds(method) for row in _later(run, method, seed)]
+    models = [(method, seed) for method in comparison.methods for seed in comparison.seeds(method)]
+    later = [row for method, seed in models for row in _named_later(renamed(_later(run, method, seed)), method, seed)]
     if not later:
         return None
     again = {row.suite for row in later}
-    clean = [row for row in rows if row.suite == "clean" and row.source == "ours"]
-    measured = [row for row in clean if of_set(row.suite, str(row.protocol.get(SET, ""))) not in again]
+    trained = [row for row in rows if row.suite in clean and row.source == "ours"]
+    measured = [row for row in trained if of_set(row.suite, str(row.protocol.get(SET, ""))) not in again]
     try:
         table = accuracy_table(comparison_table([*measured, *later]))
     except UsageError as error:
@@ -189,9 +198,12 @@ def later_table(run: Path, rows: Sequence[Row], comparison: Comparison) -> Table
 
 
 def _later(run: Path, method: str, seed: int | None) -> list[Row]:
-    """Accuracies on whole test sets that an evaluation of one model left, under the names of their sets."""
     path = run / f"{method}-seed{seed}" / "evaluation" / RESULTS
-    rows = read_rows(path) if path.is_file() else []
+    return read_rows(path) if path.is_file() else []
+
+
+def _named_later(rows: Iterable[Row], method: str, seed: int | None) -> list[Row]:
+    """Accuracies on whole test sets that an evaluation of one model left, under the names of their sets."""
     whole = [row for row in rows if row.metric == "accuracy" and not is_part(row.suite) and row.suite.count("/") < CELL]
     return [
         replace(row, suite=of_set(row.suite, str(row.protocol.get(SET, "later"))), method=method, seed=seed) for row in whole

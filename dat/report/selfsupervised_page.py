@@ -24,6 +24,7 @@ from dat.report.page import (
     data_words,
     html_page,
     in_order,
+    later_table,
     markdown_page,
     overview_plot,
     protocols,
@@ -82,8 +83,17 @@ def selfsupervised_outcome(run: Path) -> str:
     """The table of methods as plain text, what raw pixels give, and where the page is."""
     rows = read_rows(run / RESULTS)
     comparison = _compared(rows)
-    said = [plain_table(accuracy_table(comparison)), *of_pixels(rows, comparison), f"Report: {run / 'report.html'}"]
+    said = [features_table(rows), *of_pixels(rows, comparison), f"Report: {run / 'report.html'}"]
     return "\n\n".join(said)
+
+
+def features_table(rows: Iterable[Row]) -> str:
+    """Methods by what their features are worth on each set, over seeds, as plain text.
+
+    Raises:
+        DataError, UsageError: as `write_selfsupervised_report`.
+    """
+    return plain_table(accuracy_table(_compared(rows)))
 
 
 def gather(run: Path, *, mixed: bool = False) -> Report:
@@ -98,13 +108,14 @@ def gather(run: Path, *, mixed: bool = False) -> Report:
     comparison = _compared(rows, mixed=mixed)
     plots = {"The overview": overview_plot, "The training curves": training_plot}
     drawn = [attempt(what, partial(draw, run, comparison), left_out) for what, draw in plots.items()]
+    later = attempt("What was evaluated later", partial(_later_table, run, rows, comparison), left_out)
     recipe = attempt("The recipe", partial(read_file, run / "recipe.yaml"), left_out) or ""
     return Report(
         title=str(facts.get("title") or run.name),
         subtitle=_subtitle(facts, comparison),
         methods=comparison.methods,
         reading=(*of_pixels(rows, comparison), *_sentences(comparison), WORDS),
-        tables={table.name: table for table in _tables(comparison)},
+        tables={table.name: table for table in (*all_tables(comparison), later) if table},
         plots={plot.name: plot for plot in drawn if plot},
         pictures=None,
         provenance=provenance(facts, rows),
@@ -193,8 +204,10 @@ def _renamed(rows: Iterable[Row]) -> list[Row]:
     return [*sorted(chosen, key=lambda row: order[row.suite]), *costs]
 
 
-def _tables(comparison: Comparison) -> list[Table]:
-    return list(all_tables(comparison))
+def _later_table(run: Path, rows: Iterable[Row], comparison: Comparison) -> Table | None:
+    """Raises: DataError: rows are damaged, or cannot be put beside each other."""
+    clean = [title for (suite, _), title in COLUMNS.items() if suite == "clean"]
+    return later_table(run, _renamed(rows), comparison, clean=clean, renamed=_renamed)
 
 
 def _sentences(comparison: Comparison) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import cached_property, partial
 from io import BytesIO
 from typing import Any
@@ -16,11 +15,9 @@ from dat.data.pipeline import ImageDataset, evaluation_batches
 from dat.data.subset import Subset, first_per_class
 from dat.discretizers.frozen import FrozenDiscretizer
 from dat.engine.run_folder import Run
-from dat.evaluation.cells import Correct
-from dat.evaluation.features import Judge, NearestNeighbours, answers, features_of, fit_probe
-from dat.evaluation.metrics import accuracy_rows
-from dat.evaluation.predict import Shelf
-from dat.evaluation.suites import FGSM, Clean, Suite, clean_beside
+from dat.evaluation.cells import Predictions
+from dat.evaluation.features import Judge, answers
+from dat.evaluation.suites import FGSM
 from dat.nn.features import encoder_of
 from dat.nn.mae import MaskedAutoencoder
 from dat.nn.norm import Normalized
@@ -30,6 +27,7 @@ from dat.results import Row, versions, write_bytes
 from dat.studies import measured
 from dat.studies.contest import jobs_of, trained
 from dat.studies.forecast import Forecast
+from dat.studies.judged import Subject
 from dat.studies.study import Job
 
 PICTURES = 6
@@ -68,8 +66,7 @@ class SelfSupervisedStudy:
     def rows(self, models: Mapping[Job, nn.Module]) -> list[Row]:
         """What frozen features are worth, by neighbours and by a probe, beside raw pixels; and costs."""
         with self.run.timed("evaluate"):
-            self._judges = self._made_judges(models)
-            rows = self._measured({**self._judges, PIXELS: self._made_judge(nn.Flatten().eval(), probed=False)})
+            rows = self._measured(models)
         if not self.run.place.is_main:
             return rows
         trainings = {label: contestant.training for label, contestant in self.opened.contestants.items()}
@@ -96,57 +93,22 @@ class SelfSupervisedStudy:
     def following(self) -> None:
         """Nothing follows."""
 
-    def _made_judges(self, models: Mapping[Job, nn.Module]) -> dict[Job, Judge]:
-        place, judges = self.run.place, dict[Job, Judge]()
+    def _measured(self, models: Mapping[Job, nn.Module]) -> list[Row]:
+        """Every network and raw pixels, suite by suite."""
+        subject, shelf, device = self._subject, self._subject.shelf(), self.run.place.device
         for job, model in models.items():
             assert isinstance(model, Normalized)
-            judges[job] = self._made_judge(encoder_of(model.to(place.device)), probed=True)
-        return judges
-
-    def _made_judge(self, encoder: nn.Module, *, probed: bool) -> Judge:
-        """An encoder with its bank, and with a probe on it."""
-        opened, judging, classes = self.opened, self.opened.judging, len(self.opened.data.classes)
-        with Bar("features of the bank", len(opened.data.bank), shown=self.run.place.is_main) as bar:
-            bank, labels = features_of(encoder, opened.data.bank, self._shelf(), advance=partial(bar.add, ""))
-        probe = None
-        if probed:
-            probe = fit_probe(bank, labels, classes, decay=judging.probe_decay, iterations=judging.probe_iterations)
-        return Judge(encoder, NearestNeighbours(bank, labels, classes, judging.k, judging.temperature), probe)
-
-    def _measured(self, judges: Mapping[Job, Judge]) -> list[Row]:
-        """Suite by suite; the corrupted pictures, if they are fewer, are also measured as they are."""
-        judging, test, few = self.opened.judging, self.opened.data.test, self.opened.corrupted
-        unchanged = () if few is test or not judging.corruptions else (Clean(clean_beside("c")),)
-        parts: list[tuple[ImageDataset, Sequence[Suite]]] = [(test, judging.suites), (few, (*unchanged, *judging.corruptions))]
-        rows, shelf = list[Row](), self._shelf()
-        total = sum(len(suites) * len(shelf.share(part)) for part, suites in parts)
+            self._judges[job] = subject.judge(encoder_of(model.to(device)), shelf, probed=True)
+        judges = {**self._judges, PIXELS: subject.judge(nn.Flatten().eval(), shelf, probed=False)}
+        said: dict[Job, dict[str, Predictions]] = {job: {} for job in judges}
+        total = sum(len(shelf.share(cell.dataset)) for cell in subject.cells)
         with Bar("evaluate", total, shown=self.run.place.is_main) as bar:
-            for dataset, suites in parts:
-                said = {
-                    suite.name: answers(judges, dataset, suite, shelf, advance=partial(bar.add, suite.name)) for suite in suites
-                }
-                rows += [row for job in judges for row in self._rows_of(job, suites, said)]
-        return rows
-
-    def _rows_of(self, job: Job, suites: Sequence[Suite], said: Mapping[str, Mapping[Job, Mapping[str, Correct]]]) -> list[Row]:
-        """Accuracies of one judge, by neighbours and by the probe; the metric says which."""
-        height, width = self.opened.data.size
-        asked = [suite for suite in suites if job in said[suite.name]]
-        rows = list[Row]()
-        for kind in ("knn", "probe") if job != PIXELS else ("knn",):
-            of_kind = accuracy_rows(
-                {suite.name: said[suite.name][job][kind] for suite in asked},
-                asked,
-                height=height,
-                width=width,
-                method=job.label,
-                seed=job.seed if job != PIXELS else None,
-                recipe_hash=self.opened.header.recipe_hash,
-                protocol={**self._shown_as, **self._judged_by[kind]},
-                versions=versions(),
-            )
-            rows += [replace(row, metric=kind) for row in of_kind]
-        return rows
+            for cell in subject.cells:
+                found = answers(judges, cell.dataset, cell.change, shelf, advance=partial(bar.add, cell.name))
+                for job, predictions in found.items():
+                    said[job][cell.name] = predictions
+        seeds = {job: job.seed if job != PIXELS else None for job in judges}
+        return [row for job in judges for row in subject.rows(said[job], method=job.label, seed=seeds[job])]
 
     def _row(self, suite: str, metric: str, value: float, n: int, job: Job, protocol: dict[str, object]) -> Row:
         hashed = self.opened.header.recipe_hash
@@ -165,17 +127,10 @@ class SelfSupervisedStudy:
         return found
 
     @cached_property
-    def _shown_as(self) -> dict[str, object]:
-        height, width = self.opened.data.size
-        return {"data": self.opened.data.fingerprint, "bank": len(self.opened.data.bank), "height": height, "width": width}
-
-    @property
-    def _judged_by(self) -> dict[str, dict[str, Any]]:
-        judging = self.opened.judging
-        return {
-            "knn": {"k": judging.k, "temperature": judging.temperature},
-            "probe": {"decay": judging.probe_decay, "iterations": judging.probe_iterations},
-        }
+    def _subject(self) -> Subject:
+        opened = self.opened
+        data, hashed = opened.data, opened.header.recipe_hash
+        return Subject(opened.judging, data.bank, data.test, data.size, hashed, self.run.place)
 
     @property
     def _shown_job(self) -> Job:
@@ -195,10 +150,6 @@ class SelfSupervisedStudy:
         judging, shown = opened.judging, len(opened.data.bank)
         shown += len(judging.suites) * len(opened.data.test) + len(judging.corruptions) * len(opened.corrupted)
         return Forecast(self.run.folder, trainings, jobs, len(opened.data.train), shown * len(jobs))
-
-    def _shelf(self) -> Shelf:
-        size = self.opened.judging.batch_size
-        return Shelf(batch_size=size, place=self.run.place, strict=True, limit_bytes=measured.KEPT_BYTES)
 
 
 def _examples(test: ImageDataset) -> tuple[Tensor, Tensor]:

@@ -112,14 +112,15 @@ def test_each_picture_is_judged_once_and_an_attack_goes_through_the_probe() -> N
         shelf = Shelf(batch_size=6, place=Place(torch.device("cpu")))
         said[name] = answers({"ours": found}, dataset, suite, shelf, advance=advanced.append)
     assert sum(advanced) == 60
-    clean = said["clean"]["ours"]
+    clean, attacked = (said[name]["ours"] for name in ("clean", "fgsm"))
     images, labels, _ = dataset.__getitems__([(0, row) for row in range(20)])
-    assert clean["probe"].tolist() == (found.says(images)["probe"] == labels).tolist()
-    assert clean["knn"].tolist() == (found.says(images)["knn"] == labels).tolist()
-    assert said["fgsm"]["ours"]["probe"].sum() < clean["probe"].sum()
+    assert clean.targets.tolist() == labels.tolist()
+    assert clean.outputs["probe"].tolist() == found.says(images)["probe"].tolist()
+    assert clean.outputs["knn"].tolist() == found.says(images)["knn"].tolist()
+    assert (attacked.outputs["probe"] == attacked.targets).sum() < (clean.outputs["probe"] == clean.targets).sum()
     gradient_step = found.shown(FGSM(8 / 255), images, labels, torch.arange(20))
     assert (gradient_step - images).abs().max() <= 8 / 255 + 1e-6
-    assert said["fgsm"]["ours"]["knn"].tolist() == (found.says(gradient_step)["knn"] == labels).tolist()
+    assert attacked.outputs["knn"].tolist() == found.says(gradient_step)["knn"].tolist()
     shelf = Shelf(batch_size=6, place=Place(torch.device("cpu")))
     assert set(answers({"raw": raw}, dataset, FGSM(), shelf, advance=advanced.append)) == set()
 
@@ -144,3 +145,5 @@ def test_features_that_are_no_numbers_are_refused() -> None:
     bank, labels = blobs(6, seed=0)
     with pytest.raises(DivergenceError, match="NaN or infinite"):
         fit_probe(bank / 0.0, labels, CLASSES)
+    with pytest.raises(DivergenceError, match="features of a test picture are NaN or infinite"):
+        judge().says(torch.full((1, 3, 8, 8), math.nan))

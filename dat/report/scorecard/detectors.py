@@ -14,11 +14,11 @@ from dat.errors import DataError
 from dat.evaluation.intervals import Scores
 from dat.evaluation.robustness import corruption_cell
 from dat.evaluation.suites import SEVERITIES
-from dat.report.page import Facts, alarms_of, read_facts, tell
-from dat.report.scorecard.page import ScorePage, html_page, made_by, markdown_page, notes_of, origin, terminal_page
+from dat.report.page import Facts, read_facts
+from dat.report.scorecard.page import ScorePage, alarms_in, made_by, notes_of, origin, write_page
 from dat.report.scorecard.rows import Card, Key, cards_of, in_words, numbers_table, row_cell, settings
 from dat.report.tables import ABSENT, Cell, Column, Line, Table, grouped, number, suite_title
-from dat.results import BOXES, EVALUATION, RESULTS, SET, Row, differing, read_rows, write_text
+from dat.results import EVALUATION, RESULTS, SET, Row, differing, read_rows
 
 COLUMNS: dict[Key, str] = {
     ("clean", "ap"): "AP",
@@ -54,11 +54,6 @@ PROTOCOL_TITLES = {"clean": "Clean", "fgsm": "FGSM", "pgd": "PGD", "c": "Corrupt
 OF_CLASS, COCO_O = "ap/", "coco-o"
 
 
-def is_of_boxes(folder: Path) -> bool:
-    """Whether a folder is an evaluation of a detector."""
-    return read_facts(folder / EVALUATION).get("kind") == BOXES
-
-
 def write_boxes_scorecard(folders: Sequence[Path], *, mixed: bool = False) -> tuple[str, Path]:
     """Write the page of evaluations of detectors, and give its tables as plain text, and its path.
 
@@ -68,13 +63,7 @@ def write_boxes_scorecard(folders: Sequence[Path], *, mixed: bool = False) -> tu
         DataError: a folder holds no results, or a file of it is damaged.
         UsageError: the detectors were not measured alike, and `mixed` does not allow that.
     """
-    page = gather(folders, mixed=mixed)
-    tell(page.alarms)
-    name = "report" if len(folders) == 1 else "comparison"
-    write_text(folders[0] / f"{name}.md", markdown_page(page, name))
-    path = folders[0] / f"{name}.html"
-    write_text(path, html_page(page, name))
-    return terminal_page(page), path
+    return write_page(gather(folders, mixed=mixed), folders)
 
 
 def gather(folders: Sequence[Path], *, mixed: bool = False) -> ScorePage:
@@ -90,7 +79,6 @@ def gather(folders: Sequence[Path], *, mixed: bool = False) -> ScorePage:
         refuse_unlike(of_folders)
     cards = cards_of([card for card, _ in owned], mixed=True)
     models = ", ".join(dict.fromkeys(str(known.get("name", folder.name)) for folder, known in zip(folders, facts, strict=True)))
-    alarms = [alarm for folder, known in zip(folders, facts, strict=True) for alarm in alarms_of(folder, known, EVALUATION)]
     return ScorePage(
         title=models,
         subtitle=f"Robustness evaluation of {len(folders)} detector{'s' * (len(folders) != 1)}",
@@ -101,7 +89,7 @@ def gather(folders: Sequence[Path], *, mixed: bool = False) -> ScorePage:
         notes=tuple(notes_of(cards[: len(facts)], facts)),
         provenance={card.title: origin(card, known) for card, (_, known) in zip(cards, owned, strict=True)} | made_by(),
         protocols=protocols(cards),
-        alarms=tuple(alarms),
+        alarms=tuple(alarms_in(folders, facts)),
         left_out=(),
     )
 

@@ -37,6 +37,8 @@ from dat.report.page import (
 )
 from dat.report.scorecard.rows import (
     ARROW,
+    LOWER,
+    METRIC_TITLES,
     Card,
     Key,
     cards_of,
@@ -90,7 +92,11 @@ def write_scorecard(folders: Sequence[Path], *, mixed: bool = False) -> tuple[st
         DataError: a folder holds no results, or a file of it is damaged.
         UsageError: the models were not measured alike, and `mixed` does not allow that.
     """
-    page = gather(folders, mixed=mixed)
+    return write_page(gather(folders, mixed=mixed), folders)
+
+
+def write_page(page: ScorePage, folders: Sequence[Path]) -> tuple[str, Path]:
+    """Write a page into the first of the folders that it is of; its tables as plain text, and its path."""
     tell(page.alarms)
     name = "report" if len(folders) == 1 else "comparison"
     write_text(folders[0] / f"{name}.md", markdown_page(page, name))
@@ -127,11 +133,14 @@ def gather(folders: Sequence[Path], *, mixed: bool = False) -> ScorePage:
         notes=tuple(notes_of(cards, facts)),
         provenance={card.title: origin(card, known) for card, known in zip(cards, facts, strict=True)} | made_by(),
         protocols=protocols(cards),
-        alarms=tuple(
-            said for folder, known in zip(folders, facts, strict=True) for said in alarms_of(folder, known, EVALUATION)
-        ),
+        alarms=tuple(alarms_in(folders, facts)),
         left_out=tuple(left_out),
     )
+
+
+def alarms_in(folders: Sequence[Path], facts: Sequence[Facts]) -> list[str]:
+    """What of the folders is not as it was written."""
+    return [said for folder, known in zip(folders, facts, strict=True) for said in alarms_of(folder, known, EVALUATION)]
 
 
 def all_tables(cards: Sequence[Card]) -> list[Table]:
@@ -193,21 +202,23 @@ class Predicted:
             DataError: the predictions are missing, damaged, or not those of the row.
             UsageError: the number is of cells with different pictures, or of too few.
         """
-        members = members_of(row.suite, [suite for suite, metric in self.rows if metric == "accuracy"])
+        counted = _counted(row.metric)
+        members = members_of(row.suite, [suite for suite, metric in self.rows if metric == counted])
         if members and row.ci is None:
             why = str(row.protocol.get(INTERVAL, "")).removeprefix("none: ") or "its row does not say why"
             raise UsageError(f"the number has no interval ({why}), so there is no paired difference.")
         values, positions = self._of_set(row, members) if members else self._of_cell(row)
         self._check(row, values)
         parts = [*members.values(), *[self._clean_beside(row)] * (row.metric == "relative_mce")] or [row.suite]
-        pictures = dict.fromkeys(str(self.rows[part, "accuracy"].protocol.get("data", "")) for part in parts)
+        pictures = dict.fromkeys(str(self.rows[part, counted].protocol.get("data", "")) for part in parts)
         return Scores(values, positions, "/".join(pictures), row.protocol)
 
     def _of_set(self, row: Row, members: Mapping[tuple[str, int], str]) -> tuple[PictureScores, Positions]:
-        answers = {key: self._of(name, "accuracy") for key, name in members.items()}
+        answers = {key: self._of(name, _counted(row.metric)) for key, name in members.items()}
         clean = self._of(self._clean_beside(row), "accuracy").correct.astype(float) if row.metric == "relative_mce" else None
         shares = {key: answer.correct.astype(float) for key, answer in answers.items()}
-        return picture_scores(row.metric, shares, clean), next(iter(answers.values())).positions
+        metric = row.metric if row.metric in LOWER else "accuracy"
+        return picture_scores(metric, shares, clean), next(iter(answers.values())).positions
 
     def _of_cell(self, row: Row) -> tuple[PictureScores, Positions]:
         answers = self._of(row.suite, row.metric)
@@ -235,6 +246,11 @@ class Predicted:
                 f"The predictions in {self.folder} give {values.mean():.4f} on {len(values)} pictures for {row.metric} of "
                 f"{row.suite}, its row {row.value:.4f} on {row.n}; evaluate again into a new folder."
             )
+
+
+def _counted(metric: str) -> str:
+    """By which answers of the cells a number of all of them is made."""
+    return "accuracy" if metric in LOWER else metric
 
 
 def notes_of(cards: Sequence[Card], facts: Sequence[Facts]) -> list[str]:
@@ -313,16 +329,17 @@ def numbers_figure(cards: Sequence[Card], keys: Sequence[Key]) -> Figure:
     return figure
 
 
-def severity_plot(cards: Sequence[Card], suite: str) -> Plot:
-    """Accuracy against severity, over all corruptions of a set and in each group."""
-    comparison = severity_comparison(cards, suite)
+def severity_plot(cards: Sequence[Card], suite: str, metric: str = "accuracy") -> Plot:
+    """Accuracy against severity, over all corruptions of a set and in each group; `metric`: which accuracy."""
+    comparison = severity_comparison(cards, suite, metric)
     if not comparison.corruptions:
         raise DataError("Only extra corruptions were evaluated.")
+    by = f" {METRIC_TITLES[metric]}" * (metric != "accuracy")
     return draw(
         comparison,
-        f"severity-{suite}",
+        f"severity-{suite}" + f"-{metric}" * (metric != "accuracy"),
         figures.severity_figure(comparison),
-        f"Accuracy against the severity of the corruption on {set_title(suite)}, over all corruptions and in each "
+        f"Accuracy{by} against the severity of the corruption on {set_title(suite)}, over all corruptions and in each "
         "group. Severity 0: the same pictures as they are, where that was measured. Marks are set slightly apart; intervals "
         "are in the tables.",
     )

@@ -70,6 +70,8 @@ METRIC_TITLES = {
     "accuracy_unmasked": "over all outputs",
     "accuracy_a_classes": "on the classes of A",
     "accuracy_r_classes": "on the classes of R",
+    "knn": "by k-NN",
+    "probe": "by the probe",
 }
 SETS = ("c", "c-bar", "cifar-10-c", "cifar-100-c", "laion-c")
 """Whose accuracy is a mean over cells, and stands beside other numbers."""
@@ -213,14 +215,14 @@ def sets_of(cards: Iterable[Card]) -> list[str]:
     return list(dict.fromkeys(key[0] for card in cards for suite, _ in card.rows if (key := corruption_cell(suite))))
 
 
-def corruption_error(card: Card, suite: str, corruption: str) -> Estimate | None:
-    """Error in percent on a corruption, the mean over its severities; None where one of them is missing.
+def corruption_error(card: Card, suite: str, corruption: str, severities: Sequence[int], metric: str) -> Estimate | None:
+    """Error in percent on a corruption, the mean over severities; None where one of them is missing.
 
     The interval is Student's over the pictures, each with its mean over the severities: these show the same pictures.
     """
-    cells = [card.rows.get((f"{suite}/{corruption}/{severity}", "accuracy")) for severity in SEVERITIES]
+    cells = [card.rows.get((f"{suite}/{corruption}/{severity}", metric)) for severity in severities]
     rows = [row for row in cells if row is not None]
-    if len(rows) < len(SEVERITIES):
+    if len(rows) < len(severities):
         return None
     value = 100 - float(np.mean([row.value for row in rows]))
     counted = [card.scores(row) for row in rows]
@@ -235,29 +237,37 @@ def error_cell(value: Estimate | None) -> Cell:
     return ABSENT if value is None else Cell(number(value.mean, decimals=2), interval_text(value.interval))
 
 
-def errors_table(cards: Sequence[Card], suite: str) -> Table:
-    """Corruptions by models."""
-    names = [key[1] for card in cards for cell, _ in card.rows if (key := corruption_cell(cell)) and key[0] == suite]
+def errors_table(cards: Sequence[Card], suite: str, metric: str = "accuracy") -> Table:
+    """Corruptions by models; `metric` is the accuracy whose errors are shown."""
+    cells = [key for card in cards for cell, _ in card.rows if (key := corruption_cell(cell)) and key[0] == suite]
+    severities = sorted({severity for *_, severity in cells})
     lines = []
     counts: set[int] = set()
-    for group, members in grouped(names).items():
+    for group, members in grouped([name for _, name, _ in cells]).items():
         for name in members:
-            found = [corruption_error(card, suite, name) for card in cards]
+            found = [corruption_error(card, suite, name, severities, metric) for card in cards]
             counts |= {value.n for value in found if value}
             lines.append(Line(suite_title(f"c/{name}"), tuple(map(error_cell, found)), group=group))
     n = " or ".join(f"{count:,}" for count in sorted(counts)) or "no"
     return Table(
-        name=f"errors-{suite}",
-        caption=f"Error in percent on each corruption of {set_title(suite)}, the mean over five severities "
-        f"({n} pictures at each). Less is better. In brackets: 95 % intervals over pictures.",
+        name=f"errors-{suite}" + f"-{metric}" * (metric != "accuracy"),
+        caption=f"Error in percent on each corruption of {f'{set_title(suite)} {METRIC_TITLES[metric]}'.strip()}, the mean over "
+        f"{severities_words(severities)} ({n} pictures at each). Less is better. In brackets: 95 % intervals over pictures.",
         corner="Corruption",
         columns=tuple(Column(card.title, method=card.title) for card in cards),
         lines=tuple(lines),
     )
 
 
-def severity_comparison(cards: Sequence[Card], suite: str) -> Comparison:
-    """What the curves against severity are drawn of; accuracy on the clean pictures is severity 0.
+def severities_words(severities: Sequence[int]) -> str:
+    """Which severities a mean is over."""
+    if tuple(severities) == SEVERITIES:
+        return "five severities"
+    return f"severit{'y' if len(severities) == 1 else 'ies'} {', '.join(map(str, severities))}"
+
+
+def severity_comparison(cards: Sequence[Card], suite: str, metric: str = "accuracy") -> Comparison:
+    """What the curves against severity are drawn of; accuracy on the clean pictures is severity 0. `metric`: which one.
 
     Raises:
         DataError: there is no accuracy to draw.
@@ -267,10 +277,10 @@ def severity_comparison(cards: Sequence[Card], suite: str) -> Comparison:
     cells = {cell: cell.replace(suite, "c", 1) for cell in cells_of(cards, suite)}
     renamed = {**cells, suite: "c", clean: "clean", same: CLEAN_OF_C}
     rows = [
-        replace(row, suite=renamed[name], method=card.title, seed=None)
+        replace(row, suite=renamed[name], method=card.title, seed=None, metric="accuracy")
         for card in cards
-        for (name, metric), row in card.rows.items()
-        if name in renamed and metric == "accuracy"
+        for (name, counted), row in card.rows.items()
+        if name in renamed and counted == metric
     ]
     return comparison_table(rows, mixed=True)
 
