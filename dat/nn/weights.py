@@ -96,6 +96,26 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+PATCHES = "patch_embed.proj.weight"
+"""How the name of what makes tokens of patches ends, in every vision transformer."""
+
+
+def refuse_other_patches(network: nn.Module, tensors: Mapping[str, Tensor], *, name: str) -> None:
+    """Refuse weights of a vision transformer whose patches have another size than those of the network.
+
+    Raises:
+        CheckpointError: both sizes, and what to write; `name` is the file's.
+    """
+    for key, own in network.state_dict().items():
+        given = tensors.get(key)
+        if key.endswith(PATCHES) and given is not None and given.ndim == own.ndim and given.shape[2:] != own.shape[2:]:
+            theirs, ours = ("x".join(map(str, dict.fromkeys(tensor.shape[2:]))) for tensor in (given, own))
+            raise CheckpointError(
+                f"The weights of {name} have patches of {theirs} pixels a side, and the recipe asks for {ours}; write "
+                f"model.options.patch_size={theirs}, or name weights with patches of {ours}."
+            )
+
+
 def load_strictly(network: nn.Module, tensors: Mapping[str, Tensor], *, name: str) -> None:
     """Make the tensors the weights of a network (also of one on the meta device), all of them and no others.
 

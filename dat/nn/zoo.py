@@ -15,7 +15,7 @@ from dat.nn import drvit
 from dat.nn.contrastive import backbone_of
 from dat.nn.drvit import VisualWords
 from dat.nn.mae import take_mae
-from dat.nn.weights import fitted, load_strictly
+from dat.nn.weights import fitted, load_strictly, refuse_other_patches
 from dat.types import Images
 
 Features = Tensor
@@ -110,6 +110,7 @@ def begin_with(network: nn.Module, tensors: Mapping[str, Tensor], *, name: str) 
         CheckpointError: they are those of another network; `name` is the file's.
     """
     given = fitted(network, backbone_of(fitted(network, tensors)))
+    refuse_other_patches(network, given, name=name)
     if "fc_norm.weight" in (own := network.state_dict()):
         take_mae(network, given, name=name)
         return

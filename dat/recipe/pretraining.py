@@ -15,7 +15,7 @@ from dat.errors import DatError, UsageError
 from dat.nn.contrastive import MoCoNetwork, SimCLRNetwork
 from dat.nn.mae import SIZES, MaskedAutoencoder
 from dat.nn.norm import Normalized, with_auxiliary_norms
-from dat.nn.weights import fitted, load_strictly
+from dat.nn.weights import fitted, load_strictly, refuse_other_patches
 from dat.nn.zoo import create_network
 from dat.recipe.parts import Parts
 from dat.recipe.strict import Strict
@@ -163,7 +163,9 @@ class PretrainingBlueprint:
         network = self._network()
         if self.weights is not None:
             own = {key: tensor.clone() for key, tensor in self.weights.items()}  # a network takes tensors over, and trains them
-            load_strictly(network, fitted(network, own), name=str(section.weights))
+            given = fitted(network, own)
+            refuse_other_patches(network, given, name=str(section.weights))
+            load_strictly(network, given, name=str(section.weights))
         model = Normalized(network, mean=section.mean, std=section.std)
         if auxiliary_norms:
             with_auxiliary_norms(model)

@@ -226,7 +226,8 @@ def test_an_encoder_is_tuned_further(values: dict[str, Any], tmp_path: Path) -> 
         assert all(torch.equal(begun[key], tensors[f"network.{prefix}{key}"]) for key in shared)
         assert read_rows(dat.train(recipe, cpu=True) / "results.jsonl")
     other = {**transformer, "options": {**transformer["options"], "patch_size": 16}}
-    with pytest.raises(DatError, match=r"of another shape \(patch_embed\.proj\.weight \(24, 3, 8, 8\)") as caught:
+    said = rf"{masked} have patches of 8 pixels a side, and the recipe asks for 16; write model\.options\.patch_size=8, or"
+    with pytest.raises(DatError, match=said) as caught:
         read.parse(fine_tuning(values, other, masked, tmp_path / "other")).open(OnDisk())
     assert "\n" not in str(caught.value)
 
@@ -302,7 +303,31 @@ def test_a_flat_folder_needs_labelled_pictures_to_judge_by(values: dict[str, Any
 def test_weights_of_another_patch_size_are_refused(values: dict[str, Any], tmp_path: Path) -> None:
     path = tmp_path / "other.safetensors"
     save_file(MaskedAutoencoder(img_size=32, **{**ENCODER, **DECODER, "patch_size": 16}).state_dict(), path)
-    refused(changed(values, model={"weights": str(path)}), r"of another shape \(.*instead of")
+    said = r"patches of 16 pixels a side, and the recipe asks for 8; write model\.options\.patch_size=16, or name weights"
+    refused(changed(values, model={"weights": str(path)}), said)
+    deeper = {**values["model"], "options": {**values["model"]["options"], "patch_size": 16, "depth": 2}, "weights": str(path)}
+    refused({**values, "model": deeper}, r"12 missing \(blocks\.1\.")
+
+
+@pytest.mark.parametrize("side", [8, 4])
+def test_a_transformer_that_was_trained_by_contrast_is_tuned_with_its_own_patches(
+    values: dict[str, Any], tmp_path: Path, side: int
+) -> None:
+    transformer = {"name": "vit_tiny_patch16_224", "options": {**ENCODER, "patch_size": side, "img_size": 32}}
+    trained = by_contrast(values, "simclr", methods={"standard": {}}, discretizer=None, training={"epochs": 1})
+    weights = tmp_path / "eight.safetensors"
+    network = read.parse({**trained, "model": {**transformer, "options": {**transformer["options"], "patch_size": 8}}})
+    save_file(network.open(OnDisk()).model.untrained(0).network.state_dict(), weights)  # pyright: ignore[reportAttributeAccessIssue]  # of a pre-training
+    tuned = read.parse(fine_tuning(values, transformer, weights, tmp_path / "tuned"))
+    again = read.parse({**trained, "model": {**transformer, "weights": str(weights)}})
+    for recipe in (tuned, again):
+        if side == 8:
+            recipe.open(OnDisk())
+            continue
+        with pytest.raises(
+            DatError, match=r"eight\.safetensors have patches of 8 pixels a side, and the recipe asks for 4; write"
+        ):
+            recipe.open(OnDisk())
 
 
 def test_pictures_that_are_not_square_are_refused(values: dict[str, Any], tmp_path: Path) -> None:

@@ -248,10 +248,10 @@ def errors_table(cards: Sequence[Card], suite: str, metric: str = "accuracy") ->
             found = [corruption_error(card, suite, name, severities, metric) for card in cards]
             counts |= {value.n for value in found if value}
             lines.append(Line(suite_title(f"c/{name}"), tuple(map(error_cell, found)), group=group))
-    n = " or ".join(f"{count:,}" for count in sorted(counts)) or "no"
+    n, named = " or ".join(f"{count:,}" for count in sorted(counts)) or "no", f"{set_title(suite)} {METRIC_TITLES[metric]}"
     return Table(
         name=f"errors-{suite}" + f"-{metric}" * (metric != "accuracy"),
-        caption=f"Error in percent on each corruption of {f'{set_title(suite)} {METRIC_TITLES[metric]}'.strip()}, the mean over "
+        caption=f"Error in percent on each corruption of {named.strip()}, the mean over "
         f"{severities_words(severities)} ({n} pictures at each). Less is better. In brackets: 95 % intervals over pictures.",
         corner="Corruption",
         columns=tuple(Column(card.title, method=card.title) for card in cards),
