@@ -82,7 +82,7 @@ def recipe(photos: Path, kind: str, out: Path) -> dict[str, Any]:
     return {
         "kind": "selfsupervised",
         "title": "Two colours",
-        "data": {"source": "folder", "size": 32, "augment": {"kind": "none"}, **places},
+        "data": {"source": "folder", "size": 32, "crop_pct": 1.0, "augment": {"kind": "none"}, **places},
         "discretizer": {"load": "cifar-f2-1024-fast"},
         "training": {"epochs": 1, "batch_size": 4, "lr": 1e-3, "optimizer": "adamw"},
         "evaluation": {"k": 3, "c_per_class": 5, "c_severities": [3], "probe_iterations": 20},
