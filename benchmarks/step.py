@@ -25,6 +25,7 @@ from torch.utils.flop_counter import flop_registry
 
 from dat.discretizers.frozen import FrozenDiscretizer
 from dat.discretizers.networks.vqgan import VQGAN, VQGANConfig
+from dat.discretizers.pretrained import load_discretizer
 from dat.engine.loop import SupervisedLearner, Training, accelerator
 from dat.engine.validation import Judge
 from dat.methods import METHODS
@@ -167,6 +168,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--model", help="small_resnet (of depth 20) or a name of timm, instead of the preset's")
     parser.add_argument("--size", type=int, help="height and width in pixels, instead of the preset's")
     parser.add_argument("--batch", type=int, help="images per step, instead of the preset's (which suits a CPU)")
+    parser.add_argument("--discretizer", help="weights (a name or a file), instead of random ones of the preset's network")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), help="standard is always timed")
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of the training step (autocast)")
     parser.add_argument("--discretizer-precision", choices=PRECISIONS, default="fp32", help="of its networks")
@@ -188,10 +190,7 @@ def prepared(options: argparse.Namespace) -> Iterator[Bench]:
     """A step of each method in the loop that `dat train` runs, every one with its own copy of the same classifier."""
     preset = PRESETS[options.preset]
     with accelerator(options.precision) as here:
-        torch.manual_seed(SEED)
-        frozen = FrozenDiscretizer(
-            VQGAN(preset.network), precision=PRECISIONS[options.discretizer_precision], copy_network=False
-        )
+        frozen = discretizer_of(options.discretizer, preset.network, PRECISIONS[options.discretizer_precision])
         memory_format = layout(options.channels_last)
         marked = MarkedDiscretizer(frozen.to(here.device).to(memory_format=memory_format))
         images = torch.rand(options.batch, 3, options.size, options.size)
@@ -213,6 +212,14 @@ def prepared(options: argparse.Namespace) -> Iterator[Bench]:
 
         names = dict.fromkeys(("standard", *options.methods))
         yield Bench(here.device, marked, {name: step_of(name) for name in names})
+
+
+def discretizer_of(name: str | None, network: VQGANConfig, precision: torch.dtype | None) -> FrozenDiscretizer:
+    """The one of that name, or an untrained one."""
+    torch.manual_seed(SEED)
+    if name is None:
+        return FrozenDiscretizer(VQGAN(network), precision=precision, copy_network=False)
+    return load_discretizer(name, dtype=precision)
 
 
 def method_of(name: str, discretizer: Discretizer) -> Method:
@@ -315,7 +322,8 @@ def rounded(value: float) -> float:
 def setting(options: argparse.Namespace) -> dict[str, Any]:
     """What was measured, without the path of the output."""
     values = {name: value for name, value in vars(options).items() if name not in ("output", "threads", "methods")}
-    return values | {"model_options": MODEL_OPTIONS.get(options.model, {}), "vqgan": asdict(PRESETS[options.preset].network)}
+    network = asdict(PRESETS[options.preset].network) if options.discretizer is None else None
+    return values | {"model_options": MODEL_OPTIONS.get(options.model, {}), "vqgan": network}
 
 
 def surroundings(device: torch.device, load: float) -> dict[str, Any]:

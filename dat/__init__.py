@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from dat.methods.calibration import calibrated as calibrated
     from dat.methods.dat import DAT as DAT
     from dat.methods.dat_codes import DATCodes as DATCodes
+    from dat.methods.dat_fast import DATFast as DATFast
     from dat.methods.dat_free import DATFree as DATFree
     from dat.methods.dat_official import DATOfficial as DATOfficial
     from dat.methods.debiased import Debiased as Debiased
@@ -87,6 +88,7 @@ _HOME = {
     "Contrastive": "tasks.contrastive",
     "DAT": "methods.dat",
     "DATCodes": "methods.dat_codes",
+    "DATFast": "methods.dat_fast",
     "DATFree": "methods.dat_free",
     "DATOfficial": "methods.dat_official",
     "DatError": "errors",

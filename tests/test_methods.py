@@ -33,7 +33,7 @@ class Expected:
 
     `passes` of the model, in order: T trains, R trains and gives the gradient of the images as well, a attacks in eval mode,
     b attacks in train mode; in `auxiliary` an x stands for each pass through auxiliary normalisation layers, a dot for others.
-    `encodings` and `decodings` are those of the discretizer. `shows_clean`: some training pass shows the images as they are.
+    `encodings` and `decodings` are those of the discretizer. `shows_clean`: a training pass shows nothing but such as they are.
     `by_parts`: a step in parts gives the step of the whole (no image sees another one, nor the number of images).
     `views`: how many of each image the last pass shows, one batch after the other.
     `repeats_masks`: every training pass draws the dropout of the first.
@@ -65,6 +65,13 @@ ROWS = {
         shows_clean=True,
     ),
     "dat-free": Expected(lambda q: METHODS["dat-free"](q, alpha=1.0), passes="RT", encodings=1, decodings=1, shows_clean=True),
+    "dat-fast": Expected(
+        lambda q: METHODS["dat-fast"](q, alpha=1.0, adversarial_share=0.5),
+        passes="aT",
+        encodings=1,
+        decodings=1,
+        by_parts=False,
+    ),
     "pyramid-at": Expected(
         lambda _: METHODS["pyramid-at"](steps=3, cells=(4, 2, 1)),
         passes="TbbbT",
@@ -124,6 +131,15 @@ ROWS = {
         decodings=1,
         draws=True,
         shows_clean=True,
+    ),
+    "dat-fast, random": Expected(
+        lambda q: METHODS["dat-fast"](q, alpha=1.0, adversarial_share=1.0, direction="random"),
+        encodings=1,
+        decodings=1,
+        draws=True,
+    ),
+    "dat-fast, none": Expected(
+        lambda q: METHODS["dat-fast"](q, adversarial_share=1.0, direction="none"), encodings=1, decodings=1
     ),
     "dat-free, none": Expected(
         lambda q: METHODS["dat-free"](q, direction="none"), passes="TT", encodings=1, decodings=1, shows_clean=True
@@ -264,7 +280,7 @@ class Counting(nn.Module):
 
 def test_every_method_has_a_row() -> None:
     assert {name.split(",")[0] for name in ROWS} == set(METHODS)
-    assert (len(METHODS), len(ROWS)) == (15, 21)
+    assert (len(METHODS), len(ROWS)) == (16, 24)
 
 
 @every_method
@@ -478,11 +494,12 @@ class Encoded(Counting):
         return super().forward(images)
 
 
-CONTROLLED = ["dat", "dat-official", "dat-free"]
+CONTROLLED = ["dat", "dat-official", "dat-free", "dat-fast"]
 
 
 def controlled(name: str, discretizer: Discretizer, direction: str, length: float) -> Method:
-    settings = {"epsilon": length, "step_size": length} if name == "dat-official" else {"alpha": length}
+    settings: dict[str, Any] = {"epsilon": length, "step_size": length} if name == "dat-official" else {"alpha": length}
+    settings |= {"adversarial_share": 1.0} if name == "dat-fast" else {}
     return METHODS[name](discretizer, direction=direction, **settings)
 
 

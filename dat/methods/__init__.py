@@ -5,6 +5,7 @@ from dat.methods.at import AT
 from dat.methods.augmix import AugMix
 from dat.methods.dat import DAT
 from dat.methods.dat_codes import DATCodes
+from dat.methods.dat_fast import DATFast
 from dat.methods.dat_free import DATFree
 from dat.methods.dat_official import DATOfficial
 from dat.methods.debiased import Debiased
@@ -25,6 +26,7 @@ METHODS = {
     "dat": DAT,
     "dat-official": DATOfficial,
     "dat-free": DATFree,
+    "dat-fast": DATFast,
     "dat-codes": DATCodes,
     "debiased": Debiased,
     "augmix": AugMix,

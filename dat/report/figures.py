@@ -41,6 +41,7 @@ METHOD_COLOURS = {
     "dat": ("#cc4e00", "#ff8c42"),
     "dat-official": ("#a33300", "#ff7a59"),
     "dat-free": ("#d97a00", "#ffb066"),
+    "dat-fast": ("#b5542e", "#ff9a6b"),
     "dat-codes": ("#8c3b00", "#e08a4d"),
     "advprop": ("#4a3f94", "#9d90f0"),
     "fast-advprop": ("#8468cf", "#c9bcff"),

@@ -41,6 +41,7 @@ METHOD_TITLES = {
     "dat": "DAT",
     "dat-official": "DAT (official)",
     "dat-free": "DAT (free)",
+    "dat-fast": "DAT (fast)",
     "dat-codes": "DAT (code space)",
     "advprop": "AdvProp",
     "fast-advprop": "Fast AdvProp",

@@ -78,6 +78,7 @@ def methods() -> dict[str, Method]:
         "fast-advprop": METHODS["fast-advprop"](epsilon=0.05, step_size=0.05, noise_threshold=-0.5),
         "dat-official": METHODS["dat-official"](discretizer, epsilon=1.0, step_size=1.0, random_start_probability=0.5),
         "dat-free": METHODS["dat-free"](discretizer, alpha=1.0),
+        "dat-fast": METHODS["dat-fast"](discretizer, alpha=1.0),
         "dat-codes": METHODS["dat-codes"](discretizer, rate=0.2, neighbours=4),
         "pyramid-at": METHODS["pyramid-at"](steps=2, cells=(4, 1), scales=(20.0, 1.0)),
         "debiased": METHODS["debiased"](multi_grid=False),

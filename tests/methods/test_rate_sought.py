@@ -14,6 +14,7 @@ from dat.errors import UsageError
 from dat.methods.at import AT
 from dat.methods.calibration import Calibrated, calibrated, reached
 from dat.methods.dat import DAT
+from dat.methods.dat_fast import DATFast
 from dat.methods.dat_free import DATFree
 from dat.methods.dat_official import DATOfficial
 from dat.methods.stack import DeepAugmentAugMixDAT
@@ -67,6 +68,8 @@ MADE: dict[str, Callable[[Any], Any]] = {
     "dat, random": lambda q: DAT(q, Rate(RATE), direction="random"),
     "dat-free": lambda q: DATFree(q, Rate(RATE)),
     "dat-free, random": lambda q: DATFree(q, Rate(RATE), direction="random"),
+    "dat-fast": lambda q: DATFast(q, Rate(RATE), adversarial_share=1.0),
+    "dat-fast, random": lambda q: DATFast(q, Rate(RATE), adversarial_share=1.0, direction="random"),
     "dat-official": lambda q: DATOfficial(q, Rate(RATE), None, random_start_probability=0.0),
     "dat-official, random start": lambda q: DATOfficial(q, Rate(RATE), None, random_start_probability=1.0),
     "stack": lambda q: DeepAugmentAugMixDAT(q, Rate(RATE), share=0.0),

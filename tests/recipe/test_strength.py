@@ -47,7 +47,9 @@ def test_every_length_in_l2_is_spoken_of_by_its_own_name() -> None:
 
 def test_a_control_without_a_step_has_no_length() -> None:
     values: dict[str, Any] = file.read(file.find("folder/small"))
-    values["methods"] = {name: {"method": name, "direction": "none"} for name in ("dat", "dat-official", "dat-free")}
+    values["methods"] = {
+        name: {"method": name, "direction": "none"} for name in ("dat", "dat-official", "dat-free", "dat-fast")
+    }
     assert noted(values, "data.size=128") == ""
     values["methods"] = {"random": {"method": "dat", "alpha": 1.0, "direction": "random"}}
     assert f"write methods.random.alpha={2**SIDE_POWER:.2g} (docs" in noted(values, "data.size=128")

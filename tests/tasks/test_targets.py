@@ -30,6 +30,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "dat": {"alpha": 1.0},
     "dat-official": {},
     "dat-free": {"alpha": 1.0},
+    "dat-fast": {"alpha": 1.0, "adversarial_share": 0.5},
     "dat-codes": {"rate": 0.5},
     "advprop": {"targeted": False},
     "pyramid-at": {"steps": 2, "cells": (4, 1), "scales": (20.0, 1.0), "targeted": False},
