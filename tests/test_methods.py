@@ -68,8 +68,8 @@ ROWS = {
     "dat-fast": Expected(
         lambda q: METHODS["dat-fast"](q, alpha=1.0, adversarial_share=0.5),
         passes="aT",
-        encodings=1,
-        decodings=1,
+        encodings=2,
+        decodings=2,
         by_parts=False,
     ),
     "pyramid-at": Expected(
@@ -133,13 +133,13 @@ ROWS = {
         shows_clean=True,
     ),
     "dat-fast, random": Expected(
-        lambda q: METHODS["dat-fast"](q, alpha=1.0, adversarial_share=1.0, direction="random"),
+        lambda q: METHODS["dat-fast"](q, alpha=1.0, adversarial_share=1.0, clean_share=0.0, direction="random"),
         encodings=1,
         decodings=1,
         draws=True,
     ),
     "dat-fast, none": Expected(
-        lambda q: METHODS["dat-fast"](q, adversarial_share=1.0, direction="none"), encodings=1, decodings=1
+        lambda q: METHODS["dat-fast"](q, adversarial_share=1.0, clean_share=0.0, direction="none"), encodings=1, decodings=1
     ),
     "dat-free, none": Expected(
         lambda q: METHODS["dat-free"](q, direction="none"), passes="TT", encodings=1, decodings=1, shows_clean=True
@@ -499,7 +499,7 @@ CONTROLLED = ["dat", "dat-official", "dat-free", "dat-fast"]
 
 def controlled(name: str, discretizer: Discretizer, direction: str, length: float) -> Method:
     settings: dict[str, Any] = {"epsilon": length, "step_size": length} if name == "dat-official" else {"alpha": length}
-    settings |= {"adversarial_share": 1.0} if name == "dat-fast" else {}
+    settings |= {"adversarial_share": 1.0, "clean_share": 0.0} if name == "dat-fast" else {}
     return METHODS[name](discretizer, direction=direction, **settings)
 
 

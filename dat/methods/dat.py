@@ -43,8 +43,11 @@ class DAT:
 
     def __call__(self, model: nn.Module, batch: Batch, task: Task) -> Iterator[Tensor]:
         """Yield the mean loss of the discrete adversarial images."""
-        shown = self._adversarial(model, batch, task) if self.direction == "gradient" else self._control(batch)
-        yield task.losses(model, shown, batch.targets).mean()
+        yield task.losses(model, self.shown(model, batch, task), batch.targets).mean()
+
+    def shown(self, model: nn.Module, batch: Batch, task: Task) -> Images:
+        """The images that it trains on."""
+        return self._adversarial(model, batch, task) if self.direction == "gradient" else self._control(batch)
 
     def _adversarial(self, model: nn.Module, batch: Batch, task: Task) -> Images:
         with evaluating(model) as attacked:

@@ -1,6 +1,5 @@
 """DAT of a share of each batch."""
 
-import inspect
 from dataclasses import replace
 from typing import Any
 
@@ -40,13 +39,6 @@ class Darker:
         raise NotImplementedError
 
 
-class Same(Darker):
-    """One that changes nothing."""
-
-    def __call__(self, images: Tensor) -> Tensor:
-        return 2 * super().__call__(images)
-
-
 class Seen(nn.Module):
     """A network that keeps what it trains on."""
 
@@ -77,22 +69,24 @@ def run(method: Method, model: nn.Module) -> list[float]:
 
 
 @SCALES
-def test_the_first_images_follow_the_gradient_at_x_and_the_others_stay(scale: Norm) -> None:
+def test_the_first_images_become_adversaries_those_after_them_stay_and_the_last_are_left_out(scale: Norm) -> None:
     model, given, discretizer = Seen(), batch(), Darker()
-    run(DATFast(discretizer, alpha=0.3, adversarial_share=0.4, gradient_scale=scale), model)
+    (loss,) = run(DATFast(discretizer, alpha=0.3, adversarial_share=0.4, clean_share=0.3, gradient_scale=scale), model)
     few = given.images[:4]
-    gradient = input_gradient(few, lambda shown: TASK.losses(model.eval(), shown, given.targets[:4]))
+    gradient = input_gradient(few / 2, lambda shown: TASK.losses(model.eval(), shown, given.targets[:4]))
     step = unit_l2(gradient) if scale == "l2" else gradient.sign()
     perturbed = (few + 0.3 * step).clamp(0, 1)
-    (seen,), (encoded,) = model.trained_on, discretizer.given
-    torch.testing.assert_close(encoded, perturbed, atol=1e-6, rtol=0)
+    (seen,) = model.trained_on
+    torch.testing.assert_close(discretizer.given[-1], perturbed, atol=1e-6, rtol=0)
     torch.testing.assert_close(seen[:4], perturbed / 2, atol=1e-6, rtol=0)
-    assert torch.equal(seen[4:], given.images[4:])
+    assert torch.equal(seen[4:], given.images[4:7])
+    torch.manual_seed(2)  # the masks of the step
+    assert loss == pytest.approx(TASK.losses(model.train(), seen, given.targets[:7]).mean().item())
 
 
-def test_of_all_images_and_where_nothing_is_lost_in_discretizing_it_is_dat() -> None:
-    whole = run(DATFast(Same(), alpha=0.3, adversarial_share=1.0), fast := Seen())
-    paper = run(DAT(Same(), alpha=0.3), exact := Seen())
+def test_of_all_images_it_is_dat() -> None:
+    whole = run(DATFast(Darker(), alpha=0.3, adversarial_share=1.0, clean_share=0.0), fast := Seen())
+    paper = run(DAT(Darker(), alpha=0.3), exact := Seen())
     assert whole == pytest.approx(paper, rel=1e-6)
     for parameter, other in zip(fast.parameters(), exact.parameters(), strict=True):
         torch.testing.assert_close(parameter.grad, other.grad)
@@ -118,23 +112,20 @@ def test_a_step_whose_length_is_open_is_of_all_images() -> None:
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"adversarial_share": 0.0}, "adversarial_share is 0.0, .* write more than 0 and at most 1, e.g. 0.3"),
-        ({"adversarial_share": 1.1}, "adversarial_share is 1.1"),
+        (
+            {"adversarial_share": 0.0},
+            "adversarial_share is 0.0 .* write an adversarial_share above 0, and both together at most",
+        ),
+        ({"adversarial_share": 0.8}, "adversarial_share is 0.8 and clean_share 0.3"),
+        ({"clean_share": -0.1}, "clean_share -0.1"),
         ({"adversarial_share": float("nan")}, "adversarial_share is nan"),
+        ({"clean_share": float("nan")}, "clean_share nan"),
         ({"alpha": -0.1}, "alpha is -0.1"),
     ],
 )
 def test_settings_without_a_meaning_are_refused(settings: dict[str, Any], says: str) -> None:
     with pytest.raises(UsageError, match=says):
         DATFast(Darker(), **settings)
-
-
-def test_a_scale_without_a_length_is_refused() -> None:
-    check = inspect.unwrap(DATFast.__post_init__)  # types are checked while tests run
-    method = DATFast(Darker())
-    object.__setattr__(method, "gradient_scale", "raw")
-    with pytest.raises(UsageError, match="gradient_scale is 'raw'"):
-        check(method)
 
 
 def test_a_share_of_no_image_is_refused() -> None:
@@ -148,6 +139,6 @@ def test_random_numbers_of_a_control_are_those_of_its_rows() -> None:
     for part in (given, replace(given, images=given.images[5:], targets=given.targets[5:], first=5, total=10)):
         discretizer = Darker()
         drawn = replace(part, generator=torch.Generator().manual_seed(3))
-        list(DATFast(discretizer, alpha=0.1, adversarial_share=1.0, direction="random")(Seen(), drawn, TASK))
+        list(DATFast(discretizer, alpha=0.1, adversarial_share=1.0, clean_share=0.0, direction="random")(Seen(), drawn, TASK))
         shown.append(discretizer.given[0])
     assert torch.equal(shown[0][5:], shown[1])
