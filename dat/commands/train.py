@@ -1,6 +1,7 @@
 """From a recipe to a filled run folder: train, measure, show. Everything here can be stopped and resumed.
 
 RUN/run.json  recipe.yaml  results.jsonl  report.html  report.md  pictures.npz
+RUN/right/<method>-seed<k>.npz   which pictures each model got right
 RUN/<method>-seed<k>/   settings.json  log.jsonl  checkpoints/
 RUN/discretizer/   settings.json  log.jsonl  checkpoints/  discretizer.safetensors  reconstructions.npz
                    (of a recipe of its own: in RUN itself)
@@ -25,6 +26,7 @@ from dat.engine.dependence import Dependence
 from dat.engine.processes import joined, on_cpu
 from dat.engine.run_folder import Run
 from dat.errors import DatError, RunFolderError, UsageError
+from dat.evaluation.right import RIGHT
 from dat.progress import warn
 from dat.recipe import file, read
 from dat.recipe.header import Header, Recipe, Sets, recipe_hash
@@ -38,7 +40,7 @@ from dat.studies.table import STUDIES
 from dat.types import Place
 
 RECIPE = "recipe.yaml"
-SHOWN = (RESULTS, RECIPE, "pictures.npz", "reconstructions.npz")
+SHOWN = (RESULTS, RECIPE, "pictures.npz", "reconstructions.npz", f"{RIGHT}/*.npz")
 """What the page of a run is made from, beside `run.json`, which keeps their hashes, logs, and weights, which have their own."""
 OUTCOME = ("report.html", "report.md", "pictures.npz", "equal-time.yaml", RESULTS)
 """What a run ends with: of one recipe, never of two."""

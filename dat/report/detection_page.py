@@ -32,7 +32,7 @@ from dat.report.page import (
     tell,
     training_plot,
 )
-from dat.report.reading import changed_words, cost, modified_codes, on_suite, seeds
+from dat.report.reading import chance, changed_words, cost, lead, modified_codes, on_suite, seeds
 from dat.report.tables import METRICS, Comparison, Table, accuracy_table, all_tables, comparison_table, plain_table
 from dat.results import RESULTS, RUN, Row, read_rows, write_text
 
@@ -48,6 +48,8 @@ COLUMNS = {
 }
 """Suites and metrics that methods are compared by, and what they are called."""
 SIZES = {"ap_small": "Small", "ap_medium": "Medium", "ap_large": "Large"}
+SAID = ("AP", "FGSM, AP", "mPC")
+"""Columns of which the text speaks."""
 WORDS = (
     "AP: COCO's average precision, mean over overlaps from 0.50 to 0.95; AP50 and AP75: at one overlap. mPC: mean AP over "
     "the corruptions, of the pictures of the column before it; rPC: its percentage of these pictures' clean AP."
@@ -149,9 +151,11 @@ def _precision(text: str) -> str:
 
 
 def _sentences(comparison: Comparison) -> list[str]:
-    found = [on_suite(comparison, suite) for suite in comparison.suites if suite in ("AP", "FGSM, AP", "mPC")]
+    suites = [suite for suite in comparison.suites if suite in SAID]
+    found = [*lead(comparison, suites), *(on_suite(comparison, suite) for suite in suites)]
     words = modified_codes(comparison), changed_words(comparison)
-    return [_precision(text) for text in (*found, *words, cost(comparison), seeds(comparison)) if text]
+    said = (*found, *words, cost(comparison), seeds(comparison), chance(comparison))
+    return [_precision(text) for text in said if text]
 
 
 def _adversary(facts: Facts) -> str:

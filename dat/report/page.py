@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 
 from dat.errors import DataError, UsageError
 from dat.report import figures
+from dat.report.answered import kept_answers, unused_answers
 from dat.report.boxed_pictures import BoxedPictures
 from dat.report.paper import paper_table
 from dat.report.reading import sentences
@@ -34,6 +35,7 @@ from dat.report.tables import (
     is_part,
     plain_table,
     seeds_text,
+    spread_words,
     suite_title,
 )
 from dat.results import RESULTS, RUN, SET, Row, altered, from_json, of_set, read_rows, write_text
@@ -134,7 +136,9 @@ def gather(run: Path, *, mixed: bool = False) -> Report:
     facts = attempt("The facts of the run", partial(read_facts, run / RUN), left_out) or {}
     if facts.get("kind", "classification") != "classification":
         raise UsageError(f"{run} is a run of kind {facts['kind']!r}; give the folder of a classification run.")
-    comparison = comparison_table(in_order(rows, facts), mixed=mixed)
+    answers = attempt("Answers per picture", partial(kept_answers, run, rows), left_out)
+    comparison = comparison_table(in_order(rows, facts), mixed=mixed, answers=answers)
+    left_out += unused_answers(comparison)
     recipe = attempt("The recipe", partial(read_file, run / "recipe.yaml"), left_out) or ""
     later = attempt("What was evaluated later", partial(later_table, run, rows, comparison), left_out)
     drawn = [attempt(what, partial(draw, run, comparison), left_out) for what, draw in PLOTS.items()]
@@ -239,7 +243,8 @@ def terminal_page(run: Path) -> str:
         DataError, UsageError: as `write_report`.
     """
     rows = read_rows(run / RESULTS)
-    comparison = comparison_table(rows)
+    answers = attempt("Answers per picture", partial(kept_answers, run, rows), [])
+    comparison = comparison_table(rows, answers=answers)
     tables = accuracy_table(comparison), paper_table(comparison, rows)
     return "\n\n".join(plain_table(table) for table in tables if table)
 
@@ -315,22 +320,33 @@ def overview_plot(_run: Path, comparison: Comparison, *, measure: str = "accurac
         comparison,
         "overview",
         figures.overview_figure(comparison, measure=measure),
-        f"{measure.capitalize()} of each method on each test set. Large marks: mean over seeds; lines: its 95 % interval; "
-        "small dots: the seeds. Each panel has its own axis, which does not begin at 0. Lines may overlap and the methods "
-        "differ: the tables say which do.",
+        f"{measure.capitalize()} of each method on each test set. Large marks: mean over seeds"
+        f"{spread_words(comparison, comparison.suites, drawn=True)}; small dots: the seeds. Each panel has its own axis, which "
+        "does not begin at 0. Which methods differ, the tables say.",
     )
 
 
 def severity_plot(_run: Path, comparison: Comparison) -> Plot:
     """Accuracy against severity."""
     require_corruptions(comparison)
+    suites = [f"severity/{severity}" for severity in comparison.severities]
     return draw(
         comparison,
         "severity",
         figures.severity_figure(comparison),
         "Accuracy against the severity of the corruption, over all corruptions and in each group. Severity 0: the same "
-        "pictures as they are, where that was measured. Lines through the marks: 95 % intervals over seeds; marks are set "
-        "slightly apart.",
+        "pictures as they are, where that was measured. Marks: mean over seeds"
+        f"{spread_words(comparison, suites, drawn=True)}; they are set slightly apart.",
+    )
+
+
+def differences_words(comparison: Comparison) -> str:
+    """What is drawn through the differences on each corruption."""
+    names = [f"c/{name}" for members in comparison.corruptions.values() for name in members]
+    if not any(comparison.layout(name) for name in names):
+        return spread_words(comparison, names)
+    return (
+        ". Lines: 95 % intervals, as those of the tables, for all methods and corruptions at once; one that crosses 0 is open"
     )
 
 
@@ -343,9 +359,8 @@ def corruption_plot(_run: Path, comparison: Comparison) -> Plot:
         comparison,
         "differences",
         figures.corruption_figure(comparison),
-        "Difference in accuracy to standard training on each corruption (mean over severities), paired by seed. "
-        "Lines: 95 % intervals that hold for all methods of one corruption at once; where one crosses 0, the difference is "
-        "open.",
+        "Difference in accuracy to standard training on each corruption (mean over severities)"
+        f"{differences_words(comparison)}.",
     )
 
 

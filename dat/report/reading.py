@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import median
 
 from dat.evaluation.intervals import CERTAIN_OF_SIGN
+from dat.report.grounds import corrected, no_interval, over_each, paired_by, seeds_words
+from dat.report.layout import FEWEST_SEEDS, Layout
 from dat.report.tables import (
     BASELINE,
     DASH,
@@ -14,6 +16,7 @@ from dat.report.tables import (
     Estimate,
     comparison_table,
     estimate,
+    listed,
     method_title,
     number,
     seeds_text,
@@ -27,7 +30,26 @@ MANY_METHODS = 6
 WORDS = ("standard", "random-codes")
 """Methods whose titles are words, not names."""
 
-PLACES = {"clean": "on clean images", "fgsm": "under FGSM", "c": "on the corruptions"}
+MOST_ASKED = 3
+"""Of so many methods the first sentences speak one by one."""
+
+PLACES = {
+    "clean": "on clean images",
+    "fgsm": "under FGSM",
+    "c": "on the corruptions",
+    "AP": "in AP",
+    "FGSM, AP": "in AP under FGSM",
+    "k-NN": "by k-NN",
+    "Probe": "by the probe",
+    "k-NN, FGSM": "by k-NN under FGSM",
+    "Probe, FGSM": "by the probe under FGSM",
+    "mPC": "in mPC",
+    "k-NN, corr.": "by k-NN on the corruptions",
+    "Probe, corr.": "by the probe on the corruptions",
+}
+UNIT = " points, 95 % interval"
+HELP = {1: "helped", -1: "hurt", 0: "made no difference that can be told"}
+OF_MODELS = {1: "was above it", -1: "was below it", 0: "cannot be told apart from it"}
 NO_ADVERSARY = {
     -1: "the adversary's loss is below that of the random step beyond chance: it is none there",
     0: "the two may differ by chance: whether it is an adversary there is open",
@@ -36,7 +58,7 @@ VERDICTS = {1: "beats", -1: "loses to", 0: "cannot be told apart from"}
 
 
 def reading(rows: Iterable[Row], *, mixed: bool = False) -> list[str]:
-    """An honest text: DAT against the others, every test set, codes and cost, then how far the numbers carry.
+    """An honest text: did it help, DAT against the others, every test set, codes and cost, then how far the numbers carry.
 
     Raises:
         UsageError, DataError: as `comparison_table`.
@@ -46,24 +68,136 @@ def reading(rows: Iterable[Row], *, mixed: bool = False) -> list[str]:
 
 def sentences(comparison: Comparison) -> list[str]:
     """The text of a comparison; each entry speaks of one thing."""
-    found = [verdicts(comparison)]
+    found = [*lead(comparison), verdicts(comparison)]
     found += [on_suite(comparison, suite) for suite in comparison.suites]
     found += [modified_codes(comparison), changed_words(comparison), cost(comparison), seeds(comparison), chance(comparison)]
     return [text for text in found if text]
 
 
+def lead(comparison: Comparison, suites: Sequence[str] = ()) -> list[str]:
+    """The first sentence, or one for each of a few methods: did it help against the baseline, on what, at what cost?
+
+    `suites`: on which, if not on all. Without the baseline it is not said.
+    """
+    shown = [*(suites or comparison.suites)]
+    others = [method for method in comparison.methods if method != BASELINE]
+    if BASELINE not in comparison.methods or not others:
+        return []
+    asked = ["dat"] if "dat" in others else others
+    if len(asked) > MOST_ASKED:
+        return [helped_of_many(comparison, others, shown)]
+    return [helped(comparison, method, shown) for method in asked]
+
+
+def helped(comparison: Comparison, method: str, suites: Sequence[str]) -> str:
+    """Whether one method helped against the baseline, where, by how much, and what a step of it cost."""
+    gaps = {suite: gap for suite in suites if (gap := comparison.difference(suite, method))}
+    told = {suite: gap for suite, gap in gaps.items() if gap.interval}
+    baseline, took = f"{called(BASELINE)} training", f"; {step_took(comparison, method)}."
+    if not told:
+        return cannot_tell(comparison, method, gaps) + took
+    layout = layout_of_first(comparison, told)
+    verbs = OF_MODELS if layout.kind == "pictures" else HELP
+    clauses = [
+        f"{verbs[sign]} {listed([f'{place(suite)} {by_how_much(gap)}' for suite, gap in told.items() if gap.sign == sign])}"
+        for sign in verbs
+        if any(gap.sign == sign for gap in told.values())
+    ]
+    begin = f"Against {baseline}" + f", of these models alone ({seeds_words(len(layout.seeds))})" * (layout.kind == "pictures")
+    return unit_once(f"{begin}, {called(method)} {listed(clauses)}{took}")
+
+
+def unit_once(text: str) -> str:
+    """A sentence that says with its first number alone what the others are, too."""
+    first, *rest = text.split(UNIT)
+    return f"{first}{UNIT}{','.join(rest)}" if rest else first
+
+
+def cannot_tell(comparison: Comparison, method: str, gaps: Mapping[str, Estimate]) -> str:
+    """That nothing is known of a method beside the baseline, and by how much the means differ."""
+    begin = f"Whether {called(method)} helped against {called(BASELINE)} training cannot be told"
+    if not gaps:
+        return f"{begin}: they share no seed"
+    means = [f"{number(gap.mean, decimals=2, signed=True)} points {place(suite)}" for suite, gap in gaps.items()]
+    why = comparison.why_unmarked(next(iter(gaps)))
+    return f"{begin} ({why}); the means differ by {listed(means)}"
+
+
+def helped_of_many(comparison: Comparison, methods: Sequence[str], suites: Sequence[str]) -> str:
+    """How many methods helped and hurt on each test set, the most helpful one by name, and what steps cost."""
+    clauses = [clause for suite in suites if (clause := counted_helpful(comparison, methods, suite))]
+    if not clauses:
+        return f"Whether any of {len(methods)} methods helped against {called(BASELINE)} training cannot be told" + (
+            f" ({comparison.why_unmarked(suites[0])})."
+        )
+    return unit_once(f"Against {called(BASELINE)} training, {'; '.join(clauses)}; {steps_took(comparison, methods)}.")
+
+
+def counted_helpful(comparison: Comparison, methods: Sequence[str], suite: str) -> str:
+    """`under FGSM 3 of 7 methods helped (most: AT, +8.58 points, ...) and 1 hurt`; empty without intervals."""
+    gaps = {method: gap for method in methods if (gap := comparison.difference(suite, method)) and gap.interval}
+    if not gaps:
+        return ""
+    signs = [gap.sign for gap in gaps.values()]
+    if not any(signs):
+        return f"{place(suite)} none of {len(gaps)} methods made a difference that can be told"
+    top = max(gaps, key=lambda method: gaps[method].mean)
+    most = f" (most: {called(top)}, {by_how_much(gaps[top])[1:]}" if gaps[top].sign == 1 else ""
+    return f"{place(suite)} {signs.count(1)} of {len(gaps)} methods helped{most} and {signs.count(-1)} hurt"
+
+
+def by_how_much(gap: Estimate) -> str:
+    """`(+3.72 points, 95 % interval +1.19 to +6.25)`."""
+    assert gap.interval is not None
+    low, high = (number(end, decimals=2, signed=True) for end in gap.interval)
+    return f"({number(gap.mean, decimals=2, signed=True)}{UNIT} {low} to {high})"
+
+
+def step_took(comparison: Comparison, method: str) -> str:
+    """`a training step took 3.67 times as long (3.20 to 4.65 over 3 seeds)`."""
+    ratios = comparison.ratios("cost", method)
+    return f"a training step took {times(ratios)}" if ratios else "what it cost was not measured"
+
+
+def steps_took(comparison: Comparison, methods: Sequence[str]) -> str:
+    """What steps of many methods took, from the cheapest to the dearest."""
+    found = {method: ratios for method in methods if (ratios := comparison.ratios("cost", method))}
+    if not found:
+        return "what they cost was not measured"
+    cheap, dear = (pick(found, key=lambda method: median(found[method])) for pick in (min, max))
+    return f"a training step took from {times(found[cheap])} with {called(cheap)} to {times(found[dear])} with {called(dear)}"
+
+
+def times(ratios: Sequence[float]) -> str:
+    """The median of ratios with the lowest and the highest: `3.67 times as long (3.20 to 4.65 over 3 seeds)`."""
+    return f"{number(median(ratios), decimals=2)} times as long ({spread_of(ratios)})"
+
+
+def spread_of(ratios: Sequence[float]) -> str:
+    """The lowest and the highest ratio; of one, that it has no spread."""
+    if len(ratios) == 1:
+        return "one seed, no spread"
+    return f"{number(min(ratios), decimals=2)} to {number(max(ratios), decimals=2)} over {seeds_words(len(ratios))}"
+
+
+def layout_of_first(comparison: Comparison, suites: Iterable[str]) -> Layout:
+    """What the first of the test sets is judged by, of those that are."""
+    return next(layout for suite in suites if (layout := comparison.layout(suite)))
+
+
 def verdicts(comparison: Comparison) -> str:
-    """Whether DAT beats each other method on each test set, by the paired interval."""
+    """Whether DAT beats each other method on each test set, by the paired interval; of the baseline alone, `lead` says it."""
     others = [method for method in comparison.methods if method != "dat"]
-    if "dat" not in comparison.methods or not others:
+    if "dat" not in comparison.methods or others in ([], [BASELINE]):
         return ""
     found = [clause for other in others if (clause := verdict(comparison, other))]
     if not found:
-        return "Whether DAT is better cannot be said: it shares fewer than two seeds with every other method."
+        return f"Whether DAT is better than another method cannot be said: {comparison.why_unmarked(comparison.suites[0])}."
+    begin = paired_by(layout_of_first(comparison, comparison.suites))
     if len(others) >= MANY_METHODS:
         clauses = [f"{place(suite)} DAT {sides(comparison, suite, 'dat')}" for suite in comparison.suites]
-        return f"Paired by seed, {'; '.join(clauses)}."
-    return "Paired by seed, " + "; ".join(found) + "."
+        return f"{begin}, {'; '.join(clauses)}."
+    return f"{begin}, {'; '.join(found)}."
 
 
 def verdict(comparison: Comparison, other: str) -> str:
@@ -106,8 +240,7 @@ def highest(comparison: Comparison, suite: str) -> str:
     if len(found) < 2:
         return begin + "; no other method was measured."
     if not marks:
-        why = "with a single seed" if any(value.seeds < 2 for value in found.values()) else "with fewer than two common seeds"
-        return begin + f"; {why} in the comparison, no method can be called the best."
+        return begin + f"; no method can be called the best ({comparison.why_unmarked(suite)})."
     tied = [called(method) for method in marks if method != top]
     if tied:
         whom = f"{len(tied)} others" if len(tied) >= MANY_METHODS else listed(tied)
@@ -121,10 +254,12 @@ def against_baseline(comparison: Comparison, suite: str) -> str:
     found = {m: value for m in others if (value := comparison.difference(suite, m)) and value.interval}
     if not found:
         return ""
+    paired = paired_by(layout_of_first(comparison, [suite]))
+    begin = f"Against {called(BASELINE)}, {paired[0].lower()}{paired[1:]}, in points"
     if len(found) >= MANY_METHODS:
-        return against_baseline_in_short(found)
+        return f"{begin}: {against_baseline_in_short(found)}."
     clauses = [f"{called(method)} {difference(value)}" for method, value in found.items()]
-    return f"Against {called(BASELINE)}, paired by seed, in points with 95 % intervals: {'; '.join(clauses)}."
+    return f"{begin} with 95 % intervals: {'; '.join(clauses)}."
 
 
 def against_baseline_in_short(found: Mapping[str, Estimate]) -> str:
@@ -138,7 +273,7 @@ def against_baseline_in_short(found: Mapping[str, Estimate]) -> str:
     ]
     rest = sum(value.sign == 0 for value in found.values())
     clauses += [f"of {rest} the difference is open"] * bool(rest)
-    return f"Against {called(BASELINE)}, paired by seed, in points: {'; '.join(clauses)}."
+    return "; ".join(clauses)
 
 
 def difference(value: Estimate) -> str:
@@ -153,7 +288,7 @@ def with_interval(value: Estimate) -> str:
     """A percentage, with its interval where there is one."""
     mean = f"{number(value.mean)} %"
     if value.interval is None:
-        return f"{mean} (one seed, no interval)"
+        return f"{mean} ({no_interval(value.seeds)})"
     low, high = map(number, value.interval)
     return f"{mean} (95 % interval {low} to {high})"
 
@@ -220,36 +355,41 @@ def loss(value: float) -> str:
 
 
 def cost(comparison: Comparison) -> str:
-    """What a step costs, relative to the baseline: the median over seeds of the ratio in the same seed."""
+    """What a step costs, relative to the baseline: the median over seeds of the ratio in the same seed, and its spread."""
     others = [method for method in comparison.methods if method != BASELINE]
-    found = {method: median(ratios) for method in others if (ratios := comparison.ratios("cost", method))}
+    found = {method: ratios for method in others if (ratios := comparison.ratios("cost", method))}
+    begin = f"A training step takes, relative to {called(BASELINE)} in the same seed,"
+    clauses = [f"{number(median(r), decimals=2)} times with {called(m)} ({spread_of(r)})" for m, r in found.items()]
     if len(found) >= MANY_METHODS:
-        ends = (pick(found, key=lambda method: found[method]) for pick in (min, max))
-        clauses = [f"{number(found[method], decimals=2)} times with {called(method)}" for method in ends]
-        return f"A training step takes, relative to {called(BASELINE)}, from {' to '.join(clauses)}."
-    clauses = [f"{number(ratio, decimals=2)} times with {called(method)}" for method, ratio in found.items()]
-    return f"A training step takes, relative to {called(BASELINE)}, {listed(clauses)}." if clauses else ""
+        ranked = sorted(zip(map(median, found.values()), clauses, strict=True))
+        return f"{begin} from {ranked[0][1]} to {ranked[-1][1]}."
+    return f"{begin} {listed(clauses)}." if clauses else ""
 
 
 def seeds(comparison: Comparison) -> str:
-    """How many seeds stand behind the means, and what follows from so few."""
+    """How many seeds stand behind the means, what the intervals are over, and what follows from few."""
     count = seeds_text(comparison, comparison.suites, comparison.methods)
-    if count == "1":
-        return "Every method was run with one seed, so there is no interval and no ranking is claimed."
-    few = int(count.split(DASH)[0]) < FEW_SEEDS
-    wide = " With so few, the intervals are wide, and a difference that stays open may still be real." * few
-    fixed = " The intervals are over seeds on the same test images; other images would add their own spread."
-    return f"All means are over {count} seeds.{wide}{fixed}"
+    layouts = {comparison.title(suite): layout for suite in comparison.suites if (layout := comparison.layout(suite))}
+    if not layouts:
+        runs = seeds_words(int(count)) if count.isdigit() else f"{count} seeds"
+        return f"Every method was run with {runs}: no interval ({FEWEST_SEEDS} are the fewest), and no ranking is claimed."
+    kinds, few = {layout.kind for layout in layouts.values()}, int(count.split(DASH)[0]) < FEW_SEEDS
+    if kinds == {"pictures"}:
+        return f"Intervals are {over_each(layouts)}; no ranking of methods is claimed."
+    wide = " With so few, they are wide, and a difference that stays open may still be real." * few
+    fixed = " Other images would add their own spread: no answers per picture are kept here." * (kinds == {"seeds"})
+    return f"All means are over {count} seeds. Intervals are {over_each(layouts)}.{wide}{fixed}"
 
 
 def chance(comparison: Comparison) -> str:
     """What the paired intervals allow for, and what they do not."""
-    if not any(comparison.layout(suite) and len(comparison.methods) > 1 for suite in comparison.suites):
+    layouts = {s: found for s in comparison.suites if (found := comparison.layout(s)) and len(found.methods) > 1}
+    if not layouts:
         return ""
+    said = corrected(layouts.values(), comparison.together(next(iter(layouts))))
     return (
-        "The paired intervals hold for all pairs of methods on one test set at once (Tukey's range on the residuals of method "
-        "+ seed), not for all test sets: of test sets on which all methods are equal, about one in twenty shows a difference "
-        "by chance."
+        f"What differs is asked of paired differences, {said}; of tables in which all methods are equal, one in twenty shows a "
+        "difference by chance. Intervals of single means are not corrected."
     )
 
 
@@ -263,8 +403,3 @@ def place(suite: str) -> str:
     """Where a comparison was made, within a sentence."""
     plain, pictures = without_set(suite)
     return PLACES.get(plain, f"on {suite_title(plain)}") + f" of {pictures}" * bool(pictures)
-
-
-def listed(names: Sequence[str]) -> str:
-    """`a`, `a and b`, `a, b and c`."""
-    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]])) if names else ""

@@ -36,7 +36,7 @@ from dat.report.page import (
     tell,
     training_plot,
 )
-from dat.report.reading import called, cost, on_suite, seeds
+from dat.report.reading import called, chance, cost, lead, on_suite, seeds
 from dat.report.tables import Comparison, Table, accuracy_table, all_tables, comparison_table, plain_table
 from dat.results import RESULTS, RUN, Row, read_rows, write_text
 
@@ -114,7 +114,7 @@ def gather(run: Path, *, mixed: bool = False) -> Report:
         title=str(facts.get("title") or run.name),
         subtitle=_subtitle(facts, comparison),
         methods=comparison.methods,
-        reading=(*of_pixels(rows, comparison), *_sentences(comparison), WORDS),
+        reading=(*_sentences(comparison), *of_pixels(rows, comparison), WORDS),
         tables={table.name: table for table in (*all_tables(comparison), later) if table},
         plots={plot.name: plot for plot in drawn if plot},
         pictures=None,
@@ -212,7 +212,8 @@ def _later_table(run: Path, rows: Iterable[Row], comparison: Comparison) -> Tabl
 
 def _sentences(comparison: Comparison) -> list[str]:
     found = [on_suite(comparison, suite) for suite in comparison.suites]
-    return [text for text in (*found, cost(comparison), seeds(comparison)) if text]
+    said = (*lead(comparison), *found, cost(comparison), seeds(comparison), chance(comparison))
+    return [text for text in said if text]
 
 
 def _subtitle(facts: Facts, comparison: Comparison) -> str:

@@ -7,19 +7,25 @@ Knows neither files nor HTML.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import Literal
 
+import numpy as np
+
 from dat.errors import DataError, UsageError
-from dat.evaluation.intervals import certain_sign
-from dat.report.layout import Layout, Seed, layout_of, rounding_of, shared_seeds
+from dat.evaluation.cells import Correct
+from dat.evaluation.intervals import PictureScores, certain_sign
+from dat.report.grounds import corrected, no_interval, over_each, seeds_words
+from dat.report.layout import FEWEST_SEEDS, Layout, Seed, layout_of, rounding_of, shared_seeds
 from dat.results import INTERVAL, SET, SOUGHT, Row, differing, mean_interval, of_set, without_set
 
 Mark = Literal["", "best", "tie"]
 Scores = dict[str, dict[str, dict[Seed, float]]]
 """suite -> method -> seed -> value"""
+Answers = Mapping[tuple[str, Seed], Mapping[str, Correct]]
+"""Of each model, by method and seed, and on each suite: whether it was right, for every picture."""
 
 BASELINE = "standard"
 ADVERSARY = ("words/adversarial", "loss_above_random")
@@ -98,6 +104,9 @@ class Comparison:
     beyond chance (1), lowers it below that (-1), or neither can be said (0), as the self-test does.
 
     `pictures` is what the first of several test sets is called; suites on the others say their own, as `clean@art`.
+
+    `answers` are what the accuracies are the means of. Where those of all models are there, intervals are over seeds and
+    pictures; else over seeds, of which there must be three.
     """
 
     methods: tuple[str, ...]
@@ -108,6 +117,8 @@ class Comparison:
     images: dict[str, int]
     adversaries: dict[str, dict[Seed, int]]
     pictures: str = ""
+    answers: Answers = field(default_factory=dict)
+    _layouts: dict[str, Layout | None] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def title(self, suite: str) -> str:
         """The name of a suite as a heading, with that of its pictures where there are several sets."""
@@ -115,20 +126,55 @@ class Comparison:
         return suite_title(own)
 
     def layout(self, suite: str) -> Layout | None:
-        """What the means and differences of a suite are judged by; None where methods share fewer than two seeds.
+        """What the means and differences of a suite are judged by; None where there is nothing to judge by.
 
         Seconds grow with the method, and so does their spread: the cost of a step has none.
         """
         if suite == "cost":
             return None
-        scores = self.scores.get(suite, {})
-        in_order = {method: scores[method] for method in self.methods if method in scores}
-        return layout_of(in_order, rounding=rounding_of(self.images.get(suite, 0)))
+        if suite not in self._layouts:
+            scores = self.scores.get(suite, {})
+            in_order = {method: scores[method] for method in self.methods if scores.get(method)}
+            rounding = rounding_of(self.images.get(suite, 0))
+            self._layouts[suite] = layout_of(in_order, rounding=rounding, answers=self.answers_to(suite))
+        return self._layouts[suite]
+
+    def answers_to(self, suite: str) -> dict[str, dict[Seed, PictureScores]]:
+        """The score of each picture, in percent, by method and seed; of a mean over cells its mean over these.
+
+        Answers that do not give the number of the row, as those of another evaluation, are left out.
+        """
+        found: dict[str, dict[Seed, PictureScores]] = {}
+        for method, values in self.scores.get(suite, {}).items() if self.answers else ():
+            for seed, value in values.items():
+                by_picture = self._by_picture(suite, self.answers.get((method, seed), {}))
+                if by_picture is not None and math.isclose(by_picture.mean(), value, abs_tol=1e-6):
+                    found.setdefault(method, {})[seed] = by_picture
+        return found
+
+    def _by_picture(self, suite: str, answers: Mapping[str, Correct]) -> PictureScores | None:
+        """What `answers_to` gives of one model; None where a cell is missing, or cells are of different pictures."""
+        derived = derived_suites(self.corruptions, self.severities)
+        is_mean = without_set(suite)[0] == "c"
+        members = [name for name in answers if name.startswith(f"{suite}/")] if is_mean else derived.get(suite, [suite])
+        right = [answers[name] for name in members if name in answers]
+        if not right or len(right) < len(members) or len({*map(len, right)}) > 1:
+            return None
+        return 100 * np.mean(right, axis=0)
+
+    def together(self, suite: str) -> int:
+        """On how many test sets differences are judged at once: those of one table."""
+        if suite.startswith("group/"):
+            return len(self.corruptions)
+        if suite.startswith("c/"):
+            return sum(map(len, self.corruptions.values()))
+        columns = with_clean_of_c(self)
+        return len(columns) if suite in columns else 1
 
     def estimate(self, suite: str, method: str) -> Estimate | None:
         """Mean over the seeds of a method on a suite, its interval within what can be; None where it was not measured.
 
-        Where methods share no two seeds, each is judged by its own spread.
+        Where methods share no three seeds, each is judged by its own spread over those that it has.
         """
         values = self.scores.get(suite, {}).get(method, {})
         images = self.images.get(suite, 0)
@@ -147,15 +193,15 @@ class Comparison:
         return {seed for methods in self.scores.values() for seed in methods.get(method, {})}
 
     def difference(self, suite: str, method: str, *, to: str = BASELINE) -> Estimate | None:
-        """Mean of `method - to` over their seeds; its interval is one of those of all pairs of the suite at once.
+        """Mean of `method - to` over their seeds; its interval is one of those of all pairs on all suites of a table at once.
 
-        There is no interval where one of the two has a single seed, or the methods share fewer than two.
+        There is no interval where one of the two is not judged, or without two methods.
         """
         layout, images = self.layout(suite), self.images.get(suite, 0)
         if layout is None or method == to or not {method, to} <= set(layout.methods):
             gaps = [ours - theirs for ours, theirs in self._pairs(suite, method, to)]
             return Estimate(sum(gaps) / len(gaps), None, len(gaps), images) if gaps else None
-        gap, least = layout.mean(method) - layout.mean(to), layout.least_difference()
+        gap, least = layout.mean(method) - layout.mean(to), layout.least_difference(method, to, together=self.together(suite))
         return Estimate(gap, (gap - least, gap + least), len(layout.seeds), images)
 
     def ratios(self, suite: str, method: str, *, to: str = BASELINE) -> list[float]:
@@ -168,14 +214,27 @@ class Comparison:
         return max(found, key=lambda method: found[method], default="")
 
     def marks(self, suite: str) -> dict[str, Mark]:
-        """The best method, or those that cannot be told apart from the highest mean; empty where one cannot be judged."""
+        """The best method, or those that cannot be told apart from the highest mean; empty where one cannot be judged.
+
+        Which of a few models is best does not say which method is: without three seeds nothing is marked.
+        """
         layout = self.layout(suite)
         measured = [method for method in self.methods if self.scores.get(suite, {}).get(method)]
-        if layout is None or len(measured) < 2 or len(layout.methods) < len(measured):
+        if layout is None or layout.kind == "pictures" or len(measured) < 2 or len(layout.methods) < len(measured):
             return {}
         top = self.highest(suite)
         level = [method for method in measured if method == top or self._is_open(suite, method, top)]
         return {top: "best"} if level == [top] else dict.fromkeys(level, "tie")
+
+    def why_unmarked(self, suite: str) -> str:
+        """Why no method of a suite is marked, where none is."""
+        layout = self.layout(suite)
+        measured = {method: by_seed for method in self.methods if (by_seed := self.scores.get(suite, {}).get(method))}
+        if len(measured) < 2:
+            return "no other method was measured"
+        if layout is not None and layout.kind == "pictures":
+            return f"{seeds_words(len(layout.seeds))} of each method, and other seeds may give another order"
+        return no_interval(min(map(len, measured.values())))
 
     def uncounted_seeds(self, suite: str) -> tuple[Seed, ...]:
         """Seeds of methods that are judged, which another of these lacks."""
@@ -194,8 +253,11 @@ class Comparison:
 
 
 def estimate(values: Sequence[float], *, n: int) -> Estimate | None:
-    """Mean and Student's interval of one value per seed; None where there is none."""
-    return Estimate(*mean_interval(values), seeds=len(values), n=n) if values else None
+    """Mean and Student's interval of one value per seed, of three at least; None where there is none."""
+    if not values:
+        return None
+    mean, interval = mean_interval(values)
+    return Estimate(mean, interval if len(values) >= FEWEST_SEEDS else None, len(values), n)
 
 
 def counted(rows: Iterable[Row]) -> list[Row]:
@@ -203,10 +265,10 @@ def counted(rows: Iterable[Row]) -> list[Row]:
     return [row for row in rows if row.source == "ours" and row.metric == METRICS.get(row.suite, "accuracy")]
 
 
-def comparison_table(rows: Iterable[Row], *, mixed: bool = False) -> Comparison:
+def comparison_table(rows: Iterable[Row], *, mixed: bool = False, answers: Answers | None = None) -> Comparison:
     """Methods by test sets, over seeds. Rows of other sources (`paper`) and other metrics are left out.
 
-    `mixed` allows rows of one suite that were measured in different ways.
+    `mixed` allows rows of one suite that were measured in different ways. `answers` are of the models of these rows.
 
     Raises:
         UsageError: rows of one suite have different protocols.
@@ -234,6 +296,7 @@ def comparison_table(rows: Iterable[Row], *, mixed: bool = False) -> Comparison:
         images=images,
         adversaries=adversaries,
         pictures=pictures,
+        answers=answers or {},
     )
 
 
@@ -394,19 +457,14 @@ class Table:
 
 
 ABSENT = Cell("—")
-RANKING = (
-    "Bold: best, it differs from every other. ≈: cannot be told apart from the highest mean. Both by the paired differences "
-    "(Tukey's range): intervals of two means may overlap and the methods differ."
-)
-PAIRED = (
-    "Paired by seed; the intervals hold for all pairs of methods on one test set at once (Tukey's range). Bold: the interval "
-    "excludes 0."
-)
+BEST = "Bold: best, it differs from every other."
+TIED = "≈: cannot be told apart from the highest mean."
+OVERLAP = "Intervals of two means may overlap and the methods differ."
+EXCLUDES = "Bold: the interval excludes 0."
+SHADING = "Shaded: the interval of the difference to standard excludes 0 (blue above, orange below; stronger is further)."
 COST = "Cost: the median over seeds of the ratio to standard training in the same seed, with the lowest and the highest."
+COST_ONCE = "Cost: the ratio to standard training, of one seed: no spread."
 CUT = f"{MINUS} and +: both sides of an interval that was cut at 0 or 100."
-UNRANKED = (
-    "No method is marked where one of them has a single seed, or they share fewer than two: there is nothing to judge by."
-)
 
 
 def method_title(method: str) -> str:
@@ -456,25 +514,70 @@ def images_text(comparison: Comparison, suite: str) -> str:
     return f"{seeds_text(comparison, [suite], comparison.methods)} {TIMES} {comparison.images[suite]} images"
 
 
-def ranking_notes(comparison: Comparison, suites: Iterable[str]) -> tuple[str, ...]:
-    """What the marks of these suites mean, as far as there are any, and which seeds do not count."""
-    suites = list(suites)
-    ranked = [bool(comparison.marks(suite)) for suite in suites]
-    unranked = (UNRANKED,) * (not all(ranked) and len(comparison.methods) > 1)
-    lacking = {suite_title(suite): seeds for suite in suites if (seeds := comparison.uncounted_seeds(suite))}
+def ranking_notes(comparison: Comparison, suites: Iterable[str], *, what: str = "test sets") -> tuple[str, ...]:
+    """What the marks of these suites mean, as far as there are any, by what they are judged, and which seeds do not count."""
+    suites = [suite for suite in suites if suite in comparison.scores]
+    found = {mark for suite in suites for mark in comparison.marks(suite).values()}
+    lacking = {suite: seeds for suite in suites if (seeds := comparison.uncounted_seeds(suite))}
+    marks = " ".join([*[BEST] * ("best" in found), *[TIED] * ("tie" in found), *[OVERLAP] * bool(found)])
     return (
-        (RANKING,) * any(ranked)
-        + unranked
-        + tuple(
-            f"{title}: seed {', '.join(map(str, seeds))} does not count, for not every method has it."
-            for title, seeds in lacking.items()
-        )
+        *[marks] * bool(found),
+        *unranked_notes(comparison, suites),
+        *judged_notes(comparison, suites, what=what),
+        *(f"{comparison.title(s)}: seed {', '.join(map(str, n))} does not count, not all have it." for s, n in lacking.items()),
     )
+
+
+def unranked_notes(comparison: Comparison, suites: Sequence[str]) -> tuple[str, ...]:
+    """Why no method is marked; by suite where it is not so on all."""
+    unmarked = [s for s in suites if not comparison.marks(s)] if len(comparison.methods) > 1 else []
+    titles: dict[str, list[str]] = {}
+    for suite in unmarked:
+        titles.setdefault(comparison.why_unmarked(suite), []).append(comparison.title(suite))
+    return tuple(
+        f"No method is marked{f' on {listed(named)}' * (len(named) < len(suites))}: {why}." for why, named in titles.items()
+    )
+
+
+def listed(names: Sequence[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]])) if names else ""
+
+
+def judged_notes(comparison: Comparison, suites: Iterable[str], *, what: str = "test sets") -> tuple[str, ...]:
+    """What the intervals of these suites are over, and for how many comparisons those of differences allow."""
+    layouts = {suite: layout for suite in suites if (layout := comparison.layout(suite))}
+    if not layouts:
+        return ()
+    begin = f"Intervals are {over_each({comparison.title(suite): layout for suite, layout in layouts.items()})}"
+    judged = {suite: layout for suite, layout in layouts.items() if len(layout.methods) > 1}
+    if not judged:
+        return (f"{begin}.",)
+    together = comparison.together(next(iter(judged)))
+    return (f"{begin}. Differences are paired, and {corrected(judged.values(), together, what=what)}.",)
 
 
 def cut_notes(lines: Iterable[Line]) -> tuple[str, ...]:
     """What a minus and a plus beside a mean say, where there are some."""
     return (CUT,) * any(cell.spread.startswith(MINUS) for line in lines for cell in line.cells)
+
+
+def spread_words(comparison: Comparison, suites: Iterable[str], *, drawn: bool = False) -> str:
+    """What stands beside a mean, or is `drawn` through it, within a caption: its interval, or why there is none."""
+    pairs = [(suite, method) for suite in suites for method in comparison.methods]
+    found = [value for suite, method in pairs if (value := comparison.estimate(suite, method))]
+    if not any(value.interval for value in found):
+        return f" ({no_interval(max((value.seeds for value in found), default=0))})"
+    kinds = {layout.kind for suite, _ in pairs if (layout := comparison.layout(suite))}
+    alone = " over pictures, for these models" * (kinds == {"pictures"})
+    return ("; lines: its 95 % interval" if drawn else ", ± half of its 95 % interval") + alone
+
+
+def cost_notes(comparison: Comparison) -> tuple[str, ...]:
+    """What stands in the column of costs, where they are relative to the baseline's."""
+    ratios = [comparison.ratios("cost", method) for method in comparison.methods if method != BASELINE]
+    counts = [len(found) for found in ratios if found]
+    return ((COST if max(counts) > 1 else COST_ONCE),) if counts else ()
 
 
 def accuracy_table(comparison: Comparison) -> Table:
@@ -490,14 +593,14 @@ def accuracy_table(comparison: Comparison) -> Table:
     ]
     return Table(
         name="accuracy",
-        caption="Accuracy in percent: mean over seeds ± half of its 95 % interval.",
+        caption=f"Accuracy in percent: mean over seeds{spread_words(comparison, suites)}.",
         corner="Method",
         columns=tuple(columns),
         lines=tuple(lines),
         notes=(
             *ranking_notes(comparison, comparison.suites),
             *cut_notes(lines),
-            *[COST] * (BASELINE in comparison.scores.get("cost", {})),
+            *cost_notes(comparison),
         ),
     )
 
@@ -550,12 +653,12 @@ def difference_table(comparison: Comparison, *, method: str = "", to: str = "") 
     what = f"each method minus {method_title(to).lower()}" if to else f"{method_title(method)} minus each other method"
     return Table(
         name="difference-to" if to else "difference-of",
-        caption=f"Difference in accuracy, in percentage points, {what}: mean of the paired differences ± half of its "
-        "95 % interval.",
+        caption=f"Difference in accuracy, in percentage points, {what}: mean of the paired differences"
+        f"{spread_words(comparison, comparison.suites)}.",
         corner="Method" if to else f"{method_title(method)} minus",
         columns=tuple(Column(comparison.title(suite), "points") for suite in comparison.suites),
         lines=tuple(lines),
-        notes=(PAIRED,),
+        notes=(*judged_notes(comparison, comparison.suites), *[EXCLUDES] * any(c.mark for line in lines for c in line.cells)),
     )
 
 
@@ -573,11 +676,11 @@ def group_table(comparison: Comparison) -> Table:
     return Table(
         name="groups",
         caption="Accuracy in percent on each group of corruptions: mean over its corruptions and severities, then over "
-        "seeds, ± half of the 95 % interval over seeds.",
+        f"seeds{spread_words(comparison, suites)}.",
         corner="Method",
         columns=tuple(columns),
         lines=tuple(lines),
-        notes=ranking_notes(comparison, suites) + cut_notes(lines),
+        notes=ranking_notes(comparison, suites, what="groups") + cut_notes(lines),
     )
 
 
@@ -595,19 +698,16 @@ def corruption_table(comparison: Comparison) -> Table:
         Line(suite_title(suite), corruption_cells(comparison, suite, scale), group=group)
         for suite, (group, _) in zip(suites, names, strict=True)
     ]
-    shading = (
-        "Shaded: the paired difference to standard excludes 0, by an interval that holds for all methods of a line at once, "
-        "not for all lines (blue above, orange below; stronger is further)."
-    )
+    is_shaded = any(value.shade for line in lines for value in line.cells)
     return Table(
         name="corruptions",
-        caption="Accuracy in percent on each corruption: mean over severities, then over seeds, ± half of the 95 % "
-        "interval over seeds.",
+        caption="Accuracy in percent on each corruption: mean over severities, then over seeds"
+        f"{spread_words(comparison, suites)}.",
         corner="Corruption",
         columns=tuple(Column(method_title(method), method=method) for method in comparison.methods),
         lines=tuple(lines),
-        notes=ranking_notes(comparison, suites) + cut_notes(lines),
-        shading=shading * (BASELINE in comparison.methods),
+        notes=ranking_notes(comparison, suites, what="corruptions") + cut_notes(lines),
+        shading=SHADING * is_shaded,
     )
 
 

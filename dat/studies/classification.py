@@ -55,9 +55,11 @@ class ClassificationStudy:
     def rows(self, models: Mapping[Job, nn.Module]) -> list[Row]:
         """Accuracies, what an adversary does, costs, and what a paper reports."""
         with self.run.timed("evaluate"), followed_by(self._forecast.seconds((), evaluated=False)):
-            rows = [row for subject in self._subjects for row in measured.accuracies(subject, models)]
+            answers = [(subject, measured.answered(subject, models)) for subject in self._subjects]
+        rows = [row for subject, found in answers for row in measured.rows_of(subject, found)]
         if not self.run.place.is_main:
             return rows
+        measured.keep_answers(self.run.folder, answers)
         if self._discretizer is None:
             self.run.facts.pop("discretizer", None)
         else:

@@ -20,13 +20,14 @@ from dat.discretizers.frozen import FrozenDiscretizer
 from dat.engine import dependence
 from dat.engine.loop import Training
 from dat.errors import DataError
+from dat.evaluation import right
 from dat.evaluation.cells import Cell, Correct, Predictions, all_classes
 from dat.evaluation.metrics import accuracy_rows
 from dat.evaluation.predict import Classifier, Shelf, predict
 from dat.evaluation.suites import Clean, Suite, clean_beside
 from dat.progress import Bar
 from dat.recipe.classification import Evaluation
-from dat.results import SET, SOUGHT, Row, from_json, machine, versions, write_bytes
+from dat.results import SET, SOUGHT, Row, from_json, machine, of_set, versions, write_bytes
 from dat.studies import words
 from dat.studies.study import Job, MakeRow
 from dat.tasks.classification import Classification
@@ -76,7 +77,12 @@ class Subject:
 
 
 def accuracies(subject: Subject, models: Models, *, keep: Keep | None = None) -> list[Row]:
-    """Rows of all models on all suites of the recipe; the corrupted pictures may be fewer than the clean ones.
+    """Rows of all models on all suites of the recipe; `keep` as for `answered`."""
+    return rows_of(subject, answered(subject, models, keep=keep))
+
+
+def answered(subject: Subject, models: Models, *, keep: Keep | None = None) -> Answers:
+    """What all models got right on all suites of the recipe; the corrupted pictures may be fewer than the clean ones.
 
     `keep` is given each cell with what each model said of it.
     """
@@ -88,7 +94,26 @@ def accuracies(subject: Subject, models: Models, *, keep: Keep | None = None) ->
         for dataset, suites in parts:
             for key, correct in _answers(subject, models, dataset, suites, bar=bar, keep=keep).items():
                 answers[key] |= correct
-    return [row for key in models for row in _rows_of(subject, answers[key], key)]
+    return answers
+
+
+def rows_of(subject: Subject, answers: Answers) -> list[Row]:
+    """The accuracies that answers give."""
+    return [row for job, of_model in answers.items() for row in _rows_of(subject, of_model, job)]
+
+
+def keep_answers(run: Path, answers: Sequence[tuple[Subject, Answers]]) -> None:
+    """Write which pictures each model got right, for intervals over seeds and pictures together; others that lie there go."""
+    by_model: dict[Job, dict[str, Correct]] = {}
+    for place, (subject, found) in enumerate(answers):
+        for job, by_suite in found.items():
+            named = {of_set(suite, subject.name if place else ""): correct for suite, correct in by_suite.items()}
+            by_model.setdefault(job, {}).update(named)
+    paths = {right.path_of(run, *job): by_suite for job, by_suite in by_model.items()}
+    for path, by_suite in paths.items():
+        right.write_right(path, by_suite)
+    for path in set((run / right.RIGHT).glob("*.npz")) - set(paths):
+        path.unlink()
 
 
 def validated(subject: Subject, model: nn.Module) -> dict[str, float]:

@@ -62,13 +62,13 @@ def test_a_mark_is_what_the_paired_interval_says(comparison: Comparison):
     assert seen > 5
 
 
-def test_one_width_for_all_pairs_of_a_column(comparison: Comparison):
+def test_pairs_of_a_column_have_one_width_but_for_those_that_are_less_steady(comparison: Comparison):
     for suite in columns(comparison):
         pairs = [(a, b) for a in comparison.methods for b in comparison.methods if a != b]
         gaps = [gap for a, b in pairs if (gap := comparison.difference(suite, a, to=b)) and gap.interval]
         assert len(gaps) == len(pairs)
-        widths = {round(gap.interval[1] - gap.interval[0], 6) for gap in gaps if gap.interval}
-        assert len(widths) == 1
+        widths = [round(gap.interval[1] - gap.interval[0], 6) for gap in gaps if gap.interval]
+        assert widths.count(min(widths)) > len(widths) / 4
 
 
 def test_the_tables_mark_as_the_columns_do(comparison: Comparison):
@@ -95,7 +95,7 @@ def test_the_tables_mark_as_the_columns_do(comparison: Comparison):
 
 
 def claims(comparison: Comparison, text: str, suite: str) -> Iterator[tuple[str, str, int]]:
-    """Of the first sentence, (method, other, sign) for what it says on a test set; of the others what `highest` says."""
+    """Of the second sentence, (method, other, sign) for what it says on a test set; of the others what `highest` says."""
     names = {called(method): method for method in comparison.methods}
     pattern = "|".join(sorted(map(re.escape, names), key=len, reverse=True))
     clause = re.search(rf"{PLACES[suite]} DAT (.*?)(?:, against \d+ others? the order is open)?[;.](?: |$)", text)
@@ -105,10 +105,27 @@ def claims(comparison: Comparison, text: str, suite: str) -> Iterator[tuple[str,
             yield from (("dat", names[name], sign) for name in re.findall(pattern, found[1]))
 
 
-def test_what_the_first_sentence_says_of_many_methods_is_what_the_intervals_say():
+def test_the_first_sentence_says_what_the_intervals_and_the_costs_say(comparison: Comparison):
+    text = sentences(comparison)[0]
+    assert text.startswith("Against standard training, DAT ")
+    for suite in comparison.suites:
+        gap = comparison.difference(suite, "dat")
+        assert gap is not None
+        assert gap.interval is not None
+        low, high = (f"{end:+.2f}".replace("-", MINUS) for end in gap.interval)
+        verb = {1: "helped", -1: "hurt", 0: "made no difference that can be told"}[gap.sign]
+        clause = re.search(rf"{verb} ((?:(?!helped|hurt|made).)*){PLACES[suite]} \(([^)]*)\)", text)
+        assert clause is not None, (verb, suite)
+        assert clause[2].startswith(f"{gap.mean:+.2f}".replace("-", MINUS))
+        assert clause[2].endswith(f"{low} to {high}")
+    ratios = sorted(comparison.ratios("cost", "dat"))
+    assert f"{ratios[1]:.2f} times as long ({ratios[0]:.2f} to {ratios[2]:.2f} over 3 seeds)." in text
+
+
+def test_what_the_second_sentence_says_of_many_methods_is_what_the_intervals_say():
     for name in FOLDERS[1:]:
         comparison = comparison_of(ROOT / "results" / name)
-        text = sentences(comparison)[0]
+        text = sentences(comparison)[1]
         for suite in comparison.suites:
             said = set(claims(comparison, text, suite))
             gaps = {other: comparison.difference(suite, "dat", to=other) for other in comparison.methods if other != "dat"}
@@ -117,7 +134,7 @@ def test_what_the_first_sentence_says_of_many_methods_is_what_the_intervals_say(
 
 def test_the_sentence_of_a_test_set_names_those_that_are_marked(comparison: Comparison):
     text = sentences(comparison)
-    for place, suite in enumerate(comparison.suites, start=1):
+    for place, suite in enumerate(comparison.suites, start=2):
         top = comparison.highest(suite)
         others = [called(method) for method in comparison.marks(suite) if method != top]
         whom = f"{len(others)} others" if len(others) >= MANY_METHODS else listed(others)

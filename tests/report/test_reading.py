@@ -1,21 +1,43 @@
+import re
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 from synthetic_run import full_rows, row, rows_of
 
-from dat.report.reading import listed, reading
-from dat.report.tables import MINUS, comparison_table
+from dat.report.layout import rounding_of
+from dat.report.reading import listed, reading, sentences
+from dat.report.tables import MINUS, Comparison, comparison_table
 from dat.results import Row
 
 LOW, HIGH = [80.0, 80.5, 81.0], [90.0, 90.5, 91.2]
 BETWEEN = [80.2, 80.1, 81.3]
+GRID = rounding_of(450)
+
+
+def test_the_first_sentence_says_whether_it_helped_on_what_and_at_what_cost():
+    """By numbers that can be counted by hand: differences of 9.5, 10 and 10.2 and of -0.5, 0 and 0.5, two of two test sets."""
+    rows = rows_of("clean", {"standard": [80.0, 80.5, 81.0], "dat": [80.5, 80.5, 80.5]})
+    rows += rows_of("fgsm", {"standard": [10.0, 10.5, 11.0], "dat": [19.5, 20.5, 21.2]})
+    rows += rows_of("cost", {"standard": [1.0, 2.0, 1.0], "dat": [3.0, 7.0, 3.25]})
+    widths = [stats.t.ppf(1 - 0.05 / 4, 2) * np.sqrt((spread + 2 * GRID) / 3) for spread in (0.25, 0.13)]
+    (low, high), (below, above) = ((mean - width, mean + width) for mean, width in zip((0, 9.9), widths, strict=True))
+    text = reading(rows)
+    assert text[0] == (
+        f"Against standard training, DAT helped under FGSM (+9.90 points, 95 % interval +{below:.2f} to +{above:.2f}) and made "
+        f"no difference that can be told on clean images (+0.00, {low:+.2f} to {high:+.2f}); a training step took 3.25 times "
+        "as long (3.00 to 3.50 over 3 seeds)."
+    ).replace("-", MINUS)
+    assert text[1].startswith("Clean: the highest mean is that of ")
 
 
 def test_a_clear_win():
     text = reading(rows_of("clean", {"standard": LOW, "dat": HIGH}))
-    assert text[0] == "Paired by seed, DAT beats standard on clean images."
+    assert text[0].startswith("Against standard training, DAT helped on clean images (+10.07 points, 95 % interval +9.")
+    assert text[0].endswith("; what it cost was not measured.")
     assert "the highest mean is that of DAT, 90.6 %" in text[1]
     assert "it differs from every other, so it is the best" in text[1]
     assert "excludes 0" in text[1]
@@ -23,57 +45,123 @@ def test_a_clear_win():
 
 def test_an_open_order_claims_nothing():
     text = reading(rows_of("clean", {"standard": LOW, "dat": BETWEEN}))
-    assert text[0] == "Paired by seed, DAT cannot be told apart from standard on clean images."
+    assert text[0].startswith(
+        "Against standard training, DAT made no difference that can be told on clean images (+0.03 points"
+    )
     assert "it cannot be told apart from standard, so which of them is best is open" in text[1]
     assert "includes 0" in text[1]
-    assert not any("beats" in sentence or "it is the best" in sentence for sentence in text)
+    assert not any("beats" in sentence or "helped" in sentence or "it is the best" in sentence for sentence in text)
 
 
 def test_a_loss_is_said():
     text = reading(rows_of("fgsm", {"at": HIGH, "dat": LOW}) + rows_of("clean", {"at": LOW, "dat": HIGH}))
     assert text[0] == "Paired by seed, DAT beats AT on clean images and loses to it under FGSM."
     assert text[2].startswith("FGSM: the highest mean is that of AT")
+    text = reading(rows_of("fgsm", {"standard": HIGH, "dat": LOW}))
+    assert text[0].startswith(f"Against standard training, DAT hurt under FGSM ({MINUS}10.07 points")
 
 
 def test_intervals_of_means_that_overlap_deny_no_difference():
     text = reading(rows_of("clean", {"standard": [10.0, 50.0, 90.0], "dat": [11.0, 51.1, 90.9]}))
-    assert "beats standard" in text[0]
+    assert "DAT helped on clean images (+1.00 points" in text[0]
     assert "it differs from every other, so it is the best" in text[1]
     assert "excludes 0" in text[1]
 
 
-def test_one_seed_ranks_nothing():
-    text = reading([row("clean", 80, method="standard"), row("clean", 99)])
-    assert text[0].startswith("Whether DAT is better cannot be said")
-    assert "no method can be called the best" in text[1]
-    assert any("one seed" in sentence and "no ranking" in sentence for sentence in text)
-    assert not any("excludes" in sentence or "beats" in sentence for sentence in text)
+@pytest.mark.parametrize(("seeds", "words"), [(1, "one seed"), (2, "two seeds")])
+def test_one_or_two_seeds_rank_nothing(seeds: int, words: str):
+    """Two that differ by the same at both would else be a point far from 0."""
+    text = reading(rows_of("clean", {"standard": [80.0] * seeds, "dat": [99.0] * seeds}))
+    assert text[0] == (
+        f"Whether DAT helped against standard training cannot be told ({words}: no interval); the means differ by +19.00 "
+        "points on clean images; what it cost was not measured."
+    )
+    assert f"99.0 % ({words}: no interval); no method can be called the best" in text[1]
+    assert any(f"run with {words}: no interval (3 are the fewest), and no ranking" in sentence for sentence in text)
+    assert not any("excludes" in sentence or "beats" in sentence or "helped on" in sentence for sentence in text)
+
+
+def test_of_a_few_methods_without_dat_each_has_its_sentence_and_of_more_they_are_counted():
+    few = reading(rows_of("clean", {"standard": LOW, "at": HIGH, "augmix": BETWEEN}))
+    assert few[0].startswith("Against standard training, AT helped on clean images (+10.07 points")
+    assert few[1].startswith("Against standard training, AugMix made no difference that can be told on clean images (+0.03")
+    values = {"standard": LOW, "at": HIGH, "augmix": BETWEEN, "advprop": [70.0, 70.5, 71.1], "debiased": BETWEEN}
+    rows = rows_of("clean", values) + rows_of("fgsm", dict.fromkeys(values, BETWEEN))
+    rows += rows_of("cost", {method: [1.0 + place] * 3 for place, method in enumerate(values)})
+    text = reading(rows)[0]
+    assert text.startswith(
+        "Against standard training, on clean images 1 of 4 methods helped (most: AT, +10.07 points, 95 % interval +"
+    )
+    assert ") and 1 hurt; under FGSM none of 4 methods made a difference that can be told; a training step took from " in text
+    assert text.endswith("with AT to 5.00 times as long (5.00 to 5.00 over 3 seeds) with Debiased.")
+
+
+def test_what_a_single_seed_cost_has_no_spread():
+    rows = rows_of("clean", {"standard": [80.0], "dat": [81.0]}) + rows_of("cost", {"standard": [2.0], "dat": [5.0]})
+    text = reading(rows)
+    assert text[0].endswith("; a training step took 2.50 times as long (one seed, no spread).")
+    assert any("2.50 times with DAT (one seed, no spread)" in sentence for sentence in text)
 
 
 def test_few_seeds_are_called_few_and_many_are_not():
-    assert any("intervals are wide" in text for text in reading(rows_of("clean", {"standard": LOW, "dat": HIGH})))
+    assert any("With so few, they are wide" in text for text in reading(rows_of("clean", {"standard": LOW, "dat": HIGH})))
     many = rows_of("clean", {"standard": LOW * 4, "dat": HIGH * 4})
     assert any("over 12 seeds." in text for text in reading(many))
-    assert not any("intervals are wide" in text for text in reading(many))
+    assert not any("they are wide" in text for text in reading(many))
 
 
 def test_no_common_seeds_are_called_so():
-    rows = [row("clean", 80 + seed, method=m, seed=seed) for m, seeds in (("at", (0, 1)), ("dat", (1, 2))) for seed in seeds]
-    text = reading(rows)
-    assert text[0].startswith("Whether DAT is better cannot be said")
-    assert "with fewer than two common seeds in the comparison, no method can be called the best" in text[1]
+    found = [(m, seed) for m, seeds in (("at", (0, 1, 2)), ("dat", (1, 2, 3))) for seed in seeds]
+    text = reading([row("clean", 80 + seed, method=method, seed=seed) for method, seed in found])
+    assert text[0] == "Whether DAT is better than another method cannot be said: fewer than 3 common seeds: no interval."
+    assert "no method can be called the best (fewer than 3 common seeds: no interval)" in text[1]
     assert not any("one in twenty" in sentence for sentence in text)
 
 
+def answered(rows: list[Row], *, seeds: int) -> Comparison:
+    """The comparison of two methods on clean pictures with answers: DAT gets ten pictures right that standard does not."""
+    right = {method: np.arange(450) < count for method, count in (("standard", 300), ("dat", 310))}
+    answers = {(method, seed): {"clean": right[method]} for method in right for seed in range(seeds)}
+    return comparison_table(
+        [*rows_of("clean", {m: [100 * r.mean()] * seeds for m, r in right.items()}), *rows], answers=answers
+    )
+
+
+def test_answers_per_picture_are_used_and_the_text_says_so():
+    text = sentences(answered([], seeds=3))
+    assert text[0].startswith("Against standard training, DAT helped on clean images (+2.22 points, 95 % interval +0.")
+    assert any("Intervals are over 3 seeds and the pictures together (a mixed model" in sentence for sentence in text)
+    assert not any("no answers per picture" in sentence for sentence in text)
+
+
+def test_with_answers_one_seed_speaks_of_its_models_alone():
+    comparison = answered([], seeds=1)
+    text = sentences(comparison)
+    assert text[0].startswith(
+        "Against standard training, of these models alone (one seed), DAT was above it on clean images (+2.22"
+    )
+    assert "no method can be called the best (one seed of each method, and other seeds may give another order)" in text[1]
+    assert not any("helped" in sentence or "it is the best" in sentence for sentence in text)
+    assert comparison.marks("clean") == {}
+
+
+def test_the_comparisons_are_counted():
+    text = " ".join(reading(full_rows()))
+    assert "corrected for 18 comparisons: all 6 pairs of methods (Tukey's range) on each of 3 test sets (Bonferroni)" in text
+    alone = " ".join(reading(rows_of("clean", {"standard": LOW, "dat": HIGH})))
+    assert "there is one comparison, so nothing to correct for" in alone
+
+
 def test_what_the_intervals_allow_for_is_said():
-    assert any("for all pairs of methods on one test set at once" in sentence for sentence in reading(full_rows()))
+    assert any("one in twenty shows a difference by chance" in sentence for sentence in reading(full_rows()))
 
 
 def test_codes_and_cost_are_said():
     text = " ".join(reading(full_rows()))
     assert "Modified codes" in text
     assert "10.7 % (95 % interval 9.9 to 11.5) with random codes and 11.8 %" in text
-    assert "2.03 times with AT, 1.59 times with random codes and 3.25 times with DAT" in text
+    assert re.search(r"2.03 times with AT \(\d.\d\d to \d.\d\d over 3 seeds\), 1.59 times with random codes \(", text)
+    assert re.search(r" and 3.25 times with DAT \(\d.\d\d to \d.\d\d over 3 seeds\)", text)
 
 
 def words(method: str, adversarial: list[float], random: list[float], *, half: float = 0.05) -> list[Row]:
@@ -118,7 +206,8 @@ def test_of_an_adversary_within_chance_nothing_is_claimed():
 
 
 def test_without_dat_there_is_no_verdict_on_it():
-    assert reading(rows_of("clean", {"standard": LOW, "at": HIGH}))[0].startswith("Clean: the highest mean is that of AT")
+    assert reading(rows_of("clean", {"augmix": LOW, "at": HIGH}))[0].startswith("Clean: the highest mean is that of AT")
+    assert not any("DAT" in text for text in reading(rows_of("clean", {"standard": LOW, "at": HIGH})))
 
 
 @pytest.mark.parametrize(("names", "text"), [([], ""), (["a"], "a"), (["a", "b"], "a and b"), (["a", "b", "c"], "a, b and c")])
@@ -137,8 +226,10 @@ def test_never_claims_what_the_interval_does_not_show(standard: list[float], at:
     for other, name in (("standard", "standard"), ("at", "AT")):
         difference = comparison.difference("clean", "dat", to=other)
         sign = difference.sign if difference else 0
-        assert (f"DAT beats {name} " in text[0]) == (sign == 1)
-        assert (f"DAT loses to {name} " in text[0]) == (sign == -1)
+        assert (f"DAT beats {name} " in text[1]) == (sign == 1)
+        assert (f"DAT loses to {name} " in text[1]) == (sign == -1)
+        if other == "standard":
+            assert [f"DAT {verb} on" in text[0] for verb in ("helped", "hurt")] == [sign == 1, sign == -1]
     assert any("so it is the best" in sentence for sentence in text) == ("best" in comparison.marks("clean").values())
 
 
@@ -148,8 +239,8 @@ def test_many_methods_are_told_in_short():
     values = {"standard": LOW, "dat": HIGH, "at": worse, "augmix": better, "advprop": BETWEEN, "debiased": BETWEEN}
     values |= {"pyramid-at": BETWEEN, "deepaugment": BETWEEN}
     text = reading(rows_of("clean", values))
-    assert text[0].startswith("Paired by seed, on clean images DAT beats standard, AT, AdvProp, ")
-    assert "loses to AugMix" in text[0]
-    assert "above it are AugMix (+15.0) and DAT (+10.1); below it are AT (" in text[1]
-    assert "of 4 the difference is open" in text[1]
-    assert max(map(len, text)) < 400
+    assert text[1].startswith("Paired by seed, on clean images DAT beats standard, AT, AdvProp, ")
+    assert "loses to AugMix" in text[1]
+    assert "above it are AugMix (+15.0) and DAT (+10.1); below it are AT (" in text[2]
+    assert "of 4 the difference is open" in text[2]
+    assert max(map(len, text)) < 420

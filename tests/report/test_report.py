@@ -11,6 +11,7 @@ from synthetic_run import full_rows, row, write_run
 
 from dat.commands.train import SHOWN
 from dat.errors import DataError, UsageError
+from dat.evaluation.right import path_of, write_right
 from dat.report.page import attempt, gather, read_facts, read_pictures, write_report
 from dat.report.tables import all_tables, comparison_table
 from dat.results import hashes_of, write_rows
@@ -223,3 +224,49 @@ def test_a_damaged_file_of_pictures_is_never_a_traceback(tmp_path: Path) -> None
         (run / "pictures.npz").write_bytes(changed)
         attempt("The pictures", partial(read_pictures, run, facts), left_out := [])
         assert len(left_out) <= 1
+
+
+def with_answers(folder: Path, *, seeds: int = 3) -> Path:
+    """A run of two methods whose rows are the means of the answers beside them."""
+    random, rows = np.random.default_rng(0), []
+    easy = random.random(450)
+    for method, level in (("standard", 0.6), ("dat", 0.7)):
+        for seed in range(seeds):
+            right = {"clean": easy + 0.05 * random.normal(size=450) < level}
+            rows.append(row("clean", 100 * right["clean"].mean(), method=method, seed=seed))
+            write_right(path_of(folder, method, seed), right)
+    write_rows(folder / "results.jsonl", rows)
+    return folder
+
+
+def test_the_answers_of_a_run_are_used(tmp_path: Path):
+    report = gather(with_answers(tmp_path))
+    assert any("over 3 seeds and the pictures together (a mixed model" in note for note in report.tables["accuracy"].notes)
+    assert not any("Answers per picture" in text for text in report.left_out)
+    assert "over seeds, on the same pictures" not in " ".join(report.reading)
+
+
+def test_two_seeds_with_answers_speak_of_their_models_alone(tmp_path: Path):
+    report = gather(with_answers(tmp_path, seeds=2))
+    assert report.reading[0].startswith("Against standard training, of these models alone (two seeds), DAT was above it")
+    assert report.tables["accuracy"].caption.endswith("± half of its 95 % interval over pictures, for these models.")
+    assert "lines: its 95 % interval over pictures, for these models" in report.plots["overview"].caption
+
+
+@pytest.mark.parametrize(("what", "words"), [("other", "do not give the numbers of the rows"), ("cut", "damaged")])
+def test_answers_that_are_of_other_rows_or_damaged_are_not_used_and_that_is_said(tmp_path: Path, what: str, words: str):
+    path = path_of(with_answers(tmp_path), "dat", 1)
+    if what == "other":
+        write_right(path, {"clean": np.zeros(450, dtype=bool)})
+    else:
+        path.write_bytes(path.read_bytes()[:-30])
+    report = gather(tmp_path)
+    assert any(text.startswith("Answers per picture: left out") and words in text for text in report.left_out)
+    assert any("over 3 seeds, on the same pictures" in note for note in report.tables["accuracy"].notes)
+
+
+def test_captions_promise_no_interval_where_there_is_none(tmp_path: Path):
+    write_rows(tmp_path / "results.jsonl", [row("clean", 90, seed=seed) for seed in (0, 1)])
+    report = gather(tmp_path)
+    assert "(two seeds: no interval)" in report.plots["overview"].caption
+    assert "Intervals are 95" not in write_report(tmp_path).read_text()

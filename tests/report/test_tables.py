@@ -17,7 +17,7 @@ from dat.report.tables import (
     group_table,
     terminal_table,
 )
-from dat.results import SOUGHT
+from dat.results import SOUGHT, Row
 
 
 def test_the_estimate_of_one_method_is_the_student_interval_of_scipy_and_the_grid():
@@ -46,11 +46,14 @@ def test_an_interval_ends_at_0_and_at_100_and_says_both_sides():
 
 def test_seconds_are_neither_pooled_nor_cut():
     comparison = comparison_table(
-        [*rows_of("clean", {"dat": [90.0]}), *rows_of("cost", {"at": [1.0, 1.1], "dat": [200.0, 230.0]})]
+        [*rows_of("clean", {"dat": [90.0]}), *rows_of("cost", {"at": [1.0, 1.1], "dat": [200.0, 230.0, 200.0]})]
     )
     found = comparison.estimate("cost", "dat")
     assert found is not None
-    assert found.interval == pytest.approx(stats.t.interval(0.95, 1, loc=215, scale=stats.sem([200, 230])))
+    assert found.interval == pytest.approx(stats.t.interval(0.95, 2, loc=210, scale=stats.sem([200, 230, 200])))
+    of_two = comparison.estimate("cost", "at")
+    assert of_two is not None
+    assert of_two.interval is None
     assert comparison.marks("cost") == {}
 
 
@@ -67,6 +70,7 @@ def test_seconds_are_neither_pooled_nor_cut():
         ),
         ({"standard": [10.0, 60.0, 95.0], "dat": [11.0, 61.1, 95.9]}, {"dat": "best"}),
         ({"standard": [80.0], "dat": [95.0]}, {}),
+        ({"standard": [80.0, 81.0], "dat": [95.0, 96.0]}, {}),
         ({"standard": [80.0, 81.0, 82.0], "dat": [95.0]}, {}),
         ({"dat": [90.0, 91.0, 92.0]}, {}),
     ],
@@ -85,19 +89,94 @@ def test_difference_is_paired_by_seed():
 
 
 def test_a_seed_that_one_method_lacks_counts_for_none_and_a_note_says_so():
-    values = {"standard": [80.0, 81.0, 82.0], "at": [84.0, 85.1, 86.2], "dat": [90.0, 91.0], "augmix": [99.0]}
+    values = {"standard": [80.0, 81.0, 82.0, 80.0], "at": [84.0, 85.1, 86.2, 83.0], "dat": [90.0, 91.0, 92.0], "augmix": [99.0]}
     comparison = comparison_table(rows_of("clean", values))
     seeds = {m: value.seeds for m in comparison.methods if (value := comparison.estimate("clean", m))}
-    assert seeds == {"standard": 2, "at": 2, "dat": 2, "augmix": 1}
+    assert seeds == {"standard": 3, "at": 3, "dat": 3, "augmix": 1}
     of_at, of_augmix = comparison.difference("clean", "dat", to="at"), comparison.difference("clean", "augmix", to="at")
     assert of_at is not None
-    assert of_at.mean == pytest.approx(5.95)
+    assert of_at.mean == pytest.approx(5.9)
     assert of_at.sign == 1
     assert of_augmix is not None
     assert (of_augmix.mean, of_augmix.interval, of_augmix.sign) == (15, None, 0)
     table = accuracy_table(comparison)
     assert {cell.mark for line in table.lines for cell in line.cells} == {""}
-    assert table.notes[-1] == "Clean: seed 2 does not count, for not every method has it."
+    assert table.notes[0] == "No method is marked: one seed: no interval."
+    assert table.notes[-1] == "Clean: seed 3 does not count, not all have it."
+
+
+def notes_of(rows: list[Row], name: str = "accuracy") -> str:
+    """The caption and the notes of one table, with its shading."""
+    table = next(table for table in all_tables(comparison_table(rows)) if table.name == name)
+    return " ".join([table.caption, *table.notes, table.shading])
+
+
+def test_the_notes_speak_of_what_is_in_the_table():
+    best = notes_of(rows_of("clean", {"standard": [80.0, 80.5, 81.0], "dat": [90.0, 90.5, 91.2]}))
+    assert "± half" in best
+    assert "Bold: best" in best
+    assert "≈" not in best
+    assert "Cost" not in best
+    tied = notes_of(rows_of("clean", {"standard": [80.0, 80.5, 81.0], "dat": [80.2, 80.1, 81.3]}))
+    assert "≈: cannot be told apart" in tied
+    assert "Bold" not in tied
+    for seeds, words in ((1, "one seed"), (2, "two seeds")):
+        rows = rows_of("clean", {"standard": [80.0] * seeds, "dat": [90.0] * seeds})
+        for name in ("accuracy", "difference-to"):
+            said = notes_of([*rows, *rows_of("c/fog/1", {"standard": [80.0] * seeds, "dat": [90.0] * seeds})], name)
+            assert f"({words}: no interval)" in said
+            assert not any(word in said for word in ("±", "Bold", "≈", "Tukey", "corrected", "Shaded"))
+        assert f"No method is marked: {words}: no interval." in notes_of(rows)
+
+
+@pytest.mark.parametrize(("seeds", "note"), [(1, "of one seed: no spread"), (2, "with the lowest and the highest")])
+def test_the_note_on_costs_is_that_of_its_column(seeds: int, note: str):
+    rows = [row("clean", 90), *rows_of("cost", {"standard": [1.0] * seeds, "dat": [2.0] * seeds})]
+    assert note in notes_of(rows)
+    assert "Cost:" not in notes_of([row("clean", 90), row("cost", 2.0)])
+
+
+def test_each_table_says_how_many_comparisons_it_allows_for():
+    """Four methods make six pairs; three test sets, four groups of corruptions, and fifteen corruptions."""
+    rows = full_rows()
+    for name, sets in (("accuracy", "3 test sets"), ("groups", "4 groups"), ("corruptions", "15 corruptions")):
+        total = 6 * int(sets.split()[0])
+        said = f"corrected for {total} comparisons: all 6 pairs of methods (Tukey's range) on each of {sets} (Bonferroni)"
+        assert said in notes_of(rows, name)
+    assert "on the same pictures" in notes_of(rows)
+
+
+def test_more_test_sets_make_a_difference_harder_to_tell():
+    values = {"standard": [80.0, 80.6, 81.0], "dat": [80.9, 81.2, 82.2]}
+    alone, beside = (
+        comparison_table(rows_of("clean", values)),
+        comparison_table(rows_of("clean", values) + rows_of("fgsm", values)),
+    )
+    widths = []
+    for comparison in (alone, beside):
+        gap = comparison.difference("clean", "dat")
+        assert gap is not None
+        assert gap.interval is not None
+        widths.append((gap.interval[1] - gap.interval[0]) / 2)
+    scale = np.sqrt((np.var([0.9, 0.6, 1.2], ddof=1) + (100 / 450) ** 2 / 6) / 3)
+    assert widths == pytest.approx([stats.t.ppf(1 - 0.05 / 2, 2) * scale, stats.t.ppf(1 - 0.05 / 4, 2) * scale])
+
+
+def test_of_a_mean_over_cells_the_answers_are_the_means_of_each_picture():
+    random = np.random.default_rng(0)
+    right = {f"c/{name}/{severity}": random.random(450) < 0.6 for name in ("fog", "snow") for severity in (1, 2)}
+    rows = [row(suite, 100 * correct.mean()) for suite, correct in right.items()]
+    rows.append(row("c", 100 * float(np.mean(list(right.values())))))
+    comparison = comparison_table(rows, answers={("dat", 0): right})
+    by_picture = comparison.answers_to("c")["dat"][0]
+    assert by_picture == pytest.approx(25.0 * sum(correct.astype(float) for correct in right.values()))
+    fog = right["c/fog/1"].astype(float) + right["c/fog/2"]
+    assert comparison.answers_to("c/fog")["dat"][0] == pytest.approx(50 * fog)
+    found = comparison.estimate("c", "dat")
+    assert found is not None
+    assert found.interval is not None
+    other = comparison_table([*rows[:-1], row("c", 12.0)], answers={("dat", 0): right})
+    assert other.answers_to("c") == {}
 
 
 def test_a_method_does_not_differ_from_itself():
@@ -111,12 +190,12 @@ def test_a_method_does_not_differ_from_itself():
 
 
 def test_methods_without_common_seeds_are_not_judged():
-    rows = [row("clean", 80 + seed, method=m, seed=seed) for m, seeds in (("at", (0, 1)), ("dat", (1, 2))) for seed in seeds]
-    comparison = comparison_table(rows)
+    seeds_of = (("at", (0, 1, 2)), ("dat", (1, 2, 3)))
+    comparison = comparison_table([row("clean", 80 + seed, method=m, seed=seed) for m, seeds in seeds_of for seed in seeds])
     found, gap = comparison.estimate("clean", "dat"), comparison.difference("clean", "dat", to="at")
     assert found is not None
     assert gap is not None
-    assert (found.seeds, found.interval is None, gap.interval, comparison.marks("clean")) == (2, False, None, {})
+    assert (found.seeds, found.interval is None, gap.interval, comparison.marks("clean")) == (3, False, None, {})
 
 
 @pytest.mark.parametrize(

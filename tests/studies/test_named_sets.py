@@ -19,10 +19,13 @@ from dat.data.folders import ImageFolder
 from dat.data.overlap import shared_pictures
 from dat.data.subset import Subset
 from dat.errors import DataError, UsageError
+from dat.evaluation.right import read_all
 from dat.evaluation.suites import FGSM
 from dat.recipe import read
 from dat.recipe.classification import ClassificationRecipe
 from dat.recipe.header import recipe_hash
+from dat.report.page import gather
+from dat.report.tables import comparison_table
 from dat.results import Row, read_rows, write_rows
 
 CLASSES = ("cat", "dog", "fox")
@@ -76,6 +79,17 @@ def run(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def rows(run: Path) -> list[Row]:
     return [row for row in read_rows(run / "results.jsonl") if row.metric == "accuracy"]
+
+
+def test_the_answers_that_are_kept_give_the_rows_of_each_set(run: Path, rows: list[Row]) -> None:
+    answers = read_all(run, ((row.method, row.seed) for row in rows))
+    comparison = comparison_table(rows, answers=answers)
+    assert comparison.suites == ("clean", "fgsm", "clean@art", "clean@some")
+    assert all(set(comparison.answers_to(suite)) == {"standard", "at"} for suite in comparison.suites)
+    assert "right/at-seed0.npz" in json.loads((run / "run.json").read_text())["files"]
+    report = gather(run)
+    assert "of these models alone (one seed), AT" in report.reading[0]
+    assert [text for text in report.left_out if "Answers" in text and "on Clean (some)." in text and "fewer than 10" in text]
 
 
 def test_each_set_has_rows_with_its_name_and_its_pictures(rows: list[Row], photos: Path) -> None:
