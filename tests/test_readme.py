@@ -119,7 +119,7 @@ def write_digits(folder: Path) -> None:
     [
         ("README.md", 4),
         ("docs/method.md", 4),
-        ("docs/recipes.md", 1),
+        ("docs/recipes.md", 2),
         ("docs/reproducibility.md", 1),
         ("docs/discretizers.md", 2),
         ("docs/evaluation.md", 1),
@@ -204,7 +204,7 @@ def test_every_example_is_tested():
 @pytest.mark.parametrize(
     ("page", "count"),
     [
-        ("README.md", 11),
+        ("README.md", 12),
         ("docs/recipes.md", 7),
         ("docs/discretizers.md", 15),
         ("docs/evaluation.md", 6),

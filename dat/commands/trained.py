@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import nn
@@ -29,6 +29,10 @@ from dat.recipe.model import open_model
 from dat.recipe.parts import OnDisk
 from dat.recipe.pretraining import PretrainingBlueprint
 from dat.recipe.selfsupervised import SelfSupervisedRecipe
+
+if TYPE_CHECKING:
+    from dat.commands.predict import Prediction
+    from dat.commands.predict_boxes import Detected
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +64,21 @@ class TrainedModel:
         tests = build_tests(self.recipe.data, classes=self.classes)
         return Tests({name or self.test_name: dataset for name, dataset in tests.sets.items()}, tests.size)
 
+    def predict(self, pictures: Sequence[str | Path], *, batch_size: int = 64) -> list[Prediction]:
+        """What the model says of picture files, and of all below folders, each brought to it as the test pictures are.
+
+        A prediction has `path`, `label`, `probability` and `probabilities` by class; of a picture that cannot be read `fault`.
+
+        Raises:
+            DataError: there is nothing of a name.
+            UsageError: no list of names.
+        """
+        from dat.commands import predict  # which needs this file
+
+        device = next(self.model.parameters()).device
+        found = predict.predictions(self, predict.pictures_in(pictures), batch_size=batch_size, device=device)
+        return [one for batch in found for one in batch]
+
     @property
     def test_name(self) -> str:
         """What the first of these is called in results."""
@@ -83,6 +102,22 @@ class TrainedDetector:
     recipe: DetectionRecipe
     label: str
     seed: int
+
+    def predict(self, pictures: Sequence[str | Path], *, score: float = 0.5, batch_size: int = 8) -> list[Detected]:
+        """What the detector finds in picture files, and in all below folders, with at least this score.
+
+        Each has `path` and `things`, the surest first, of `label`, `score` and `box` (left, top, right, bottom, in pixels of
+        the picture); of a picture that cannot be read `fault`.
+
+        Raises:
+            DataError: there is nothing of a name.
+            UsageError: no list of names; a score that is none.
+        """
+        from dat.commands import predict, predict_boxes  # which need this file
+
+        paths, device = predict.pictures_in(pictures), next(self.model.parameters(), torch.empty(0)).device
+        found = predict_boxes.detections(self, paths, score=score, batch_size=batch_size, device=device)
+        return [one for batch in found for one in batch]
 
 
 @dataclass(frozen=True, eq=False)

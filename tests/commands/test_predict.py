@@ -1,0 +1,142 @@
+"""`dat predict`: what a run says of any pictures, and which codes an adversary would change."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+import dat
+from dat.analysis.codes import discrete_change
+from dat.cli import app
+from dat.commands import predict
+from dat.commands.trained import load_classifier
+from dat.data.embedded import digits
+from dat.discretizers.pretrained import load_discretizer
+from dat.errors import DataError, UsageError
+
+RECIPE: dict[str, Any] = {
+    "kind": "classification",
+    "title": "Seconds",
+    "data": {"source": "digits", "size": 16, "augment": {"kind": "none"}},
+    "discretizer": {"load": "cifar-f2-1024-fast"},
+    "model": {"name": "small_resnet", "options": {"depth": 8, "width": 8}},
+    "training": {"epochs": 2, "batch_size": 128, "lr": 0.1},
+    "methods": {"standard": {}, "dat": {"alpha": {"rate": 0.1, "pictures": 16}, "training": {"epochs": 1}}},
+    "evaluation": {"suites": ["clean"]},
+}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return dat.train({**RECIPE, "out": str(tmp_path_factory.mktemp("runs") / "seconds")}, cpu=True)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six test digits as files of their own size, in two folders; one file that is none."""
+    folder, source = tmp_path_factory.mktemp("photos"), digits("test")
+    for number in range(6):
+        file = folder / ("a" if number < 3 else "b/deep") / f"{number}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        source.read(number).resize((16, 16)).save(file)
+    (folder / "b" / "broken.jpg").write_bytes(b"no picture")
+    (folder / "b" / "notes.txt").write_text("no picture either")
+    (folder / ".hidden.png").write_bytes(b"")
+    return folder
+
+
+def said(*arguments: object) -> Any:
+    return CliRunner().invoke(app, ["predict", *map(str, arguments), "--cpu"], catch_exceptions=False)
+
+
+def test_python_and_command_say_what_the_model_says(run: Path, photos: Path) -> None:
+    trained = load_classifier(run / "standard-seed0")
+    found = trained.predict([photos / "a", photos / "b" / "deep" / "5.png"])
+    assert [Path(one.path).name for one in found] == ["0.png", "1.png", "2.png", "5.png"]
+    for one in found:
+        pixels = torch.from_numpy(np.array(trained.view(Image.open(one.path).convert("RGB")))).permute(2, 0, 1)[None] / 255
+        expected = trained.model(pixels).softmax(dim=1)[0].tolist()
+        assert list(one.probabilities) == list(trained.classes)
+        assert list(one.probabilities.values()) == pytest.approx(expected, abs=1e-5)
+        assert one.label == trained.classes[int(np.argmax(expected))]
+        assert one.probability == pytest.approx(max(expected), abs=1e-5)
+    printed = said(run / "standard-seed0", photos / "a", photos / "b" / "deep" / "5.png", "--json", "--batch-size", 3)
+    assert printed.exit_code == 0
+    lines = [json.loads(line) for line in printed.stdout.splitlines()]
+    assert [line["label"] for line in lines] == [one.label for one in found]
+    assert lines[0]["probabilities"] == pytest.approx(found[0].probabilities, abs=1e-5)
+
+
+def test_a_picture_that_cannot_be_read_is_said_and_counted(run: Path, photos: Path) -> None:
+    printed = said(run / "standard-seed0", photos)
+    assert printed.exit_code == 1
+    rows = printed.stdout.splitlines()
+    assert [Path(row.split()[0]).name for row in rows[1:]] == [
+        "0.png",
+        "1.png",
+        "2.png",
+        "broken.jpg",
+        "3.png",
+        "4.png",
+        "5.png",
+    ]
+    assert "cannot be read: " in rows[4]
+    assert " %" in rows[1]
+    assert "1 of 7 pictures cannot be read." in printed.stderr
+
+
+def test_pictures_of_several_sizes_are_shown_as_they_are_cropped(run: Path, tmp_path: Path) -> None:
+    sizes = [(16, 16), (40, 20), (9, 33)]
+    for number, size in enumerate(sizes):
+        digits("test").read(number).resize(size).save(tmp_path / f"{number}.png")
+    trained = load_classifier(run / "standard-seed0")
+    found = trained.predict([tmp_path])
+    alone = [trained.predict([tmp_path / f"{number}.png"])[0] for number in range(3)]
+    assert [one.label for one in found] == [one.label for one in alone]
+
+
+@pytest.mark.parametrize("method", ["standard", "dat"])
+def test_an_explanation_shows_the_codes_that_change(run: Path, photos: Path, tmp_path: Path, method: str) -> None:
+    folder, picture = run / f"{method}-seed0", photos / "a" / "0.png"
+    printed = said(folder, picture, "--explain", tmp_path / "seen.png", "--alpha", 2.0)
+    assert printed.exit_code == 0, printed.stderr
+    shown = np.asarray(Image.open(tmp_path / "seen.png"))
+    trained, discretizer = load_classifier(folder), load_discretizer("cifar-f2-1024-fast")
+    images = torch.from_numpy(np.array(trained.view(Image.open(picture).convert("RGB")))).permute(2, 0, 1)[None] / 255
+    labels = trained.model(images).argmax(dim=1)
+    change = discrete_change(trained.model, dat.Classification(), discretizer, images, labels, alpha=2.0)
+    assert change.rate > 0
+    side = shown.shape[0]
+    views = [shown[:, number * (side + predict.GAP) :][:, :side] for number in range(4)]
+    scale = side // 16
+    for view, expected in zip(views, (change.original, change.reconstruction, change.adversarial), strict=False):
+        met = view[::scale, ::scale].astype(int)
+        assert np.abs(met - (expected[0] * 255).round().permute(1, 2, 0).numpy()).max() <= 1
+    marked = (views[3] != views[2]).any(axis=2)
+    centres = marked.reshape(8, 2 * scale, 8, 2 * scale)[:, 1:-1][:, :, :, 1:-1].any(axis=(1, 3))
+    assert np.array_equal(centres, change.changed[0].numpy())
+
+
+def test_without_an_alpha_a_tenth_of_the_codes_changes(run: Path, photos: Path, tmp_path: Path) -> None:
+    printed = said(run / "dat-seed0", photos / "a", "--explain", tmp_path / "seen")
+    assert printed.exit_code == 0
+    assert sorted(file.name for file in (tmp_path / "seen").iterdir()) == ["1-0.png", "2-1.png", "3-2.png"]
+
+
+def test_mistakes_are_sentences(run: Path, photos: Path, tmp_path: Path) -> None:
+    trained = load_classifier(run / "standard-seed0")
+    with pytest.raises(DataError, match=r"There is no picture and no folder .*nowhere; check the path"):
+        trained.predict([tmp_path / "nowhere"])
+    with pytest.raises(DataError, match="holds no picture"):
+        trained.predict([tmp_path])
+    with pytest.raises(UsageError, match=r"Pictures are \[\]; give a list"):
+        trained.predict([])
+    with pytest.raises(UsageError, match="batch_size is 0"):
+        trained.predict([photos / "a"], batch_size=0)
+    with pytest.raises(UsageError, match=r"--explain is seen\.gif; write a file that ends in \.png, or a folder"):
+        predict.explain(trained, run / "standard-seed0", [photos / "a" / "0.png"], Path("seen.gif"))
