@@ -265,45 +265,32 @@ def _refuse_without_suites(options: dict[str, object]) -> None:
 
 @app.command(epilog="Example:  dat predict runs/photos/dat-seed0 holiday.jpg photos/new")
 def predict(
-    model: Annotated[Path, typer.Argument(metavar="RUN", help="RUN/<method>-seed<k>, or a checkpoint in it.")],
+    model: Annotated[str, typer.Argument(metavar="RUN", help="RUN/<method>-seed<k>, or a checkpoint in it.")],
     pictures: Annotated[list[str], typer.Argument(metavar="PICTURES...", help="Files, and folders of them.")],
+    top: Annotated[int | None, typer.Option(help="So many of the likeliest classes are told (5).")] = None,
+    score: Annotated[float | None, typer.Option(help="Of a detector: boxes with a lower score are left out (0.5).")] = None,
     explain: Annotated[Path | None, typer.Option(help="PNG, or folder: the codes that an adversary would change.")] = None,
     alpha: Annotated[float | None, typer.Option(help="Length of its step; by default that of the training.")] = None,
-    score: Annotated[float | None, typer.Option(help="Of a detector: boxes with a lower score are left out (0.5).")] = None,
-    batch_size: Annotated[int, typer.Option(help="Pictures that are shown at once.")] = 64,
+    batch_size: Annotated[int | None, typer.Option(help="Pictures that are shown at once (64; a detector 8).")] = None,
     json: Json = False,
     cpu: Cpu = False,
 ) -> None:
     """Say what a trained model sees in PICTURES, or finds in them; exit code 1 if one of them cannot be read."""
     from dat.commands import predict as prediction
-    from dat.commands import predict_boxes
-    from dat.commands.trained import is_detector
 
-    _refuse_idle(is_detector(model), explain=explain, alpha=alpha, score=score)
-    how = {"batch_size": batch_size, "cpu": cpu}
-    if is_detector(model):
-        boxes = predict_boxes.shown(model, pictures, score=predict_boxes.SCORE if score is None else score, **how)
-        found, table = boxes, predict_boxes.as_table(boxes)
-    else:
-        labels = prediction.shown(model, pictures, **how)
-        found, table = labels, prediction.as_table(labels)
-        if explain is not None:
-            written = prediction.explained(model, labels, explain, alpha=alpha)
-            print(f"Explained: {written[0] if len(written) == 1 else explain}", file=sys.stderr)
-    print("\n".join(jsonlib.dumps(asdict(one)) for one in found) if json else table)
+    options = prediction.Options(top=top, score=score, batch_size=batch_size, explain=explain, alpha=alpha, cpu=cpu)
+    found: list[prediction.Said] = []
+    for batch in prediction.said(model, pictures, options):
+        for one in batch if json else ():
+            print(jsonlib.dumps(asdict(one)), flush=True)
+        found += batch
+    if not json:
+        print(prediction.as_table(found))
+    if explain is not None:
+        print(f"Explained: {explain}", file=sys.stderr)
     if bad := sum(one.fault is not None for one in found):
         print(f"{bad} of {len(found)} pictures cannot be read.", file=sys.stderr)
         raise typer.Exit(1)
-
-
-def _refuse_idle(detects: bool, *, explain: Path | None, alpha: float | None, score: float | None) -> None:
-    """Refuse options that would do nothing."""
-    if detects and explain is not None:
-        raise UsageError("--explain shows what changes the label of a picture, and a detector gives boxes; leave it out.")
-    if not detects and score is not None:
-        raise UsageError(f"--score is {score}, of the boxes of a detector; this model gives labels: leave it out.")
-    if alpha is not None and explain is None:
-        raise UsageError(f"--alpha is {alpha}, the length of the step that --explain shows; write --explain FILE.png, too.")
 
 
 @app.command(epilog="Example:  dat report runs/demo")
@@ -370,10 +357,11 @@ def discretize_pictures(
     import torch
 
     from dat.commands import discretize
+    from dat.data.picture_files import find_pictures
     from dat.discretizers.listing import read_config
     from dat.discretizers.pretrained import load_discretizer
 
-    found = discretize.find_pictures(images)
+    found = find_pictures(images)
     device = "cuda" if torch.cuda.is_available() and not cpu else "cpu"
     discretizer = load_discretizer(source, read_config(config, layout)).to(device)
     random_codes = None if rate is None else discretize.RandomCodes(rate, seed)

@@ -19,7 +19,6 @@ from jaxtyping import Float, Int
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from dat.data.folders import EXTENSIONS
 from dat.data.images import decode
 from dat.data.pipeline import CenterCrop
 from dat.discretizers import codes as code_space
@@ -152,28 +151,6 @@ def _clear(out: Path) -> None:
         raise UsageError(f"{out / PICTURE} is none of ours, and would be replaced; name another folder.")
     for path in (*written, out / PICTURE, out / CODES):
         path.unlink(missing_ok=True)
-
-
-def find_pictures(sources: Sequence[Path]) -> list[Path]:
-    """The files themselves, and of folders every visible picture below, in order of names.
-
-    Raises:
-        DataError: a path is not there, or a folder holds no picture.
-    """
-    found: list[Path] = []
-    for source in sources:
-        if not source.exists():
-            raise DataError(f"There is no picture and no folder at {source}; check the path.")
-        below = [source] if source.is_file() else [path for path in sorted(source.rglob("*")) if _is_picture(path, source)]
-        if not below:
-            raise DataError(f"The folder {source} holds no pictures ({' '.join(EXTENSIONS)}); name another.")
-        found += below
-    return found
-
-
-def _is_picture(path: Path, folder: Path) -> bool:
-    hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-    return path.suffix.lower() in EXTENSIONS and path.is_file() and not hidden
 
 
 def distinct_names(paths: Iterable[Path]) -> list[str]:

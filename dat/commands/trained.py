@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import nn
 
 from dat.data.boxed import Letterbox
 from dat.data.folders import set_name
+from dat.data.picture_files import find_pictures
 from dat.data.pipeline import CenterCrop, ImageDataset
 from dat.engine import checkpoint, run_folder
 from dat.engine.dependence import has_begun
 from dat.engine.validation import weights_of
 from dat.errors import CheckpointError, UsageError
+from dat.evaluation.found_things import SCORE, Detected, Finder, found_in
+from dat.evaluation.labels import Labeller, Prediction, labelled
 from dat.nn.features import encoder_of
 from dat.nn.norm import Normalized, without_auxiliary_norms
 from dat.nn.weights import load_strictly
 from dat.recipe import read
 from dat.recipe.classification import ClassificationRecipe
+from dat.recipe.contest import training_of
 from dat.recipe.data import FolderData, Tests, build_tests, view_of
 from dat.recipe.detection import DetectionRecipe, DetectorBlueprint
 from dat.recipe.methods import wants_auxiliary_norms
@@ -30,9 +34,8 @@ from dat.recipe.parts import OnDisk
 from dat.recipe.pretraining import PretrainingBlueprint
 from dat.recipe.selfsupervised import SelfSupervisedRecipe
 
-if TYPE_CHECKING:
-    from dat.commands.predict import Prediction
-    from dat.commands.predict_boxes import Detected
+BATCH, BOXED_BATCH = 64, 8
+"""Pictures that a classifier, and a detector, is shown at once."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,20 +67,23 @@ class TrainedModel:
         tests = build_tests(self.recipe.data, classes=self.classes)
         return Tests({name or self.test_name: dataset for name, dataset in tests.sets.items()}, tests.size)
 
-    def predict(self, pictures: Sequence[str | Path], *, batch_size: int = 64) -> list[Prediction]:
+    def predict(self, pictures: Sequence[str | Path], *, top: int | None = None, batch_size: int = BATCH) -> list[Prediction]:
         """What the model says of picture files, and of all below folders, each brought to it as the test pictures are.
 
-        A prediction has `path`, `label`, `probability` and `probabilities` by class; of a picture that cannot be read `fault`.
+        A prediction has `path`, `label`, `probability` and `probabilities` by class, the likeliest first: of the `top` ones, or
+        of all. Of a picture that cannot be read it has a `fault`, which says why.
 
         Raises:
             DataError: there is nothing of a name.
-            UsageError: no list of names.
+            UsageError: no list of names; a `top` or a batch_size below 1.
         """
-        from dat.commands import predict  # which needs this file
+        return [one for batch in self.predictions(find_pictures(pictures), top=top, batch_size=batch_size) for one in batch]
 
-        device = next(self.model.parameters()).device
-        found = predict.predictions(self, predict.pictures_in(pictures), batch_size=batch_size, device=device)
-        return [one for batch in found for one in batch]
+    def predictions(self, paths: Sequence[Path], *, top: int | None, batch_size: int) -> Iterator[list[Prediction]]:
+        """As `predict`, of files, a batch at a time."""
+        sigmoid = training_of(self.recipe, self.label).sigmoid
+        labeller = Labeller(self.model, self.view, self.classes, sigmoid, top)
+        return labelled(labeller, paths, batch_size=batch_size, device=_device_of(self.model))
 
     @property
     def test_name(self) -> str:
@@ -103,21 +109,26 @@ class TrainedDetector:
     label: str
     seed: int
 
-    def predict(self, pictures: Sequence[str | Path], *, score: float = 0.5, batch_size: int = 8) -> list[Detected]:
+    def predict(self, pictures: Sequence[str | Path], *, score: float = SCORE, batch_size: int = BOXED_BATCH) -> list[Detected]:
         """What the detector finds in picture files, and in all below folders, with at least this score.
 
         Each has `path` and `things`, the surest first, of `label`, `score` and `box` (left, top, right, bottom, in pixels of
-        the picture); of a picture that cannot be read `fault`.
+        the picture); of a picture that cannot be read a `fault`, which says why.
 
         Raises:
             DataError: there is nothing of a name.
-            UsageError: no list of names; a score that is none.
+            UsageError: no list of names; a score that is none; a batch_size below 1.
         """
-        from dat.commands import predict, predict_boxes  # which need this file
+        return [one for batch in self.predictions(find_pictures(pictures), score=score, batch_size=batch_size) for one in batch]
 
-        paths, device = predict.pictures_in(pictures), next(self.model.parameters(), torch.empty(0)).device
-        found = predict_boxes.detections(self, paths, score=score, batch_size=batch_size, device=device)
-        return [one for batch in found for one in batch]
+    def predictions(self, paths: Sequence[Path], *, score: float, batch_size: int) -> Iterator[list[Detected]]:
+        """As `predict`, of files, a batch at a time."""
+        finder = Finder(self.model, self.frame, self.classes, score)
+        return found_in(finder, paths, batch_size=batch_size, device=_device_of(self.model))
+
+
+def _device_of(model: nn.Module) -> torch.device:
+    return next(model.parameters(), torch.empty(0)).device
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,6 +202,11 @@ def load_classifier(path: str | Path, overrides: Sequence[str] = ()) -> TrainedM
     if isinstance(found, TrainedDetector):
         raise CheckpointError(f"{path} is a detector of a run; evaluate it with --suites, e.g. --suites clean,fgsm,c.")
     return found
+
+
+def run_folder_of(path: str | Path) -> Path:
+    """The folder of the run that a model, or one of its checkpoints, lies in. Raises: as `load_run`, for its path."""
+    return _find(path).folder.resolve().parent
 
 
 def is_detector(path: str | Path) -> bool:

@@ -21,9 +21,9 @@ from dat.commands.discretize import (
     discretize,
     distinct_names,
     draw,
-    find_pictures,
 )
 from dat.data.folders import ImageFolder
+from dat.data.picture_files import find_pictures
 from dat.data.pipeline import CenterCrop, ImageDataset
 from dat.discretizers.frozen import FrozenDiscretizer
 from dat.discretizers.networks.vqgan import VQGAN, VQGANConfig

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, cast
 from unittest.mock import patch
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw
@@ -14,10 +15,14 @@ from typer.testing import CliRunner
 
 import dat
 from dat.cli import app
-from dat.commands import predict_boxes, trained
-from dat.commands.predict_boxes import Thing, as_table
+from dat.commands import explain, predict
+from dat.commands.predict import as_table
 from dat.data.boxed import Letterbox
+from dat.discretizers.frozen import FrozenDiscretizer
+from dat.discretizers.pretrained import load_discretizer
 from dat.errors import UsageError
+from dat.evaluation import found_things
+from dat.evaluation.found_things import Detected, Thing
 from dat.nn.norm import Normalized
 from dat.recipe import read
 from dat.recipe.detection import DetectionRecipe
@@ -62,12 +67,12 @@ def test_boxes_are_in_pixels_of_each_picture(pictures: Path, batch_size: int) ->
 
 def test_boxes_below_the_score_are_left_out_and_the_surest_comes_first(pictures: Path) -> None:
     assert [len(one.things) for one in finder().predict([pictures / "0.png"], score=0.95)] == [0]
-    run, shown = finder(), predict_boxes._found
+    run, shown = finder(), found_things.found_by
 
     def graded(*given: Any) -> Any:
         return [found._replace(scores=found.scores * found.scores.new_tensor([0.8, 1.0])) for found in shown(*given)]
 
-    with patch.object(predict_boxes, "_found", graded):
+    with patch.object(found_things, "found_by", graded):
         (found,) = run.predict([pictures / "0.png"])
         assert [thing.label for thing in found.things] == ["red", "white"]
         assert [thing.label for thing in run.predict([pictures / "0.png"], score=0.8)[0].things] == ["red"]
@@ -78,8 +83,7 @@ def test_boxes_below_the_score_are_left_out_and_the_surest_comes_first(pictures:
 
 
 def test_the_command_prints_a_table_or_a_line_of_json_for_each_picture(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trained, "is_detector", lambda _: True)
-    monkeypatch.setattr(predict_boxes, "load_run", lambda _: finder())
+    monkeypatch.setattr(predict, "load_run", lambda _: finder())
     printed = CliRunner().invoke(app, ["predict", "run", str(pictures), "--json", "--cpu"])
     lines = [json.loads(line) for line in printed.stdout.splitlines()]
     assert [[thing["label"] for thing in line["things"]] for line in lines] == [["white", "red"], ["black"], [], []]
@@ -90,12 +94,31 @@ def test_the_command_prints_a_table_or_a_line_of_json_for_each_picture(pictures:
     assert [row.split()[1] for row in table[1:]] == ["white", "red", "black", "-", "-"]
     assert "cannot be read: " in table[4]
     assert table[5].endswith("nothing")
-    with pytest.raises(UsageError, match="a detector gives boxes; leave it out"):
-        CliRunner().invoke(
-            app, ["predict", "run", str(pictures), "--explain", "a.png"], catch_exceptions=False, standalone_mode=False
-        )
+    with pytest.raises(UsageError, match="--top is 3, of the classes of a whole picture"):
+        CliRunner().invoke(app, ["predict", "run", str(pictures), "--top", "3"], catch_exceptions=False, standalone_mode=False)
+
+
+def test_an_explanation_draws_what_is_found_before_and_after(pictures: Path, tmp_path: Path) -> None:
+    how = explain.Explainer(finder(), cifar_words(), alpha=3.0)
+    (written,) = explain.explain(how, [pictures / "0.png"], tmp_path / "seen.png")
+    shown, frame = np.asarray(Image.open(written)).astype(int), np.array(explain.FRAME)
+    scale = 192 // 96
+    first = shown[: 64 * scale, : 96 * scale]
+    marked = (first == frame).all(axis=2)
+    for left, top, right, bottom in BOXES[
+        "0"
+    ].values():  # of a picture of 192 x 128, brought to 96 x 64 and shown twice as large
+        rim = [marked[top + 1, left:right], marked[bottom - 2, left:right], marked[top:bottom, left + 1]]
+        assert all(side.mean() > 0.9 for side in rim)
+    plain = np.asarray(finder().frame(Image.open(pictures / "0.png"))).repeat(scale, axis=0).repeat(scale, axis=1)
+    assert (first[~marked] == plain[~marked]).all()
+    assert shown.shape[1] == 4 * (96 * scale + explain.GAP) - explain.GAP
+
+
+def cifar_words() -> FrozenDiscretizer:
+    return load_discretizer("cifar-f2-1024-fast").exact()
 
 
 def test_a_box_is_a_row() -> None:
-    found = predict_boxes.Detected("a.png", [Thing("cat", 0.876, (1.2, 2.0, 30.7, 40.0))])
+    found = Detected("a.png", [Thing("cat", 0.876, (1.2, 2.0, 30.7, 40.0))])
     assert as_table([found]).splitlines()[1].split() == ["a.png", "cat", "0.88", "1", "2", "31", "40"]

@@ -13,11 +13,13 @@ from typer.testing import CliRunner
 import dat
 from dat.analysis.codes import discrete_change
 from dat.cli import app
-from dat.commands import predict
+from dat.commands import explain
 from dat.commands.trained import load_classifier
 from dat.data.embedded import digits
 from dat.discretizers.pretrained import load_discretizer
-from dat.errors import DataError, UsageError
+from dat.errors import CheckpointError, DataError, UsageError
+from dat.recipe import read
+from dat.recipe.header import resolved
 
 RECIPE: dict[str, Any] = {
     "kind": "classification",
@@ -61,15 +63,45 @@ def test_python_and_command_say_what_the_model_says(run: Path, photos: Path) -> 
     for one in found:
         pixels = torch.from_numpy(np.array(trained.view(Image.open(one.path).convert("RGB")))).permute(2, 0, 1)[None] / 255
         expected = trained.model(pixels).softmax(dim=1)[0].tolist()
-        assert list(one.probabilities) == list(trained.classes)
-        assert list(one.probabilities.values()) == pytest.approx(expected, abs=1e-5)
+        assert [one.probabilities[name] for name in trained.classes] == pytest.approx(expected, abs=1e-5)
+        assert list(one.probabilities.values()) == sorted(one.probabilities.values(), reverse=True)
         assert one.label == trained.classes[int(np.argmax(expected))]
         assert one.probability == pytest.approx(max(expected), abs=1e-5)
     printed = said(run / "standard-seed0", photos / "a", photos / "b" / "deep" / "5.png", "--json", "--batch-size", 3)
     assert printed.exit_code == 0
     lines = [json.loads(line) for line in printed.stdout.splitlines()]
     assert [line["label"] for line in lines] == [one.label for one in found]
-    assert lines[0]["probabilities"] == pytest.approx(found[0].probabilities, abs=1e-5)
+    assert list(lines[0]["probabilities"].items())[:5] == [
+        (name, pytest.approx(share, abs=1e-5)) for name, share in list(found[0].probabilities.items())[:5]
+    ]
+    assert len(lines[0]["probabilities"]) == 5
+
+
+def test_so_many_classes_are_told_as_asked_for(run: Path, photos: Path) -> None:
+    trained, picture = load_classifier(run / "standard-seed0"), photos / "a" / "0.png"
+    (whole,), (three,), (all_of,) = (trained.predict([picture], top=top) for top in (None, 3, 1000))
+    assert list(three.probabilities.items()) == list(whole.probabilities.items())[:3]
+    assert whole == all_of
+    assert len(whole.probabilities) == 10
+    row = said(run / "standard-seed0", picture, "--top", 3).stdout.splitlines()[1]
+    assert row.count(" %") == 3
+    assert [name for name in three.probabilities if f"{name} " in row] == list(three.probabilities)
+
+
+def test_pictures_are_shown_a_batch_at_a_time(run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained, shown = load_classifier(run / "standard-seed0"), list[int]()
+    trained.model.register_forward_pre_hook(lambda _, given: shown.append(len(given[0])))
+    trained.predict([photos / "a", photos / "b" / "deep"], batch_size=4)
+    assert shown == [4, 2]
+
+
+def test_probabilities_of_yes_or_no_do_not_add_up(run: Path, photos: Path) -> None:
+    trained = load_classifier(run / "standard-seed0", ["training.sigmoid=true"])
+    (found,) = trained.predict([photos / "a" / "0.png"])
+    pixels = torch.from_numpy(np.array(trained.view(Image.open(found.path).convert("RGB")))).permute(2, 0, 1)[None] / 255
+    assert [found.probabilities[name] for name in trained.classes] == pytest.approx(
+        trained.model(pixels).sigmoid()[0].tolist(), abs=1e-5
+    )
 
 
 def test_a_picture_that_cannot_be_read_is_said_and_counted(run: Path, photos: Path) -> None:
@@ -111,8 +143,8 @@ def test_an_explanation_shows_the_codes_that_change(run: Path, photos: Path, tmp
     labels = trained.model(images).argmax(dim=1)
     change = discrete_change(trained.model, dat.Classification(), discretizer, images, labels, alpha=2.0)
     assert change.rate > 0
-    side = shown.shape[0]
-    views = [shown[:, number * (side + predict.GAP) :][:, :side] for number in range(4)]
+    side = shown.shape[0] - explain.BAND
+    views = [shown[:side, number * (side + explain.GAP) :][:, :side] for number in range(4)]
     scale = side // 16
     for view, expected in zip(views, (change.original, change.reconstruction, change.adversarial), strict=False):
         met = view[::scale, ::scale].astype(int)
@@ -120,12 +152,19 @@ def test_an_explanation_shows_the_codes_that_change(run: Path, photos: Path, tmp
     marked = (views[3] != views[2]).any(axis=2)
     centres = marked.reshape(8, 2 * scale, 8, 2 * scale)[:, 1:-1][:, :, :, 1:-1].any(axis=(1, 3))
     assert np.array_equal(centres, change.changed[0].numpy())
+    words = shown[side:, :, 0]
+    assert [bool((words[:, number * (side + explain.GAP) :][:, :side] < 128).any()) for number in range(4)] == [True] * 4
 
 
 def test_without_an_alpha_a_tenth_of_the_codes_changes(run: Path, photos: Path, tmp_path: Path) -> None:
     printed = said(run / "dat-seed0", photos / "a", "--explain", tmp_path / "seen")
     assert printed.exit_code == 0
-    assert sorted(file.name for file in (tmp_path / "seen").iterdir()) == ["1-0.png", "2-1.png", "3-2.png"]
+    assert sorted(file.name for file in (tmp_path / "seen").iterdir()) == ["0.png", "1.png", "2.png"]
+    how = explain.explainer(load_classifier(run / "standard-seed0"), run / "standard-seed0", alpha=None)
+    asked = explain._asked(how.run, photos / "a" / "0.png")
+    alpha = explain._alpha(how, asked)
+    change = discrete_change(how.run.model, asked.task, how.discretizer, asked.images, asked.targets, alpha=alpha)
+    assert change.rate == pytest.approx(10, abs=4)  # of 64 codes
 
 
 def test_mistakes_are_sentences(run: Path, photos: Path, tmp_path: Path) -> None:
@@ -138,5 +177,52 @@ def test_mistakes_are_sentences(run: Path, photos: Path, tmp_path: Path) -> None
         trained.predict([])
     with pytest.raises(UsageError, match="batch_size is 0"):
         trained.predict([photos / "a"], batch_size=0)
-    with pytest.raises(UsageError, match=r"--explain is seen\.gif; write a file that ends in \.png, or a folder"):
-        predict.explain(trained, run / "standard-seed0", [photos / "a" / "0.png"], Path("seen.gif"))
+    with pytest.raises(UsageError, match="top is 0, so no class would be told"):
+        trained.predict([photos / "a"], top=0)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (("--explain", "seen.gif"), r"--explain is seen\.gif; write a file that ends in \.png, or a folder"),
+        (("--explain", "{photo}"), "which is one of the pictures"),
+        (("--explain", "seen.png", "--alpha", -1), r"--alpha is -1\.0, the L2 length"),
+        (("--alpha", 1), r"--alpha is 1\.0, the length of the step that --explain shows; write --explain FILE\.png"),
+        (("--score", 0.5), r"--score is 0\.5, of the boxes of a detector"),
+    ],
+)
+def test_options_that_do_nothing_or_harm_are_refused_first(
+    run: Path, photos: Path, options: tuple[str, ...], sentence: str
+) -> None:
+    photo = photos / "a" / "0.png"
+    before = photo.read_bytes()
+    with pytest.raises(UsageError, match=sentence):
+        said(run / "standard-seed0", photo, *(str(option).format(photo=photo) for option in options))
+    assert photo.read_bytes() == before
+
+
+def test_one_file_shows_no_more_than_can_be_looked_at(tmp_path: Path) -> None:
+    paths = [tmp_path / f"{number}.png" for number in range(explain.MOST + 1)]
+    explain.check_place(tmp_path / "seen", paths)
+    explain.check_place(tmp_path / "seen.png", paths[1:])
+    with pytest.raises(UsageError, match="would show 101 pictures, and 100 are the most; write a folder instead"):
+        explain.check_place(tmp_path / "seen.png", paths)
+
+
+@pytest.mark.parametrize("model", ["timm:resnet18", "torchvision:resnet50"])
+def test_models_by_name_are_refused(model: str, photos: Path) -> None:
+    with pytest.raises(UsageError, match=f"{model} is no model of a run; give RUN/<method>-seed<k>"):
+        said(model, photos)
+
+
+def test_without_a_discretizer_there_is_nothing_to_explain(run: Path, photos: Path, tmp_path: Path) -> None:
+    trained = load_classifier(run / "standard-seed0", ["methods={standard: {}}", "discretizer=null"])
+    with pytest.raises(CheckpointError, match="was trained without a discretizer, so there are no codes to change"):
+        explain.explainer(trained, run / "standard-seed0", alpha=None)
+
+
+def test_a_self_supervised_run_is_refused(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "standard-seed0").mkdir()
+    (tmp_path / "recipe.yaml").write_text(resolved(read.load("selfsupervised/mae-small")))
+    with pytest.raises(CheckpointError, match="is a run of kind selfsupervised, which trains no classifier and no detector"):
+        said(tmp_path / "standard-seed0", photos)

@@ -1,0 +1,214 @@
+"""Which visual words of any picture an adversary would change, as a picture: `dat predict --explain`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from dat.analysis.codes import Change, discrete_change
+from dat.attacks.rate import Rate
+from dat.boxes import Boxes, Found
+from dat.commands.discretize import distinct_names
+from dat.commands.trained import TrainedDetector, TrainedModel, run_folder_of
+from dat.data.images import decode
+from dat.data.picture_files import as_batch
+from dat.discretizers.frozen import FrozenDiscretizer
+from dat.discretizers.pretrained import load_discretizer
+from dat.errors import CheckpointError, UsageError
+from dat.evaluation.found_things import SCORE, found_by
+from dat.methods.calibration import reached
+from dat.methods.dat import DAT
+from dat.nn.outputs import logits_of
+from dat.progress import Bar
+from dat.recipe.contest import training_of
+from dat.recipe.methods import alpha_of
+from dat.report.figures import code_side, enlarged, mark_codes, scale_of
+from dat.results import write_bytes
+from dat.tasks.classification import Classification
+from dat.tasks.detection import Detection
+from dat.types import Batch, Images, Task
+
+RATE = 0.1
+"""Share of the codes that an adversary changes, where the method of a run has no step of its own."""
+GAP, BAND = 4, 16
+"""Pixels between the pictures of an explanation, and of the words below each."""
+MOST = 100
+"""Pictures that one file shows; more would be too high to look at."""
+FRAME = (255, 92, 0)
+VIEWS = ("x", "Q(x)", "Q(x + \N{GREEK SMALL LETTER DELTA})", "codes changed")
+
+Trained = TrainedModel | TrainedDetector
+
+
+@dataclass(frozen=True, eq=False)
+class Explainer:
+    """A trained model, the discretizer of its run in float32, and the length of the step (None: that of its training)."""
+
+    run: Trained
+    discretizer: FrozenDiscretizer
+    alpha: float | None
+
+
+def explainer(run: Trained, folder: Path, *, alpha: float | None) -> Explainer:
+    """On the device of the model.
+
+    Raises:
+        CheckpointError: the run in whose `folder` the model lies has no discretizer, or it is gone.
+        UsageError: alpha is no length.
+    """
+    if alpha is not None and not 0 <= alpha < float("inf"):
+        raise UsageError(f"--alpha is {alpha}, the L2 length of a step; write 0 or more.")
+    section = run.recipe.discretizer
+    if section is None:
+        raise CheckpointError(f"{folder} was trained without a discretizer, so there are no codes to change; name another run.")
+    discretizer = load_discretizer(section.load or run_folder_of(folder) / "discretizer")
+    return Explainer(run, discretizer.exact().to(next(run.model.parameters()).device), alpha)
+
+
+def check_place(out: Path, paths: Sequence[Path]) -> None:
+    """Raises: UsageError: the explanation cannot be put there."""
+    if out.suffix not in ("", ".png"):
+        raise UsageError(f"--explain is {out}; write a file that ends in .png, or a folder.")
+    if out.suffix and len(paths) > MOST:
+        raise UsageError(f"--explain {out} would show {len(paths)} pictures, and {MOST} are the most; write a folder instead.")
+    if any(out.resolve() == path.resolve() for path in paths):
+        raise UsageError(f"--explain is {out}, which is one of the pictures; write another file.")
+
+
+def explain(how: Explainer, paths: Sequence[Path], out: Path) -> list[Path]:
+    """Write what an adversary would change: each picture, Q of it, Q of it with the step, and the codes that differ, marked.
+
+    The step raises the loss of what the model says of the picture. It is as long as asked for, else as in the training of the
+    method; of a method without a step, or with one that is sought, it changes 10 % of the codes. `out` is a PNG of all
+    pictures, one below the other, or a folder of one for each, as `check_place` allows them.
+
+    Raises:
+        DataError: a picture cannot be read.
+        UsageError: no step changes the codes so.
+    """
+    if out.suffix:
+        write_bytes(out, _png(_stacked(list(_strips(how, paths)))))
+        return [out]
+    written = [out / f"{name}.png" for name in distinct_names(paths)]
+    for file, strip in zip(written, _strips(how, paths), strict=True):
+        write_bytes(file, _png(strip))
+    return written
+
+
+def _strips(how: Explainer, paths: Sequence[Path]) -> Iterator[Image.Image]:
+    with Bar("explain", len(paths)) as bar:
+        for path in paths:
+            yield _strip(how, path)
+            bar.add(how.run.label, 1)
+
+
+def _strip(how: Explainer, path: Path) -> Image.Image:
+    """The four views of one picture beside each other, with what the model says of each."""
+    asked = _asked(how.run, path)
+    alpha = _alpha(how, asked)
+    change = discrete_change(how.run.model, asked.task, how.discretizer, asked.images, asked.targets, alpha=alpha)
+    return _views(how, change)
+
+
+@dataclass(frozen=True, eq=False)
+class _Asked:
+    """A picture as the model is shown it, and what counts as right: what the model itself says of it."""
+
+    images: Images
+    task: Task[Any]
+    targets: Any
+
+
+def _asked(run: Trained, path: Path) -> _Asked:
+    device = next(run.model.parameters()).device
+    if isinstance(run, TrainedDetector):
+        framed = run.frame(decode(path))
+        sure = _sure(found_by(run.model, [framed], device)[0])
+        boxes = Boxes.padded([sure.corners], [sure.labels])
+        return _Asked(as_batch([framed]).to(device), Detection(run.recipe.climbed), boxes.to(device))
+    images, training = as_batch([run.view(decode(path))]).to(device), training_of(run.recipe, run.label)
+    with torch.no_grad():
+        said = logits_of(run.model, images).argmax(dim=1)
+    return _Asked(images, Classification(0.0, len(run.classes), training.sigmoid), said)
+
+
+def _sure(found: Found) -> Found:
+    """What has the score to be shown."""
+    return Found(*(part[found.scores >= SCORE] for part in found))
+
+
+def _alpha(how: Explainer, asked: _Asked) -> float:
+    length = how.alpha if how.alpha is not None else alpha_of(how.run.recipe.methods[how.run.label])
+    if isinstance(length, float | int):
+        return float(length)
+    method = DAT(how.discretizer, length or Rate(RATE))
+    return reached(method, how.run.model, [Batch(asked.images, asked.targets)], asked.task).alpha
+
+
+def _views(how: Explainer, change: Change) -> Image.Image:
+    shown = (change.original, change.reconstruction, change.adversarial)
+    views = [_told(how.run, images, title) for images, title in zip(shown, VIEWS, strict=False)]
+    changed = change.changed[0].cpu().numpy()
+    if changed.ndim == 2:  # others have no places in the picture
+        pixels = _bytes(change.adversarial)
+        marked = mark_codes(enlarged(pixels), changed, side=code_side(pixels, changed, how.discretizer.stride))
+        views.append(_above(marked, f"{VIEWS[3]}: {changed.sum()} of {changed.size}"))
+    whole = Image.new("RGB", (sum(view.width + GAP for view in views) - GAP, views[0].height), "white")
+    for number, view in enumerate(views):
+        whole.paste(view, (number * (view.width + GAP), 0))
+    return whole
+
+
+def _told(run: Trained, images: Images, title: str) -> Image.Image:
+    """A view with what the model says of it: below, and of a detector also around what it found."""
+    picture = enlarged(_bytes(images))
+    if isinstance(run, TrainedDetector):
+        with torch.inference_mode():
+            sure = _sure(run.model(images)[0])
+        _frame(picture, sure, scale_of(*images.shape[2:]))
+        names = [run.classes[label] for label in sure.labels.tolist()]
+        return _above(picture, f"{title}: {', '.join(f'{names.count(name)} {name}' for name in dict.fromkeys(names)) or '-'}")
+    with torch.no_grad():
+        logits = logits_of(run.model, images).float()[0]
+    shares = logits.sigmoid() if training_of(run.recipe, run.label).sigmoid else logits.softmax(dim=0)
+    return _above(picture, f"{title}: {run.classes[int(shares.argmax())]} {100 * float(shares.max()):.1f} %")
+
+
+def _frame(picture: Image.Image, found: Found, scale: int) -> None:
+    draw = ImageDraw.Draw(picture)
+    for left, top, right, bottom in (scale * found.corners).tolist():
+        draw.rectangle((left, top, max(left, right - 1), max(top, bottom - 1)), outline=FRAME, width=2)
+
+
+def _above(picture: Image.Image, words: str) -> Image.Image:
+    whole = Image.new("RGB", (picture.width, picture.height + BAND), "white")
+    whole.paste(picture, (0, 0))
+    ImageDraw.Draw(whole).text((2, picture.height + 2), words, fill="black", font=ImageFont.load_default(11))
+    return whole
+
+
+def _bytes(images: Tensor) -> np.ndarray:
+    return (images[0] * 255).round().byte().permute(1, 2, 0).cpu().numpy()
+
+
+def _stacked(strips: Sequence[Image.Image]) -> Image.Image:
+    whole = Image.new("RGB", (max(one.width for one in strips), sum(one.height + GAP for one in strips) - GAP), "white")
+    top = 0
+    for strip in strips:
+        whole.paste(strip, (0, top))
+        top += strip.height + GAP
+    return whole
+
+
+def _png(picture: Image.Image) -> bytes:
+    file = BytesIO()
+    picture.save(file, format="PNG")
+    return file.getvalue()
