@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from synthetic_run import full_rows, row, rows_of
 
-from dat.report.layout import rounding_of
+from dat.report.layout import Seed, rounding_of
 from dat.report.reading import listed, reading, sentences
 from dat.report.tables import MINUS, Comparison, comparison_table
 from dat.results import Row
@@ -121,7 +121,9 @@ def test_no_common_seeds_are_called_so():
 def answered(rows: list[Row], *, seeds: int) -> Comparison:
     """The comparison of two methods on clean pictures with answers: DAT gets ten pictures right that standard does not."""
     right = {method: np.arange(450) < count for method, count in (("standard", 300), ("dat", 310))}
-    answers = {(method, seed): {"clean": right[method]} for method in right for seed in range(seeds)}
+    answers: dict[tuple[str, Seed], dict[str, np.ndarray]] = {
+        (method, seed): {"clean": right[method]} for method in right for seed in range(seeds)
+    }
     return comparison_table(
         [*rows_of("clean", {m: [100 * r.mean()] * seeds for m, r in right.items()}), *rows], answers=answers
     )
