@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dat.evaluation.intervals import METHOD
-from dat.report import detection_page
+from dat.report import detection_page, selfsupervised_page
 from dat.report.page import gather, markdown_page
 from dat.report.reading import MANY_METHODS, PLACES, called, listed, sentences
 from dat.report.tables import METHOD_TITLES, MINUS, Comparison, all_tables, comparison_table, method_title
@@ -17,6 +17,12 @@ from dat.results import INTERVAL, read_rows
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ["demo", "cifar10-compare", "cifar10-compare/equal-time", "cifar10-controls"]
 DETECTORS = ROOT / "results/detection-bccd"
+FEATURES = ROOT / "results/selfsupervised-cifar10"
+PRETRAINED = {"mae": "Autoencoder:", "simclr": "SimCLR:"}
+CELLS = ["finetune-standard", "finetune-dat"]
+"""Of one seed each: no marks and no claims to check, but pages and tables."""
+KNN = f"k{MINUS}NN"
+"""As `table_of` reads it."""
 
 
 @pytest.fixture(scope="module", params=FOLDERS)
@@ -35,6 +41,10 @@ def comparison_of(folder: Path) -> Comparison:
     return comparison_table(sorted((row for row in rows if row.source == "ours"), key=lambda row: order.index(row.method)))
 
 
+def read(path: Path) -> str:
+    return path.read_text()
+
+
 def columns(comparison: Comparison) -> list[str]:
     groups = [f"group/{group}" for group in comparison.corruptions]
     return [*comparison.suites, *groups, *(f"c/{name}" for names in comparison.corruptions.values() for name in names)]
@@ -42,7 +52,8 @@ def columns(comparison: Comparison) -> list[str]:
 
 def test_every_folder_with_rows_of_a_comparison_is_looked_at():
     found = {path.parent for path in (ROOT / "results").rglob("run.json") if '"methods"' in path.read_text()}
-    assert found == {DETECTORS, *(ROOT / "results" / name for name in FOLDERS)}
+    named = {*(ROOT / "results" / name for name in FOLDERS), *(FEATURES / name for name in (*PRETRAINED, *CELLS))}
+    assert found == {DETECTORS, *named}
 
 
 def test_a_mark_is_what_the_paired_interval_says(comparison: Comparison):
@@ -176,6 +187,54 @@ def test_the_page_and_the_text_of_detectors_are_those_of_the_rows():
         for column, text in cells.items():
             if name := columns.get(column, column):
                 assert text == numbers[name], (line.method, column)
+
+
+@pytest.mark.parametrize("name", [*PRETRAINED, *CELLS])
+def test_the_pages_of_features_and_of_what_was_tuned_from_them_are_those_of_the_rows(name: str):
+    folder = FEATURES / name
+    report = (selfsupervised_page.gather if name in PRETRAINED else gather)(folder)
+    assert report.alarms == ()
+    made, kept = (
+        text.split("## Where the numbers come from")[0] for text in (markdown_page(report), read(folder / "report.md"))
+    )
+    assert made == kept
+
+
+@pytest.mark.parametrize("name", PRETRAINED)
+def test_the_table_of_features_is_that_of_the_rows_and_above_raw_pixels(name: str):
+    found = {(row.method, row.suite, row.metric): row.value for row in read_rows(FEATURES / name / "results.jsonl")}
+    columns = {KNN: "knn", "Probe": "probe", "FGSM": "fgsm", "corr.": "c"}
+    shown = table_of(read(FEATURES / "README.md"), PRETRAINED[name])
+    assert len(shown) == 4
+    for title, cells in shown.items():
+        for column, text in cells.items():
+            if column == "Cost per step":
+                continue
+            metric, *suite = (columns[word] for word in column.split(", "))
+            value = found_value(found, TITLES[title], suite[0] if suite else "clean", metric)
+            assert text == f"{value:.1f}", (title, column)
+        assert float(cells[KNN]) > found["raw-pixels", "clean", "knn"] + 5, "twice both intervals"
+        assert float(cells[f"{KNN}, corr."]) > found_value(found, "raw-pixels", "c", "knn") + 2
+
+
+def found_value(found: dict[tuple[str, str, str], float], method: str, suite: str, metric: str) -> float:
+    """The accuracy in percent; of the corruptions their mean."""
+    if suite != "c":
+        return found[method, suite, metric]
+    values = [value for (of, cell, by), value in found.items() if (of, by) == (method, metric) and cell.startswith("c/")]
+    assert len(values) == 15
+    return sum(values) / 15
+
+
+def test_the_four_cells_are_those_of_the_rows():
+    lines = read(FEATURES / "README.md").split("| Pre-trained ", 1)[1].split("\n\n")[0].splitlines()[2:]
+    reports = [gather(FEATURES / name).tables["accuracy"] for name in CELLS]
+    made = [
+        [f"{line.cells[place].text} {line.cells[place].spread}" for place in (0, 1, 3)]
+        for table in reports
+        for line in table.lines
+    ]
+    assert [[cell.strip() for cell in line.strip("| ").split(" | ")][2:] for line in lines] == made
 
 
 def test_a_text_says_which_intervals_are_older_than_the_code():
