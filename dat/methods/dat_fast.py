@@ -23,8 +23,8 @@ class DATFast:
     Ours. What makes a step dear is the adversary: a gradient and two passes of `Q` for every image that gets one. So only the
     first `adversarial_share` of the images get one (that of `DAT`), the `clean_share` after them is shown as it is, which keeps
     clean accuracy, and the others wait for an epoch that brings them further to the front: the order of each is drawn. The
-    loss is the mean over the images that are shown. A gradient at x in place of `Q(x)` would save a pass of `Q`, and most of
-    the gain with it (docs/method.md, "What a cheap step keeps").
+    loss is the mean over the images that are shown. A gradient at x in place of `Q(x)`, as `dat-free`
+    takes it, would save a pass of `Q` and lose much of the gain (docs/method.md, "What a cheap step keeps").
     `alpha`, `gradient_scale`, `direction`: as of `DAT`.
     Cost per step: one forward and backward pass of both shares; for the adversarial one `DAT`'s image gradient and two passes
     of the discretizer (of a control one pass and no gradient). Needs of the model: nothing.

@@ -21,6 +21,7 @@ FEATURES = ROOT / "results/selfsupervised-cifar10"
 PRETRAINED = {"mae": "Autoencoder:", "simclr": "SimCLR:"}
 CELLS = ["finetune-standard", "finetune-dat"]
 """Of one seed each: no marks and no claims to check, but pages and tables."""
+ONE_SEED = [*(FEATURES / name for name in (*PRETRAINED, *CELLS)), ROOT / "results/cifar10-finetune"]
 KNN = f"k{MINUS}NN"
 """As `table_of` reads it."""
 
@@ -52,8 +53,7 @@ def columns(comparison: Comparison) -> list[str]:
 
 def test_every_folder_with_rows_of_a_comparison_is_looked_at():
     found = {path.parent for path in (ROOT / "results").rglob("run.json") if '"methods"' in path.read_text()}
-    named = {*(ROOT / "results" / name for name in FOLDERS), *(FEATURES / name for name in (*PRETRAINED, *CELLS))}
-    assert found == {DETECTORS, *named}
+    assert found == {DETECTORS, *(ROOT / "results" / name for name in FOLDERS), *ONE_SEED}
 
 
 def test_a_mark_is_what_the_paired_interval_says(comparison: Comparison):
@@ -189,10 +189,9 @@ def test_the_page_and_the_text_of_detectors_are_those_of_the_rows():
                 assert text == numbers[name], (line.method, column)
 
 
-@pytest.mark.parametrize("name", [*PRETRAINED, *CELLS])
-def test_the_pages_of_features_and_of_what_was_tuned_from_them_are_those_of_the_rows(name: str):
-    folder = FEATURES / name
-    report = (selfsupervised_page.gather if name in PRETRAINED else gather)(folder)
+@pytest.mark.parametrize("folder", ONE_SEED, ids=lambda folder: folder.name)
+def test_the_pages_of_one_seed_are_those_of_the_rows(folder: Path):
+    report = (selfsupervised_page.gather if folder.name in PRETRAINED else gather)(folder)
     assert report.alarms == ()
     made, kept = (
         text.split("## Where the numbers come from")[0] for text in (markdown_page(report), read(folder / "report.md"))
@@ -224,6 +223,14 @@ def found_value(found: dict[tuple[str, str, str], float], method: str, suite: st
     values = [value for (of, cell, by), value in found.items() if (of, by) == (method, metric) and cell.startswith("c/")]
     assert len(values) == 15
     return sum(values) / 15
+
+
+def test_the_table_of_fine_tuning_is_that_of_the_rows():
+    folder = ROOT / "results/cifar10-finetune"
+    shown = table_of(read(folder / "README.md"), "Accuracy in percent")
+    lines = gather(folder).tables["accuracy"].lines
+    made = {line.method: [f"{line.cells[place].text} {line.cells[place].spread}" for place in (0, 1, 3)] for line in lines}
+    assert {TITLES[title]: list(cells.values()) for title, cells in shown.items()} == made
 
 
 def test_the_four_cells_are_those_of_the_rows():
