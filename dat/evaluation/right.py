@@ -23,7 +23,7 @@ def path_of(run: Path, label: str, seed: int | None) -> Path:
     return run / RIGHT / f"{label}-seed{seed}.npz"
 
 
-def write_right(path: Path, by_suite: Mapping[str, Correct]) -> None:
+def write_right(path: Path, by_suite: Mapping[str, np.ndarray]) -> None:
     """Write for each suite whether the model was right, picture by picture, at once; the same answers give the same bytes."""
     content = BytesIO()
     np.savez_compressed(content, allow_pickle=False, **{_flat(suite): correct for suite, correct in by_suite.items()})

@@ -25,7 +25,8 @@ class DATFast:
     clean accuracy, and the others wait for an epoch that brings them further to the front: the order of each is drawn. The
     loss is the mean over the images that are shown. A gradient at x in place of `Q(x)`, as `dat-free`
     takes it, would save a pass of `Q` and lose much of the gain (docs/method.md, "What a cheap step keeps").
-    `alpha`, `gradient_scale`, `direction`: as of `DAT`.
+    `alpha`, `gradient_scale`, `direction`: as of `DAT`. The split is made in each micro-batch: other sizes of these are another
+    choice of images.
     Cost per step: one forward and backward pass of both shares; for the adversarial one `DAT`'s image gradient and two passes
     of the discretizer (of a control one pass and no gradient). Needs of the model: nothing.
     """

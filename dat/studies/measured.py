@@ -44,6 +44,8 @@ Trainings = Mapping[str, Training]
 Keep = Callable[[Cell, Predictions], None]
 Answers = dict[Job, dict[str, Correct]]
 """Of each model, by suite: whether it was right, for every picture."""
+AnswersOfSets = Sequence[tuple["Subject", Mapping[Job, Mapping[str, np.ndarray]]]]
+"""The same of test sets with different numbers of pictures."""
 
 
 @dataclass(frozen=True)
@@ -102,9 +104,9 @@ def rows_of(subject: Subject, answers: Answers) -> list[Row]:
     return [row for job, of_model in answers.items() for row in _rows_of(subject, of_model, job)]
 
 
-def keep_answers(run: Path, answers: Sequence[tuple[Subject, Answers]]) -> None:
+def keep_answers(run: Path, answers: AnswersOfSets) -> None:
     """Write which pictures each model got right, for intervals over seeds and pictures together; others that lie there go."""
-    by_model: dict[Job, dict[str, Correct]] = {}
+    by_model: dict[Job, dict[str, np.ndarray]] = {}
     for place, (subject, found) in enumerate(answers):
         for job, by_suite in found.items():
             named = {of_set(suite, subject.name if place else ""): correct for suite, correct in by_suite.items()}

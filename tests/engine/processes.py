@@ -42,7 +42,7 @@ from dat.tasks.masked import MaskedReconstruction
 from dat.types import Batch, Method, Place, Task
 
 SIZES = (1, 2, 3, 7, 10)
-DIVIDES_MICRO_BATCHES = ("fast-advprop", "debiased")
+DIVIDES_MICRO_BATCHES = ("fast-advprop", "debiased", "dat-fast")
 ACCUMULATED = ("advprop",)
 """Methods that are trained in two micro-batches per process, too: passes that leave out parameters are then mixed."""
 
