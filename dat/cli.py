@@ -250,10 +250,12 @@ def _judged(
 
     how = {"sets": sets, "out": out, "name": name, "self_test": self_test, "cpu": cpu}
     found = assess_features(Path(model), suites, overrides, **how)
+    if not found:  # the first process shows
+        return [], None
     rows = [row for of_network in found.values() for row in of_network]
     pages = [write_all([folder]) for folder in found]
     shown = [text for text, _ in pages] if len(pages) == 1 else [features_table(rows)]
-    return rows, "\n\n".join([*shown, "\n".join(f"Report: {page}" for _, page in pages)]) if pages else None
+    return rows, "\n\n".join([*shown, "\n".join(f"Report: {page}" for _, page in pages)])
 
 
 def _refuse_without_suites(options: dict[str, object]) -> None:

@@ -26,7 +26,7 @@ def path_of(run: Path, label: str, seed: int | None) -> Path:
 def write_right(path: Path, by_suite: Mapping[str, np.ndarray]) -> None:
     """Write for each suite whether the model was right, picture by picture, at once; the same answers give the same bytes."""
     content = BytesIO()
-    np.savez_compressed(content, allow_pickle=False, **{_flat(suite): correct for suite, correct in by_suite.items()})
+    np.savez_compressed(content, allow_pickle=False, **by_suite)
     write_bytes(path, content.getvalue())
 
 
@@ -40,7 +40,7 @@ def read_right(path: Path) -> dict[str, Correct]:
         return {}
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as content:
-            arrays = {_suite(name): content[name] for name in content.files}
+            arrays = {name: content[name] for name in content.files}
         if any(array.dtype != np.bool_ or array.ndim != 1 for array in arrays.values()):
             raise ValueError("it holds other arrays")
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
@@ -56,12 +56,3 @@ def read_all(run: Path, models: Iterable[tuple[str, int | None]]) -> dict[tuple[
     """
     found = {model: read_right(path_of(run, *model)) for model in dict.fromkeys(models)}
     return {model: by_suite for model, by_suite in found.items() if by_suite}
-
-
-def _flat(suite: str) -> str:
-    """A suite as the name of an array, as `store.path_of` has it."""
-    return suite.replace("/", "__")
-
-
-def _suite(name: str) -> str:
-    return name.replace("__", "/")

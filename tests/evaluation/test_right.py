@@ -6,7 +6,7 @@ import pytest
 from dat.errors import DataError
 from dat.evaluation.right import path_of, read_all, read_right, write_right
 
-ANSWERS = {"clean": np.array([True, False, True]), "c@art/fog/3": np.array([False, True]), "clean-c": np.array([True])}
+ANSWERS = {"clean": np.array([True, False, True]), "c@my__art/fog/3": np.array([False, True]), "clean-c": np.array([True])}
 
 
 def test_answers_are_read_as_they_were_written(tmp_path: Path):
