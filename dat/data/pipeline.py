@@ -411,14 +411,32 @@ def _fetch_by_workers(dataset: Fetched, batches: Iterable[list[Key]], workers: i
         generator=torch.Generator(),
     )
     results = iter(loader)
-    with _worker_deaths_as_data_errors():
+    with _noted_deaths() as deaths:
         try:
-            for result in results:
+            while (result := _next_of_workers(results, deaths)) is not None:
                 if isinstance(result, DatError):
                     raise result
                 yield result
         finally:
             cast(Any, results)._shutdown_workers()  # else they live as long as a traceback refers to the iterator
+
+
+def _next_of_workers(results: Iterator[Examples | DatError], deaths: list[str]) -> Examples | DatError | None:
+    """The next result, None after the last; a worker's death is a DataError, whichever way it shows."""
+    if deaths:
+        raise _worker_death(deaths[0])
+    try:
+        return next(results, None)
+    except (RuntimeError, OSError, EOFError) as error:
+        if deaths:
+            raise _worker_death(deaths[0]) from error
+        if isinstance(error, RuntimeError):
+            if not str(error).startswith("DataLoader worker (pid"):  # what a worker raised itself begins with "Caught"
+                raise
+            raise _worker_death(str(error)) from error
+        if str(error).startswith("Caught"):
+            raise
+        raise _worker_death(f"its connection broke ({type(error).__name__})") from error
 
 
 class _Reporting(Dataset[Examples | DatError]):
@@ -439,44 +457,36 @@ def _unchanged(batch: Examples | DatError) -> Examples | DatError:
 
 
 @contextmanager
-def _worker_deaths_as_data_errors() -> Iterator[None]:
-    """torch reports a dead worker from a signal handler, at any line of the training loop, or by a broken connection."""
-    by_torch = signal.getsignal(signal.SIGCHLD)
+def _noted_deaths() -> Iterator[list[str]]:
+    """What torch says of workers that died, as they die.
 
-    def handle(number: int, frame: Any) -> None:
+    torch raises it from a signal handler: at any line of the training loop, or in a destructor, where it is lost.
+    """
+    by_torch = signal.getsignal(signal.SIGCHLD)
+    deaths: list[str] = []
+
+    def note(number: int, frame: Any) -> None:
         try:
             if callable(by_torch):
                 by_torch(number, frame)
         except RuntimeError as error:
-            raise _worker_death(error) from error
+            deaths.append(str(error))
 
     if _handlers_can_be_set():
-        signal.signal(signal.SIGCHLD, handle)
+        signal.signal(signal.SIGCHLD, note)
     try:
-        yield
-    except (RuntimeError, OSError, EOFError) as error:
-        if not _is_worker_death(error):
-            raise
-        raise _worker_death(error) from error
+        yield deaths
     finally:
-        if _handlers_can_be_set() and signal.getsignal(signal.SIGCHLD) is handle:
+        if _handlers_can_be_set() and signal.getsignal(signal.SIGCHLD) is note:
             signal.signal(signal.SIGCHLD, by_torch)
-
-
-def _is_worker_death(error: Exception) -> bool:
-    """What a worker raised itself begins with "Caught"; the rest comes from the loader and its connections."""
-    if isinstance(error, RuntimeError):
-        return str(error).startswith("DataLoader worker (pid")
-    return not str(error).startswith("Caught")
 
 
 def _handlers_can_be_set() -> bool:
     return threading.current_thread() is threading.main_thread()
 
 
-def _worker_death(error: Exception) -> DataError:
-    said = str(error).splitlines()[:1]
-    cause = said[0].rstrip(". ") if said else f"its connection broke ({type(error).__name__})"
+def _worker_death(said: str) -> DataError:
+    cause = said.splitlines()[0].rstrip(". ")
     advice = "set fewer workers (0 always works), or give the machine more memory or shared memory (/dev/shm)"
     return DataError(f"A process that reads pictures died: {cause}; {advice}.")
 

@@ -1,4 +1,4 @@
-"""Discrete adversarial training of a part of each batch: most of its robustness at about the price of plain training."""
+"""Discrete adversarial training of a part of each batch, at about the price of plain training."""
 
 from __future__ import annotations
 
@@ -21,10 +21,9 @@ class DATFast:
     """Train on a part of each batch as discrete adversarial images and on another as it is, in one pass; leave out the rest.
 
     Ours. What makes a step dear is the adversary: a gradient and two passes of `Q` for every image that gets one. So only the
-    first `adversarial_share` of the images get one (that of `DAT`), the `clean_share` after them is shown as it is, which keeps
-    clean accuracy, and the others wait for an epoch that brings them further to the front: the order of each is drawn. The
-    loss is the mean over the images that are shown. A gradient at x in place of `Q(x)`, as `dat-free`
-    takes it, would save a pass of `Q` and lose much of the gain (docs/method.md, "What a cheap step keeps").
+    first `adversarial_share` of the images get one (that of `DAT`), the `clean_share` after them is shown as it is, and the
+    others wait for an epoch that brings them further to the front: the order of each is drawn. The loss is the mean over the
+    images that are shown. What it keeps of the gain of `DAT`: docs/method.md.
     `alpha`, `gradient_scale`, `direction`: as of `DAT`. The split is made in each micro-batch: other sizes of these are another
     choice of images.
     Cost per step: one forward and backward pass of both shares; for the adversarial one `DAT`'s image gradient and two passes

@@ -381,7 +381,15 @@ def test_what_cannot_be_is_one_sentence(case: str, places: dict[str, str], tmp_p
     words, sentence = REFUSED[case]
     filled = [places.get(word, word) for word in words]
     filled = [f"a={places[word[2:]]}" if word[2:] in places else word for word in filled]
-    assert sentence in said(*filled, "--out", tmp_path / "out")
+    with patch.object(judged, "features_of", wraps=judged.features_of) as computed:
+        assert sentence in said(*filled, "--out", tmp_path / "out")
+    assert computed.called == (case == "broken"), "what can be known before is said before"
+
+
+def test_processes_that_write_nothing_show_nothing(run: Path, tmp_path: Path) -> None:
+    with patch.object(evaluate_features, "assess_features", return_value={}):
+        shown = command(run, "--suites", "clean", "--out", tmp_path / "out")
+    assert (shown.exit_code, shown.stdout) == (0, "")
 
 
 def test_pictures_at_their_own_size_must_have_that_of_the_run(run: Path, photos: Path, tmp_path: Path) -> None:

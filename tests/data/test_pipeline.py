@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -17,6 +17,7 @@ from timm.data import create_transform  # pyright: ignore[reportPrivateImportUsa
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
 
+from dat.data import pipeline
 from dat.data.embedded import ArraySource, digits
 from dat.data.folders import ImageFolder
 from dat.data.pipeline import (
@@ -411,26 +412,57 @@ def test_the_global_streams_survive_an_error(tmp_path: Path) -> None:
     assert torch.equal(torch.default_generator.get_state(), expected)
 
 
-@pytest.mark.parametrize("in_the_loop_body", [True, False])
-def test_a_killed_worker_is_a_data_error(in_the_loop_body: bool) -> None:
+@pytest.mark.parametrize("seen_by_torch", [True, False], ids=["in the loop body", "in a fetch"])
+def test_a_killed_worker_is_a_data_error(seen_by_torch: bool) -> None:
     dataset = ImageDataset(noise(4000), CropFlip(), seed=0)
     batches = training_batches(dataset, TrainingOrder(4000, batch_size=4), epoch=0, workers=2)
     next(batches)
     pid = multiprocessing.active_children()[0].pid
     assert pid is not None
-
-    def die_and_go_on() -> None:
-        os.kill(pid, signal.SIGKILL)
-        if in_the_loop_body:
-            time.sleep(5)
-            pytest.fail("the death went unnoticed")
-        together(batches)
-
-    with pytest.raises(DataError, match=r"died: (DataLoader worker|its connection broke) .*; set fewer workers .*/dev/shm"):
-        die_and_go_on()
+    os.kill(pid, signal.SIGKILL)
+    if seen_by_torch:
+        time.sleep(1)  # a loop's body goes on as if nothing had happened
+    shown = r"died: (DataLoader worker|its connection broke) .*; set fewer workers .*/dev/shm"
+    go_on: Callable[[Iterator[Examples]], object] = next if seen_by_torch else together
+    with pytest.raises(DataError, match=shown) as failure:
+        go_on(batches)
+    assert not seen_by_torch or f"(pid {pid}) is killed by signal" in str(failure.value)
     close(batches)
     assert not multiprocessing.active_children()
     assert getattr(signal.getsignal(signal.SIGCHLD), "__module__", "") == "torch.utils.data._utils.signal_handling"
+
+
+@pytest.mark.parametrize(
+    ("failure", "said"),
+    [
+        (ConnectionResetError(104, "Connection reset by peer"), "its connection broke (ConnectionResetError)"),
+        (EOFError(), "its connection broke (EOFError)"),
+        (RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly"), "DataLoader worker (pid(s) 7) exited unexpectedly"),
+    ],
+)
+def test_every_way_in_which_a_death_shows_is_one_sentence(failure: Exception, said: str) -> None:
+    def breaking() -> Iterator[Any]:
+        yield from ()
+        raise failure
+
+    with pytest.raises(DataError) as error:
+        pipeline._next_of_workers(breaking(), [])
+    assert str(error.value).startswith(f"A process that reads pictures died: {said}; set fewer workers")
+    with pytest.raises(DataError, match="died: killed; set"):
+        pipeline._next_of_workers(breaking(), ["killed."])
+
+
+@pytest.mark.parametrize(
+    "failure", [RuntimeError("Caught RuntimeError in a worker"), OSError("Caught OSError"), RuntimeError("a")]
+)
+def test_what_a_worker_raised_itself_is_raised(failure: Exception) -> None:
+    def breaking() -> Iterator[Any]:
+        yield from ()
+        raise failure
+
+    with pytest.raises(type(failure)) as error:
+        pipeline._next_of_workers(breaking(), [])
+    assert error.value is failure
 
 
 def test_workers_end_with_the_iterator() -> None:
