@@ -28,6 +28,7 @@ from dat.discretizers.networks.vqgan import VQGAN, VQGANConfig
 from dat.discretizers.pretrained import load_discretizer
 from dat.engine.loop import SupervisedLearner, Training, accelerator
 from dat.engine.validation import Judge
+from dat.errors import DatError
 from dat.methods import METHODS
 from dat.nn.norm import Normalized, with_auxiliary_norms
 from dat.nn.zoo import create_network
@@ -169,7 +170,8 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--size", type=int, help="height and width in pixels, instead of the preset's")
     parser.add_argument("--batch", type=int, help="images per step, instead of the preset's (which suits a CPU)")
     parser.add_argument("--discretizer", help="weights (a name or a file), instead of random ones of the preset's network")
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), help="standard is always timed")
+    wanted = "by name, or with settings, e.g. dat-fast:adversarial_share=0.6,clean_share=0.3; standard is always timed"
+    parser.add_argument("--methods", nargs="+", type=variant, default=list(METHODS), metavar="METHOD", help=wanted)
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of the training step (autocast)")
     parser.add_argument("--discretizer-precision", choices=PRECISIONS, default="fp32", help="of its networks")
     parser.add_argument("--channels-last", action="store_true", help="memory layout of images and both networks")
@@ -222,10 +224,21 @@ def discretizer_of(name: str | None, network: VQGANConfig, precision: torch.dtyp
     return load_discretizer(name, dtype=precision)
 
 
-def method_of(name: str, discretizer: Discretizer) -> Method:
-    """A method with its default settings."""
+def variant(text: str) -> str:
+    """A method as `--methods` names it, if there is such a one with such settings."""
+    try:
+        method_of(text, MarkedDiscretizer(discretizer_of(None, PRESETS["small"].network, None)))
+    except (KeyError, TypeError, ValueError, DatError) as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no METHOD or METHOD:KEY=NUMBER,... ({error})") from error
+    return text
+
+
+def method_of(text: str, discretizer: Discretizer) -> Method:
+    """A method by name, with the settings behind it and its defaults otherwise."""
+    name, _, settings = text.partition(":")
     needs = {entry.name for entry in fields(METHODS[name])}
-    return METHODS[name](**({"discretizer": discretizer} if "discretizer" in needs else {}))
+    chosen = {key: float(value) for key, _, value in (entry.partition("=") for entry in settings.split(",") if entry)}
+    return METHODS[name](**({"discretizer": discretizer} if "discretizer" in needs else {}), **chosen)
 
 
 def classifier(name: str, classes: int) -> Normalized:
@@ -351,17 +364,19 @@ def cpu_flags() -> dict[str, bool] | None:
 def as_text(result: dict[str, Any]) -> str:
     """The result as a plain table."""
     setting, around = result["setting"], result["machine"]
+    width = max(15, *map(len, result["methods"])) + 1
     lines = [
         f"{setting['model']}, {setting['size']} px, batch {setting['batch']}, step {setting['precision']}, "
         f"discretizer {setting['discretizer_precision']}{', channels-last' if setting['channels_last'] else ''}; "
         f"{around['machine']}, threads: {around['threads']}, {setting['clock']} clock; median of {setting['repeats']} rounds",
-        f"{'method':<16}{'x plain':>9}{'lowest':>9}{'highest':>9}{'seconds':>10}{'GFLOP/image':>13}{'peak MiB':>10}",
+        f"{'method':<{width}}{'x plain':>9}{'lowest':>9}{'highest':>9}{'seconds':>10}{'GFLOP/image':>13}{'peak MiB':>10}",
     ]
     for name, row in result["methods"].items():
         low, high = row["ratio_range"]
         peak = "-" if row["peak_extra_mib"] is None else str(row["peak_extra_mib"])
         lines.append(
-            f"{name:<16}{row['ratio']:>9.2f}{low:>9.2f}{high:>9.2f}{row['seconds']:>10.3f}{row['gflop_per_image']:>13.4g}{peak:>10}"
+            f"{name:<{width}}{row['ratio']:>9.2f}{low:>9.2f}{high:>9.2f}{row['seconds']:>10.3f}"
+            f"{row['gflop_per_image']:>13.4g}{peak:>10}"
         )
     if result["dat_parts"]:
         lines += ["", f"{'part of DAT':<16}{'share':>9}{'seconds':>10}{'GFLOP/image':>13}"]

@@ -2,6 +2,7 @@
 
 import json
 import runpy
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -88,6 +89,27 @@ def test_step_in_low_precision_and_channels_last(tmp_path: Path, output_of: Run)
     check_work(result)
     assert set(result["methods"]) == {"standard", "dat"}
     assert result["setting"]["discretizer_precision"] == "bf16"
+
+
+def test_a_method_with_settings_costs_what_they_say(tmp_path: Path, output_of: Run) -> None:
+    output = tmp_path / "step.json"
+    few, many = "dat-fast:adversarial_share=0.4,clean_share=0", "dat-fast:adversarial_share=1,clean_share=0"
+    output_of("step.py", *SMALLEST, "--methods", "dat", few, many, "--output", str(output))
+    work = {name: row["gflop_per_image"] for name, row in json.loads(output.read_text())["methods"].items()}
+    assert work[many] == work["dat"] == pytest.approx(5 / 2 * work[few], rel=1e-3)
+
+
+@pytest.mark.parametrize("wrong", ["dat-fest", "dat:alpha", "dat:beta=1", "dat-fast:adversarial_share=2"])
+def test_a_method_that_is_none_is_refused(wrong: str) -> None:
+    finished = subprocess.run(
+        [sys.executable, "benchmarks/step.py", "--methods", wrong],
+        cwd=FOLDER.parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert finished.returncode == 2
+    assert f"{wrong!r} is no METHOD or METHOD:KEY=NUMBER,..." in finished.stderr
 
 
 def test_kept_results_have_the_form_that_is_written_now() -> None:

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -11,7 +11,7 @@ from dat.evaluation.intervals import METHOD
 from dat.report import detection_page, selfsupervised_page
 from dat.report.page import gather, markdown_page
 from dat.report.reading import MANY_METHODS, PLACES, called, listed, sentences
-from dat.report.tables import METHOD_TITLES, MINUS, Comparison, all_tables, comparison_table, method_title
+from dat.report.tables import METHOD_TITLES, MINUS, Comparison, Line, all_tables, comparison_table, method_title
 from dat.results import INTERVAL, read_rows
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -22,6 +22,8 @@ PRETRAINED = {"mae": "Autoencoder:", "simclr": "SimCLR:"}
 CELLS = ["finetune-standard", "finetune-dat"]
 """Of one seed each: no marks and no claims to check, but pages and tables."""
 ONE_SEED = [*(FEATURES / name for name in (*PRETRAINED, *CELLS)), ROOT / "results/cifar10-finetune"]
+SHARES = ROOT / "results/cifar10-shares"
+"""Its corrupted pictures are fewer than the others: a column more, and intervals over seeds and pictures."""
 KNN = f"k{MINUS}NN"
 """As `table_of` reads it."""
 
@@ -53,7 +55,7 @@ def columns(comparison: Comparison) -> list[str]:
 
 def test_every_folder_with_rows_of_a_comparison_is_looked_at():
     found = {path.parent for path in (ROOT / "results").rglob("run.json") if '"methods"' in path.read_text()}
-    assert found == {DETECTORS, *(ROOT / "results" / name for name in FOLDERS), *ONE_SEED}
+    assert found == {DETECTORS, *(ROOT / "results" / name for name in FOLDERS), *ONE_SEED, SHARES}
 
 
 def test_a_mark_is_what_the_paired_interval_says(comparison: Comparison):
@@ -225,12 +227,20 @@ def found_value(found: dict[tuple[str, str, str], float], method: str, suite: st
     return sum(values) / 15
 
 
-def test_the_table_of_fine_tuning_is_that_of_the_rows():
-    folder = ROOT / "results/cifar10-finetune"
+@pytest.mark.parametrize("folder", [ROOT / "results/cifar10-finetune", SHARES])
+def test_the_table_of_fine_tuning_is_that_of_the_rows(folder: Path):
     shown = table_of(read(folder / "README.md"), "Accuracy in percent")
-    lines = gather(folder).tables["accuracy"].lines
-    made = {line.method: [f"{line.cells[place].text} {line.cells[place].spread}" for place in (0, 1, 3)] for line in lines}
-    assert {TITLES[title]: list(cells.values()) for title, cells in shown.items()} == made
+    tables = gather(folder).tables
+    made = {line.title: numbers(line, (0, 1, 3)) for line in tables["accuracy"].lines}
+    if folder == SHARES:
+        made |= {line.title: [*made[line.title], *numbers(line, (1, 2))] for line in tables["difference-to"].lines}
+    assert {title: [*filter(None, cells.values())] for title, cells in shown.items()} == {
+        title.replace("-", MINUS): cells for title, cells in made.items()
+    }
+
+
+def numbers(line: Line, places: Sequence[int]) -> list[str]:
+    return [f"{line.cells[place].text} {line.cells[place].spread}" for place in places]
 
 
 def test_the_four_cells_are_those_of_the_rows():
