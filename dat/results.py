@@ -22,6 +22,8 @@ from dat.errors import DataError
 
 RUN, EVALUATION, RESULTS = "run.json", "evaluation.json", "results.jsonl"
 """Files of a folder: the facts of a run or of an evaluation, and its rows."""
+MISTAKES, LATER_MISTAKES = "mistakes.npz", "later-mistakes.npz"
+"""Files of a run: pictures of which two models say different things, on its test sets and on later ones."""
 BOXES, FEATURES = "detection-evaluation", "feature-evaluation"
 """Kinds of an evaluation of a detector, and of the features of a network that was trained without classes."""
 SET = "set"

@@ -31,12 +31,16 @@ from dat.evaluation.predict import Classifier, Shelf, predict, refuse_unreadable
 from dat.evaluation.robustness import Rows, robustness_rows
 from dat.evaluation.selftest import selftest
 from dat.progress import Bar, warn
+from dat.recipe import read
+from dat.recipe.classification import ClassificationRecipe
+from dat.recipe.contest import training_of
 from dat.recipe.data import FolderData, OneOfSets, Tests, notes_of
 from dat.recipe.header import recipe_hash
+from dat.recipe.methods import alpha_of
 from dat.recipe.parts import PRECISIONS
 from dat.report.page import read_facts
-from dat.results import EVALUATION, RESULTS, SET, Row, hashes_of, machine, versions, write_rows, write_text
-from dat.studies import measured
+from dat.results import EVALUATION, LATER_MISTAKES, RESULTS, SET, Row, hashes_of, machine, versions, write_rows, write_text
+from dat.studies import measured, mistaken_pictures
 from dat.studies.study import Job
 from dat.types import Place
 
@@ -68,7 +72,7 @@ def assess(
         raise UsageError("No suite is named; write at least one, e.g. clean.")
     place = place_of(cpu)
     with evaluating(tested.model.to(place.device)) as model, held(folder, place):
-        classifier = Classifier(model, place.device, PRECISIONS[settings.precision])
+        classifier = Classifier(model, place.device, PRECISIONS[settings.precision], tested.sigmoid)
         plan = Plan(tested, root, settings, _outputs(classifier, tested, settings.size), called)
         cells = [cell for suite in dict.fromkeys(suites) for cell in plan.cells(suite, suites)]
         tried = next((cell for cell in cells if cell.name == "clean"), cells[0])
@@ -298,7 +302,9 @@ def _subjects(
         for note in notes_of(found.recipe.data, opened[known]):
             warn(note)
     tests, evaluation = opened[known], found.recipe.evaluation.build()
-    first = measured.Subject(evaluation, recipe_hash(found.recipe), tests.first, tests.size, place, next(iter(tests.sets)))
+    yes_or_no = frozenset([found.label] if training_of(found.recipe, found.label).sigmoid else [])
+    name = next(iter(tests.sets))
+    first = measured.Subject(evaluation, recipe_hash(found.recipe), tests.first, tests.size, place, name, yes_or_no)
     others = [first.on(name, test) for name, test in tests.sets.items() if sets or test is not tests.first]
     return others if sets else [first, *others]
 
@@ -324,7 +330,29 @@ def evaluate_all_again(
     for model in models:
         folder = default_folder(str(model)) if out is None else out if model == path else out / model.name
         rows += evaluate_again(model, kept, sets=named, folder=folder, cpu=cpu, opened=opened)
+    if out is None and len(models) > 1 and place_of(cpu).is_main:
+        _write_mistaken(path, models, opened)
     return rows
+
+
+def _write_mistaken(run: Path, models: Sequence[Path], opened: Opened) -> None:
+    """The pictures of which two methods of a run say different things, for its page."""
+    recipe = read.load(str(run / "recipe.yaml"))
+    assert isinstance(recipe, ClassificationRecipe)  # others were refused
+    jobs = [Job(label, int(seed)) for label, _, seed in (model.name.rpartition("-seed") for model in models)]
+    pair = mistaken_pictures.pair_of(
+        jobs, [label for label, section in recipe.methods.items() if alpha_of(section) is not None]
+    )
+    if pair is None:
+        return
+    folders = {job: default_folder(str(run / f"{job.label}-seed{job.seed}")) for job in pair}
+    sets = [
+        (name, test, {job: store.read_answered(folder, "clean", name) for job, folder in folders.items()})
+        for tests in opened.values()
+        for name, test in tests.sets.items()
+        if all(store.path_of(folder, "clean", name).is_file() for folder in folders.values())
+    ]
+    mistaken_pictures.write(run / LATER_MISTAKES, sets, pair)
 
 
 def _write_again(folder: Path, name: str, rows: Sequence[Row]) -> None:

@@ -8,6 +8,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
@@ -191,8 +192,12 @@ def _frame(picture: Image.Image, found: Found, scale: int) -> None:
 def _above(picture: Image.Image, words: str) -> Image.Image:
     whole = Image.new("RGB", (picture.width, picture.height + BAND), "white")
     whole.paste(picture, (0, 0))
-    ImageDraw.Draw(whole).text((2, picture.height + 2), words, fill="black", font=ImageFont.load_default(11))
+    ImageDraw.Draw(whole).text((2, picture.height + 2), words, fill="black", font=_font())
     return whole
+
+
+def _font() -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(str(Path(mpl.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")), 11)
 
 
 def _bytes(images: Tensor) -> np.ndarray:

@@ -19,6 +19,7 @@ from dat.errors import CheckpointError, UsageError
 from dat.nn.imagenet_networks import NETWORKS, load_imagenet_network
 from dat.nn.norm import Normalized
 from dat.nn.weights import fitted, load_strictly, read_weights, split_key
+from dat.recipe.contest import training_of
 from dat.recipe.header import recipe_hash
 
 TIMM, IMAGENET = "timm:", "imagenet:"
@@ -31,7 +32,8 @@ class Tested:
     """A model that takes images in [0, 1], and what is known of it.
 
     `view` is how pictures are brought to it. `classes` are the names of its outputs, None where they are not known: ImageNet's,
-    if it has 1000. `test` are the pictures its own recipe tests it on, `test_name` what these are called.
+    if it has 1000. `test` are the pictures its own recipe tests it on, `test_name` what these are called. `sigmoid`: it was
+    trained to say yes or no to each class.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Tested:
     test_name: str = ""
     seed: int | None = None
     recipe_hash: str = ""
+    sigmoid: bool = False
 
 
 def open_tested(target: str, *, weights: Path | None = None, name: str | None = None) -> Tested:
@@ -190,4 +193,5 @@ def of_run(path: Path) -> Tested:
         test_name=found.test_name,
         seed=found.seed,
         recipe_hash=recipe_hash(found.recipe),
+        sigmoid=training_of(found.recipe, found.label).sigmoid,
     )

@@ -1,7 +1,7 @@
 """From a recipe to a filled run folder: train, measure, show. Everything here can be stopped and resumed.
 
-RUN/run.json  recipe.yaml  results.jsonl  report.html  report.md  pictures.npz
-RUN/right/<method>-seed<k>.npz   which pictures each model got right
+RUN/run.json  recipe.yaml  results.jsonl  report.html  report.md  pictures.npz  mistakes.npz
+RUN/right/<method>-seed<k>.npz   which pictures each model got right, and what it said of those that were shown as they are
 RUN/<method>-seed<k>/   settings.json  log.jsonl  checkpoints/
 RUN/discretizer/   settings.json  log.jsonl  checkpoints/  discretizer.safetensors  reconstructions.npz
                    (of a recipe of its own: in RUN itself)
@@ -34,15 +34,15 @@ from dat.recipe.inputs import dependences, inputs_of
 from dat.recipe.older import as_it_was_meant, drawing_as
 from dat.recipe.parts import OnDisk, Parts
 from dat.recipe.strength import note_on_alpha
-from dat.results import RESULTS, RUN, hashes_of, machine, versions, write_rows, write_text
+from dat.results import MISTAKES, RESULTS, RUN, hashes_of, machine, versions, write_rows, write_text
 from dat.studies.study import Study
 from dat.studies.table import STUDIES
 from dat.types import Place
 
 RECIPE = "recipe.yaml"
-SHOWN = (RESULTS, RECIPE, "pictures.npz", "reconstructions.npz", f"{RIGHT}/*.npz")
+SHOWN = (RESULTS, RECIPE, "pictures.npz", "reconstructions.npz", MISTAKES, f"{RIGHT}/*.npz")
 """What the page of a run is made from, beside `run.json`, which keeps their hashes, logs, and weights, which have their own."""
-OUTCOME = ("report.html", "report.md", "pictures.npz", "equal-time.yaml", RESULTS)
+OUTCOME = ("report.html", "report.md", "pictures.npz", "equal-time.yaml", MISTAKES, RESULTS)
 """What a run ends with: of one recipe, never of two."""
 KEPT = ("discretizer",)
 """Facts that a run goes on with."""

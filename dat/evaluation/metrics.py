@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float64
 
 from dat.data.corruptions.table import CORRUPTIONS
 from dat.evaluation.cells import Correct
+from dat.evaluation.mistakes import BINS, CALIBRATION, CLASS_MEAN, Answered, class_mean_accuracy, reliability
 from dat.evaluation.suites import Corruption, Suite
 from dat.results import Row, mean_interval, wilson
 
 PerImageMeans = Float64[np.ndarray, " images"]
+MakeRow = Callable[..., Row]
 Shares = Float64[np.ndarray, " pictures"]
 """Between 0 and 1, for each picture, or one for a whole set."""
 
@@ -84,4 +86,18 @@ def accuracy_rows(
         per_image: PerImageMeans = 100 * np.mean([answers[cell.name] for cell in cells], axis=0)
         value, ci = mean_interval(per_image.tolist())
         rows.append(row("c", value, len(per_image), ci, {"cells": len(cells), **cells[0].protocol(height, width)}))
+    return rows
+
+
+def class_rows(make: MakeRow, suite: str, answered: Answered, protocol: Mapping[str, object]) -> list[Row]:
+    """What stands beside an accuracy: its mean over classes, and where it is known how sure the model was, how well it knows.
+
+    The expected calibration error has no interval: it is biased upwards, the more the fewer the pictures.
+    """
+    n = len(answered.targets)
+    value, ci = class_mean_accuracy(answered)
+    rows = [make(suite, CLASS_MEAN, value, n, ci, protocol={**protocol, "classes_counted": int((answered.counts > 0).sum())})]
+    if answered.sure is not None:
+        error = reliability(answered.sure, answered.correct).error
+        rows.append(make(suite, CALIBRATION, error, n, None, protocol={**protocol, "bins": BINS}))
     return rows

@@ -14,7 +14,7 @@ from dat.data.pipeline import Examples, ImageDataset, evaluation_batches
 from dat.data.readable import Readable, why_unreadable
 from dat.errors import DataError, DivergenceError
 from dat.evaluation.attacked import AttacksLogits
-from dat.evaluation.cells import UNREADABLE, Cell, Labels, Predictions
+from dat.evaluation.cells import UNREADABLE, Cell, Labels, Predictions, is_unchanged
 from dat.evaluation.suites import Suite
 from dat.nn.outputs import logits_of
 from dat.tasks.losses import margin
@@ -73,11 +73,15 @@ class Shelf:
 
 @dataclass(frozen=True, eq=False)
 class Classifier:
-    """A model in evaluation mode with the precision it is run in (`autocast`; None: its own); gives logits in float32."""
+    """A model in evaluation mode with the precision it is run in (`autocast`; None: its own); gives logits in float32.
+
+    `sigmoid`: it was trained to say yes or no to each class.
+    """
 
     model: nn.Module
     device: torch.device
     autocast: torch.dtype | None = None
+    sigmoid: bool = False
 
     def __call__(self, images: Images) -> Logits:
         """One row of logits per image."""
@@ -99,26 +103,38 @@ def predict(
         DivergenceError: outputs, or what is climbed in an attack, are NaN or infinite.
     """
     count = len(cell.dataset)
-    said = {
-        name: Predictions(cell.dataset.source.targets, {view.metric: np.zeros(count, np.int64) for view in cell.views})
-        for name in classifiers
-    }
+    said = {name: _nothing_said(cell) for name in classifiers}
     seen = np.zeros(count, np.int64)
     for images, targets, ids in shelf.batches(cell.dataset):
         seen[ids.numpy()] += 1
         if len(ids):
             for name, logits in _logits(classifiers, cell, images.to(shelf.place.device), targets, ids).items():
-                for view in cell.views:
-                    said[name].outputs[view.metric][ids.numpy()] = view.outputs(logits)
+                _note(said[name], cell, logits, ids, sigmoid=classifiers[name].sigmoid)
         advance(len(ids))
     unreadable = _unreadable(cell.dataset, [position for position in shelf.share(cell.dataset) if not seen[position]])
     outputs = [values for predictions in said.values() for values in predictions.outputs.values()]
-    add_up([seen, unreadable, *outputs], shelf.place)
+    sure = [predictions.confidence for predictions in said.values() if predictions.confidence is not None]
+    add_up([seen, unreadable, *outputs, *sure], shelf.place)
     if faults := int((seen + unreadable != 1).sum()):
         raise DataError(f"{faults} pictures of {cell.name} were not shown exactly once; the set changed meanwhile.")
     for values in outputs:
         values[unreadable == 1] = UNREADABLE
     return said
+
+
+def _nothing_said(cell: Cell) -> Predictions:
+    count = len(cell.dataset)
+    outputs = {view.metric: np.zeros(count, np.int64) for view in cell.views}
+    return Predictions(cell.dataset.source.targets, outputs, np.zeros(count) if is_unchanged(cell) else None)
+
+
+def _note(said: Predictions, cell: Cell, logits: Logits, ids: Indices, *, sigmoid: bool) -> None:
+    """Write what a model says of a batch into its place."""
+    places = ids.numpy()
+    for view in cell.views:
+        said.outputs[view.metric][places] = view.outputs(logits)
+    if said.confidence is not None:
+        said.confidence[places] = cell.views[0].confidence(logits, sigmoid=sigmoid)
 
 
 def _logits(

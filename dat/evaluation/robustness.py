@@ -6,7 +6,7 @@ Knows no model and no picture: the same predictions give the same rows.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import PurePosixPath
@@ -17,9 +17,9 @@ from dat.data.corruptions.table import CORRUPTIONS, EXTRA_CORRUPTIONS
 from dat.data.pipeline import ImageDataset
 from dat.data.testsets.class_maps import NOTHING
 from dat.errors import DataError
-from dat.evaluation.cells import Cell, Correct, Labels, Predictions, View
+from dat.evaluation.cells import Cell, Correct, Labels, Predictions, View, answered, is_unchanged
 from dat.evaluation.intervals import METHOD, PERCENT, TOO_FEW, UNBOUNDED, PictureScores, picture_interval
-from dat.evaluation.metrics import ALEXNET_CLEAN_ERROR, Shares, mce, relative_mce
+from dat.evaluation.metrics import ALEXNET_CLEAN_ERROR, MakeRow, Shares, class_rows, mce, relative_mce
 from dat.evaluation.suites import SEVERITIES, clean_beside
 from dat.results import INTERVAL, Row, wilson, without_set
 
@@ -30,7 +30,6 @@ NAMED = 4
 
 CellName = tuple[str, str, int]
 """Set, corruption and severity, as in `c/fog/3`."""
-MakeRow = Callable[..., Row]
 
 
 @dataclass(frozen=True)
@@ -64,6 +63,7 @@ def robustness_rows(
 ) -> Rows:
     """One row per cell and view, then those of every set of corruptions: mean accuracy, mCE and relative mCE.
 
+    Whole sets that are shown as they are have two rows more, of the accuracy's mean over classes and of its calibration.
     `imagenet`: the model's outputs are ImageNet's 1000 classes in their usual order; only then there is an mCE, and only of
     all 15 corruptions in five severities. The extra corruptions count for none of the three. Their intervals are over
     pictures; where the cells hold different pictures, or too few, there is none, and the protocol says so.
@@ -75,6 +75,8 @@ def robustness_rows(
     make = partial(Row, **facts)
     rows = [cell_row(make, cell, view, predictions[cell.name]) for cell in cells for view in cell.views]
     notes: list[str] = []
+    for cell in filter(is_unchanged, cells):
+        rows += _beside_accuracy(make, cell, predictions[cell.name])
     for name in dict.fromkeys(key[0] for cell in cells if (key := corruption_cell(cell.name))):
         found = _rows_of_set(make, name, cells, predictions, imagenet=imagenet)
         rows += found.rows
@@ -87,6 +89,13 @@ def cell_row(make: MakeRow, cell: Cell, view: View, predictions: Predictions) ->
     answers = answers_of(cell.name, cell.protocol, view, predictions)
     right, n = int(answers.correct.sum()), len(answers.correct)
     return make(cell.name, view.metric, 100 * right / n, n, wilson(right, n), protocol=dict(answers.protocol))
+
+
+def _beside_accuracy(make: MakeRow, cell: Cell, predictions: Predictions) -> list[Row]:
+    """What else a cell of unchanged pictures tells; no calibration error where an older version kept what was said."""
+    view = cell.views[0]
+    protocol = answers_of(cell.name, cell.protocol, view, predictions).protocol
+    return class_rows(make, cell.name, answered(view, predictions, cell.dataset.source.classes), protocol)
 
 
 def answers_of(name: str, protocol: Mapping[str, object], view: View, predictions: Predictions) -> Answers:

@@ -13,12 +13,14 @@ from pathlib import Path
 import numpy as np
 
 from dat.errors import DataError
-from dat.evaluation.cells import Cell, Predictions, View
+from dat.evaluation.cells import Cell, Predictions, View, answered
 from dat.evaluation.identity import Answers
+from dat.evaluation.mistakes import Answered
 from dat.results import SET, from_json, write_bytes, write_text
 
 PREDICTIONS, PICTURES, ANSWERS = "predictions", "pictures", "answers.npz"
 OUTPUTS, GROUPS, LABELS = "outputs.", "groups.", "labels."
+CONFIDENCE, CLASSES = "confidence", "classes"
 
 
 def identity(cell: Cell, checkpoint: str) -> str:
@@ -61,9 +63,14 @@ def write_predictions(folder: Path, cell: Cell, predictions: Predictions, known:
     """Write the predictions of a cell at once; the same predictions give the same bytes."""
     content = BytesIO()
     outputs = {OUTPUTS + metric: values.astype(np.int32) for metric, values in predictions.outputs.items()}
-    texts = {"identity": np.array(known), "protocol": np.array(json.dumps(dict(cell.protocol), sort_keys=True))}
+    texts: dict[str, np.ndarray] = {
+        "identity": np.array(known),
+        "protocol": np.array(json.dumps(dict(cell.protocol), sort_keys=True)),
+    }
     views = {GROUPS + view.metric: view.groups.astype(np.int32) for view in cell.views}
     views |= {LABELS + view.metric: view.labels.astype(np.int32) for view in cell.views}
+    if predictions.confidence is not None:
+        texts |= {CONFIDENCE: predictions.confidence.astype(np.float32), CLASSES: np.array(cell.dataset.source.classes)}
     targets = predictions.targets.astype(np.int32)
     np.savez_compressed(content, allow_pickle=False, targets=targets, **outputs, **views, **texts)
     write_bytes(path_of(folder, cell.name, set_of(cell)), content.getvalue())
@@ -77,7 +84,24 @@ def read_predictions(folder: Path, name: str, pictures: str = "") -> Predictions
     """
     arrays = _read(path_of(folder, name, pictures))
     outputs = {key.removeprefix(OUTPUTS): value.astype(np.int64) for key, value in arrays.items() if key.startswith(OUTPUTS)}
-    return Predictions(arrays["targets"].astype(np.int64), outputs)
+    confidence = arrays[CONFIDENCE].astype(np.float64) if CONFIDENCE in arrays else None
+    return Predictions(arrays["targets"].astype(np.int64), outputs, confidence)
+
+
+def read_answered(folder: Path, name: str, pictures: str = "") -> Answered:
+    """What was said of a cell of unchanged pictures, in classes of the set.
+
+    Raises:
+        DataError: as `read_predictions`; or an older version wrote it, which kept neither classes nor probabilities.
+    """
+    path = path_of(folder, name, pictures)
+    arrays = _read(path)
+    if not {CONFIDENCE, CLASSES, GROUPS + "accuracy"} <= set(arrays):
+        raise DataError(
+            f"{path} does not say how sure the model was: an older version wrote it; remove it, and evaluate again."
+        )
+    view = read_views(folder, name, pictures)["accuracy"]
+    return answered(view, read_predictions(folder, name, pictures), [str(label) for label in arrays[CLASSES]])
 
 
 def read_views(folder: Path, name: str, pictures: str = "") -> dict[str, View]:

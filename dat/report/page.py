@@ -6,9 +6,11 @@ Reads files only. What a run does not hold is left out, and the page says so.
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from html import escape
 from importlib import resources
 from pathlib import Path
 from typing import TypeVar
@@ -17,9 +19,24 @@ import jinja2
 from matplotlib.figure import Figure
 
 from dat.errors import DataError, UsageError
+from dat.evaluation.mistakes import CLASS_MEAN, Answered
+from dat.evaluation.right import Kept, Model
 from dat.report import figures
-from dat.report.answered import kept_answers, unused_answers
+from dat.report.answered import Said, kept_answers, right_of, said_of, unused_answers
 from dat.report.boxed_pictures import BoxedPictures
+from dat.report.mistakes import (
+    CHOSEN,
+    WHOLE,
+    SetOfMistakes,
+    Strip,
+    balance_table,
+    confusion_figure,
+    over_seeds,
+    panels_of,
+    read_strips,
+    reliability_figure,
+    worst_table,
+)
 from dat.report.paper import paper_table
 from dat.report.reading import sentences
 from dat.report.tables import (
@@ -33,12 +50,25 @@ from dat.report.tables import (
     all_tables,
     comparison_table,
     is_part,
+    method_title,
     plain_table,
     seeds_text,
     spread_words,
     suite_title,
 )
-from dat.results import RESULTS, RUN, SET, Row, altered, from_json, of_set, read_rows, write_text
+from dat.results import (
+    LATER_MISTAKES,
+    MISTAKES,
+    RESULTS,
+    RUN,
+    SET,
+    Row,
+    altered,
+    from_json,
+    of_set,
+    read_rows,
+    write_text,
+)
 from dat.version import __version__
 
 Part = TypeVar("Part")
@@ -107,6 +137,7 @@ class Report:
     left_out: tuple[str, ...]
     boxed: BoxedPictures | None = None
     galleries: tuple[Gallery, ...] = ()
+    mistakes: tuple[SetOfMistakes, ...] = ()
 
 
 def write_report(run: Path, *, mixed: bool = False) -> Path:
@@ -136,26 +167,144 @@ def gather(run: Path, *, mixed: bool = False) -> Report:
     facts = attempt("The facts of the run", partial(read_facts, run / RUN), left_out) or {}
     if facts.get("kind", "classification") != "classification":
         raise UsageError(f"{run} is a run of kind {facts['kind']!r}; give the folder of a classification run.")
-    answers = attempt("Answers per picture", partial(kept_answers, run, rows), left_out)
-    comparison = comparison_table(in_order(rows, facts), mixed=mixed, answers=answers)
+    kept = attempt("Answers per picture", partial(kept_answers, run, rows), left_out)
+    comparison = comparison_table(in_order(rows, facts), mixed=mixed, answers=right_of(kept or {}))
     left_out += unused_answers(comparison)
     recipe = attempt("The recipe", partial(read_file, run / "recipe.yaml"), left_out) or ""
     later = attempt("What was evaluated later", partial(later_table, run, rows, comparison), left_out)
     drawn = [attempt(what, partial(draw, run, comparison), left_out) for what, draw in PLOTS.items()]
+    wrong = gather_mistakes(run, comparison, said_on_run(kept, rows, left_out), left_out)
+    tables = (*all_tables(comparison), later, paper_table(comparison, rows), balance_table(rows), *wrong.tables)
     return Report(
         title=str(facts.get("title") or facts.get("name") or run.name),
         subtitle=subtitle(facts, comparison),
         methods=comparison.methods,
         reading=(*sentences(comparison), *no_adversaries(facts), *odd_pictures(facts)),
-        tables={table.name: table for table in (*all_tables(comparison), later, paper_table(comparison, rows)) if table},
-        plots={plot.name: plot for plot in drawn if plot},
+        tables={table.name: table for table in tables if table},
+        plots={plot.name: plot for plot in (*drawn, *wrong.plots) if plot},
         pictures=attempt("The pictures", partial(read_pictures, run, facts), left_out),
         provenance=provenance(facts, rows),
         protocols=protocols(rows, comparison),
         recipe=recipe,
         alarms=tuple(alarms_of(run, facts, RUN)),
         left_out=tuple(left_out),
+        mistakes=wrong.sets,
     )
+
+
+@dataclass(frozen=True)
+class Mistakes:
+    """What went wrong where: parts of the page, and where each stands."""
+
+    sets: tuple[SetOfMistakes, ...] = ()
+    tables: tuple[Table, ...] = ()
+    plots: tuple[Plot | None, ...] = ()
+
+
+def said_on_run(kept: Mapping[Model, Kept] | None, rows: Sequence[Row], left_out: list[str]) -> Said:
+    """What the models of a run said; nothing where no answers are kept, or could not be read (None), which is said already."""
+    return {} if kept is None else attempt("What went wrong where", partial(said_of, kept, rows), left_out) or {}
+
+
+def gather_mistakes(run: Path, comparison: Comparison, said: Said, left_out: list[str]) -> Mistakes:
+    """What the models of a run say of each test set, class by class; of those that were compared.
+
+    `said`: of the sets of the training; what was said of later ones is read here.
+    """
+    later = attempt("What went wrong where, later", partial(later_said, run, comparison), left_out) or {}
+    files = [name for name, told in ((MISTAKES, said), (LATER_MISTAKES, later)) if told]
+    strips: dict[str, tuple[Strip, ...]] = {}
+    for name in reversed(files):
+        strips |= attempt("Pictures that two methods differ on", partial(read_strips, run / name), left_out) or {}
+    compared = {name: kept for name, models in (later | said).items() if (kept := in_comparison(models, comparison))}
+    in_turn = {name: compared[name] for name in (*said, *later) if name in compared}
+    return mistakes_of(in_turn, comparison.methods, strips, left_out)
+
+
+def later_said(run: Path, comparison: Comparison) -> Said:
+    """What the models of a run said of further sets, when `dat eval` showed them; by the name of the set.
+
+    Raises:
+        DataError: rows or predictions are damaged.
+    """
+    found: Said = {}
+    for method in comparison.methods:
+        for seed in sorted(one for one in comparison.seeds(method) if one is not None):
+            for row in _beside_later(run / f"{method}-seed{seed}" / "evaluation" / RESULTS):
+                from dat.evaluation import store  # waits for torch
+
+                folder, name = run / f"{method}-seed{seed}" / "evaluation", str(row.protocol.get(SET, ""))
+                title = name if row.suite == "clean" else suite_title(of_set(row.suite, name))
+                found.setdefault(title, {})[method, seed] = store.read_answered(folder, row.suite, name)
+    return found
+
+
+def _beside_later(path: Path) -> list[Row]:
+    """One row for each set that was shown as it is."""
+    return [row for row in read_rows(path) if row.metric == CLASS_MEAN] if path.is_file() else []
+
+
+def in_comparison(models: Mapping[Model, Answered], comparison: Comparison) -> dict[Model, Answered]:
+    """Those of the models that were compared, in its order."""
+    return {
+        (method, seed): answered
+        for method in comparison.methods
+        for (name, seed), answered in models.items()
+        if name == method and seed in comparison.seeds(method)
+    }
+
+
+def mistakes_of(
+    said: Mapping[str, Mapping[Model, Answered]],
+    methods: Sequence[str],
+    strips: Mapping[str, tuple[Strip, ...]],
+    left_out: list[str],
+) -> Mistakes:
+    """Tables and figures of each test set, by its name."""
+    sets, tables, plots = list[SetOfMistakes](), list[Table](), list[Plot | None]()
+    for place, (name, models) in enumerate(said.items()):
+        title = name if len(said) > 1 else ""
+        worst, confusion, calibration = (f"{what}-{place}" for what in ("worst", "confusion", "reliability"))
+        of_set = SetOfMistakes(title, worst, confusion, calibration, strips.get(name, ()))
+        table = attempt("The worst classes", partial(worst_table, models, name=worst, title=title), left_out)
+        if table is not None:
+            sets.append(of_set)
+            tables.append(table)
+            plots.append(confusion_plot(models, methods, of_set))
+            plots.append(attempt("The calibration", partial(reliability_plot, models, methods, of_set), left_out))
+    return Mistakes(tuple(sets), tuple(tables), tuple(plots))
+
+
+def confusion_plot(models: Mapping[Model, Answered], methods: Sequence[str], of_set: SetOfMistakes) -> Plot:
+    """What is taken for what."""
+    where, labels = f" on {of_set.title}" * bool(of_set.title), list(dict.fromkeys(method for method, _ in models))
+    shown = panels_of(labels)
+    some = f" Shown are {', '.join(map(method_title, shown))}." * (len(shown) < len(labels))
+    classes = len(next(iter(models.values())).classes)
+    chosen = f" Shown are the {CHOSEN} of {classes} classes that are most often mistaken." * (classes > WHOLE)
+    caption = (
+        f"What the pictures of each class{where} are said to be, in percent of the class{over_seeds(models)}. Blue: right; "
+        f"orange: mistakes, the darkest the most frequent of all.{chosen}{some}"
+    )
+    return _plot(of_set.confusion, confusion_figure(models), caption, methods)
+
+
+def reliability_plot(models: Mapping[Model, Answered], methods: Sequence[str], of_set: SetOfMistakes) -> Plot:
+    """How often models are right when they are sure. Raises: DataError: it is not known how sure they were."""
+    where = f" on {of_set.title}" * bool(of_set.title)
+    caption = (
+        f"How often a model is right{where} against how probable it says that is, all seeds together. Below the "
+        "dashed line it is surer than right. Bins of fewer than ten pictures are left out above; below: where the pictures "
+        "are."
+    )
+    return _plot(of_set.reliability, reliability_figure(models), caption, methods)
+
+
+def _plot(name: str, figure: Figure, caption: str, methods: Sequence[str]) -> Plot:
+    """A finished plot, in which folders and classes may be called anything."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)  # letters are the browser's, not of the font here
+        return Plot(name, figures.svg_text(figure, name=name, label=escape(caption), methods=methods), caption)
 
 
 def no_adversaries(facts: Facts) -> list[str]:
@@ -243,8 +392,8 @@ def terminal_page(run: Path) -> str:
         DataError, UsageError: as `write_report`.
     """
     rows = read_rows(run / RESULTS)
-    answers = attempt("Answers per picture", partial(kept_answers, run, rows), [])
-    comparison = comparison_table(rows, answers=answers)
+    kept = attempt("Answers per picture", partial(kept_answers, run, rows), [])
+    comparison = comparison_table(rows, answers=right_of(kept or {}))
     tables = accuracy_table(comparison), paper_table(comparison, rows)
     return "\n\n".join(plain_table(table) for table in tables if table)
 

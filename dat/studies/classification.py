@@ -17,8 +17,8 @@ from dat.engine.run_folder import Run
 from dat.engine.validation import Validate
 from dat.progress import Bar, followed_by, warn
 from dat.recipe.classification import Comparison
-from dat.results import Row, write_text
-from dat.studies import discretizer, measured, words
+from dat.results import MISTAKES, Row, write_text
+from dat.studies import discretizer, measured, mistaken_pictures, words
 from dat.studies.contest import jobs_of, trained
 from dat.studies.forecast import Forecast
 from dat.studies.study import Job
@@ -31,6 +31,7 @@ class ClassificationStudy:
     def __init__(self, opened: Comparison, run: Run) -> None:
         self.opened, self.run = opened, run
         self._discretizer = opened.discretizer
+        self._answers: list[tuple[measured.Subject, measured.Answers]] = []
 
     def jobs(self) -> Sequence[Job]:
         """Seed by seed all methods, once there is a discretizer for them."""
@@ -60,6 +61,7 @@ class ClassificationStudy:
         if not self.run.place.is_main:
             return rows
         measured.keep_answers(self.run.folder, answers)
+        self._answers = answers
         if self._discretizer is None:
             self.run.facts.pop("discretizer", None)
         else:
@@ -78,7 +80,11 @@ class ClassificationStudy:
         return rows
 
     def pictures(self, models: Mapping[Job, nn.Module]) -> None:
-        """Some test pictures on their way through the adversary."""
+        """Some test pictures on their way through the adversary, and those of which two models say different things."""
+        adversaries = [label for label, contestant in self.opened.contestants.items() if contestant.alpha is not None]
+        if (pair := mistaken_pictures.pair_of(list(models), adversaries)) is not None:
+            sets = [(subject.name, subject.test, measured.clean_of(found)) for subject, found in self._answers]
+            mistaken_pictures.write(self.run.folder / MISTAKES, sets, pair)
         if self._discretizer is not None:
             with self.run.timed("analyse"):
                 attacked = words.attacked(models, self.opened.contestants)
@@ -138,7 +144,9 @@ class ClassificationStudy:
     @cached_property
     def _subject(self) -> measured.Subject:
         data, recipe_hash = self.opened.data, self.opened.header.recipe_hash
-        return measured.Subject(self.opened.evaluation, recipe_hash, data.test, data.size, self.run.place, data.test_name)
+        sigmoid = frozenset(label for label, training in self._trainings.items() if training.sigmoid)
+        where = (self.run.place, data.test_name, sigmoid)
+        return measured.Subject(self.opened.evaluation, recipe_hash, data.test, data.size, *where)
 
     @cached_property
     def _subjects(self) -> list[measured.Subject]:

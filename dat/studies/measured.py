@@ -20,9 +20,10 @@ from dat.discretizers.frozen import FrozenDiscretizer
 from dat.engine import dependence
 from dat.engine.loop import Training
 from dat.errors import DataError
-from dat.evaluation import right
+from dat.evaluation import cells, right
 from dat.evaluation.cells import Cell, Correct, Predictions, all_classes
-from dat.evaluation.metrics import accuracy_rows
+from dat.evaluation.metrics import accuracy_rows, class_rows
+from dat.evaluation.mistakes import Answered
 from dat.evaluation.predict import Classifier, Shelf, predict
 from dat.evaluation.suites import Clean, Suite, clean_beside
 from dat.progress import Bar
@@ -42,15 +43,16 @@ Models = Mapping[Job, nn.Module]
 Trainings = Mapping[str, Training]
 """Of each method."""
 Keep = Callable[[Cell, Predictions], None]
-Answers = dict[Job, dict[str, Correct]]
-"""Of each model, by suite: whether it was right, for every picture."""
-AnswersOfSets = Sequence[tuple["Subject", Mapping[Job, Mapping[str, np.ndarray]]]]
-"""The same of test sets with different numbers of pictures."""
+Answers = dict[Job, right.Kept]
+"""Of each model: whether it was right, and what it said of pictures as they are."""
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What is measured, on which pictures, and where that happens; `name` is that of the pictures, if there are others."""
+    """What is measured, on which pictures, and where that happens; `name` is that of the pictures, if there are others.
+
+    `sigmoid`: methods whose models were trained to say yes or no to each class.
+    """
 
     evaluation: Evaluation
     recipe_hash: str
@@ -58,6 +60,7 @@ class Subject:
     size: tuple[int, int]
     place: Place
     name: str = ""
+    sigmoid: frozenset[str] = frozenset()
 
     def on(self, name: str, test: ImageDataset) -> Subject:
         """Another test set, on which is measured what the recipe says of further ones."""
@@ -84,36 +87,44 @@ def accuracies(subject: Subject, models: Models, *, keep: Keep | None = None) ->
 
 
 def answered(subject: Subject, models: Models, *, keep: Keep | None = None) -> Answers:
-    """What all models got right on all suites of the recipe; the corrupted pictures may be fewer than the clean ones.
+    """What all models answered on all suites of the recipe; the corrupted pictures may be fewer than the clean ones.
 
     `keep` is given each cell with what each model said of it.
     """
-    answers: Answers = {key: {} for key in models}
+    answers: Answers = {key: right.Kept() for key in models}
     parts = _parts(subject)
     place = subject.place
     shares = (len(suites) * len(range(place.process, len(dataset), place.processes)) for dataset, suites in parts)
     with Bar(f"evaluate {subject.name}".strip(), sum(shares), shown=place.is_main) as bar:
         for dataset, suites in parts:
-            for key, correct in _answers(subject, models, dataset, suites, bar=bar, keep=keep).items():
-                answers[key] |= correct
+            _add_answers(answers, subject, models, dataset, suites, bar=bar, keep=keep)
     return answers
 
 
 def rows_of(subject: Subject, answers: Answers) -> list[Row]:
-    """The accuracies that answers give."""
-    return [row for job, of_model in answers.items() for row in _rows_of(subject, of_model, job)]
+    """The accuracies that answers give, and what stands beside them."""
+    return [
+        row for job, kept in answers.items() for row in (*_rows_of(subject, kept.right, job), *_class_rows(subject, kept, job))
+    ]
 
 
-def keep_answers(run: Path, answers: AnswersOfSets) -> None:
-    """Write which pictures each model got right, for intervals over seeds and pictures together; others that lie there go."""
-    by_model: dict[Job, dict[str, np.ndarray]] = {}
+def clean_of(answers: Answers) -> dict[Job, Answered]:
+    """What each model said of the clean pictures; of models that were not shown them, nothing."""
+    return {job: kept.said["clean"] for job, kept in answers.items() if "clean" in kept.said}
+
+
+def keep_answers(run: Path, answers: Sequence[tuple[Subject, Answers]]) -> None:
+    """Write what each model answered, for intervals over seeds and pictures and for mistakes; other files that lie there go."""
+    by_model: dict[Job, right.Kept] = {}
     for place, (subject, found) in enumerate(answers):
-        for job, by_suite in found.items():
-            named = {of_set(suite, subject.name if place else ""): correct for suite, correct in by_suite.items()}
-            by_model.setdefault(job, {}).update(named)
-    paths = {right.path_of(run, *job): by_suite for job, by_suite in by_model.items()}
-    for path, by_suite in paths.items():
-        right.write_right(path, by_suite)
+        named = partial(of_set, pictures=subject.name if place else "")
+        for job, kept in found.items():
+            whole = by_model.setdefault(job, right.Kept())
+            whole.right.update({named(suite): correct for suite, correct in kept.right.items()})
+            whole.said.update({named(suite): said for suite, said in kept.said.items()})
+    paths = {right.path_of(run, *job): kept for job, kept in by_model.items()}
+    for path, kept in paths.items():
+        right.write_kept(path, kept)
     for path in set((run / right.RIGHT).glob("*.npz")) - set(paths):
         path.unlink()
 
@@ -122,8 +133,9 @@ def validated(subject: Subject, model: nn.Module) -> dict[str, float]:
     """Accuracy in percent on the pictures of the subject as they are; how the log of a training has it."""
     key = Job("validation", 0)
     with Bar("", 0, shown=False) as bar:
-        correct = _answers(subject, {key: model}, subject.test, (Clean(),), bar=bar, keep=None)[key]["clean"]
-    return {"validation_accuracy": 100 * float(correct.mean())}
+        answers = {key: right.Kept()}
+        _add_answers(answers, subject, {key: model}, subject.test, (Clean(),), bar=bar, keep=None)
+    return {"validation_accuracy": 100 * float(answers[key].right["clean"].mean())}
 
 
 def images_to_show(subject: Subject) -> int:
@@ -140,26 +152,36 @@ def _parts(subject: Subject) -> list[tuple[ImageDataset, tuple[Suite, ...]]]:
     return [(dataset, suites) for dataset, suites in parts if suites]
 
 
-def _answers(
-    subject: Subject, models: Models, dataset: ImageDataset, suites: Sequence[Suite], *, bar: Bar, keep: Keep | None
-) -> Answers:
-    """What every model got right. Models are put into evaluation mode on the device of the subject.
+def _add_answers(
+    answers: Answers,
+    subject: Subject,
+    models: Models,
+    dataset: ImageDataset,
+    suites: Sequence[Suite],
+    *,
+    bar: Bar,
+    keep: Keep | None,
+) -> None:
+    """Add what every model answers. Models are put into evaluation mode on the device of the subject.
 
     Raises:
         DataError: a picture cannot be read; none is left out or replaced.
     """
     place, view = subject.place, all_classes(len(subject.classes))
-    classifiers = {key: Classifier(model.eval().to(place.device), place.device) for key, model in models.items()}
+    classifiers = {
+        key: Classifier(model.eval().to(place.device), place.device, sigmoid=key.label in subject.sigmoid)
+        for key, model in models.items()
+    }
     shelf = Shelf(batch_size=subject.evaluation.batch_size, place=place, strict=True, limit_bytes=KEPT_BYTES)
-    answers: Answers = {key: {} for key in models}
     pictures = dataset.source.fingerprint()[:12]
     for suite in suites:
         cell = Cell(suite.name, dataset, suite, (view,), {"data": pictures})
         for key, said in predict(classifiers, cell, shelf, advance=partial(bar.add, cell.name)).items():
             if keep is not None:
                 keep(cell, said)
-            answers[key][cell.name] = view.correct(said.targets, said.outputs[view.metric])
-    return answers
+            answers[key].right[cell.name] = view.correct(said.targets, said.outputs[view.metric])
+            if said.confidence is not None:
+                answers[key].said[cell.name] = cells.answered(view, said, subject.classes)
 
 
 def _fewer_pictures(subject: Subject) -> ImageDataset:
@@ -178,9 +200,8 @@ def _drawn_as(subject: Subject) -> dict[str, object]:
 
 
 def _rows_of(subject: Subject, answers: Mapping[str, Correct], job: Job) -> list[Row]:
-    view = subject.test.transform
     height, width = subject.size
-    shown = {**_of_which(subject), "height": height, "width": width, **_cropped(view)}
+    shown = _shown(subject)
     of_part = partial(
         accuracy_rows,
         answers,
@@ -193,6 +214,18 @@ def _rows_of(subject: Subject, answers: Mapping[str, Correct], job: Job) -> list
     )
     parts = ((suites, {} if dataset is subject.test else _drawn_as(subject)) for dataset, suites in _parts(subject))
     return [row for suites, drawn in parts for row in of_part(suites, protocol={**shown, **drawn})]
+
+
+def _class_rows(subject: Subject, kept: right.Kept, job: Job) -> list[Row]:
+    """What stands beside the accuracy on pictures as they are, where these were shown."""
+    make = partial(Row, method=job.label, seed=job.seed, recipe_hash=subject.recipe_hash, versions=versions())
+    return [row for suite, said in kept.said.items() for row in class_rows(make, suite, said, _shown(subject))]
+
+
+def _shown(subject: Subject) -> dict[str, object]:
+    """Which pictures, and how they are brought to the models, for protocols."""
+    height, width = subject.size
+    return {**_of_which(subject), "height": height, "width": width, **_cropped(subject.test.transform)}
 
 
 def _of_which(subject: Subject) -> dict[str, object]:

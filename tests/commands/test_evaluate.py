@@ -78,6 +78,8 @@ ARGUMENTS: dict[str, Any] = {
     **SETTINGS,
 }
 CELLS = 2 + 2 * 2
+BESIDE = 2
+"""Rows beside a clean accuracy."""
 
 
 def test_rows_say_what_was_measured_and_how(photos: Path) -> None:
@@ -210,7 +212,7 @@ def test_rows_of_two_sets_stay_and_say_which(photos: Path, tmp_path: Path) -> No
     arguments = {**ARGUMENTS, "out": tmp_path / "out"}
     for place in sets.values():
         evaluate(Reader(), **arguments, data=place)
-    rows = [row for row in read_rows(tmp_path / "out" / "results.jsonl") if row.suite == "clean"]
+    rows = [row for row in read_rows(tmp_path / "out" / "results.jsonl") if (row.suite, row.metric) == ("clean", "accuracy")]
     assert [row.protocol["set"] for row in rows] == ["art-val", "sketch-val"]
     assert len({row.protocol["data"] for row in rows}) == 2
     text, page = write_all([tmp_path / "out"])
@@ -219,12 +221,13 @@ def test_rows_of_two_sets_stay_and_say_which(photos: Path, tmp_path: Path) -> No
     assert "severity-c-generated@art-val" in page.read_text()
     with patch.object(assess, "predict", side_effect=AssertionError):  # what was said of each is still there
         evaluate(Reader(), **arguments, data=sets["art"])
-    assert len(read_rows(tmp_path / "out" / "results.jsonl")) == 2 * (CELLS + 1)
+    assert len(read_rows(tmp_path / "out" / "results.jsonl")) == 2 * (CELLS + 1 + BESIDE)
 
 
 def test_what_is_kept_from_before_sets_were_named_is_used_and_replaced(photos: Path, tmp_path: Path) -> None:
     arguments = {**ARGUMENTS, "suites": ["clean"], "data": photos, "out": tmp_path / "out"}
-    (row,) = evaluate(Reader(), **arguments)
+    row, *beside = evaluate(Reader(), **arguments)
+    assert [(one.suite, one.metric) for one in beside] == [("clean", "class_mean_accuracy"), ("clean", "ece")]
     path = store.path_of(tmp_path / "out", "clean")
     with np.load(path) as kept:
         arrays = dict(kept)
@@ -235,7 +238,7 @@ def test_what_is_kept_from_before_sets_were_named_is_used_and_replaced(photos: P
     assert "Clean" in write_all([tmp_path / "out"])[0]
     with patch.object(assess, "predict", side_effect=AssertionError):
         evaluate(Reader(), **arguments)
-    assert read_rows(tmp_path / "out" / "results.jsonl") == [row]
+    assert read_rows(tmp_path / "out" / "results.jsonl") == [row, *beside]
 
 
 def test_other_pictures_under_the_name_of_a_set_are_spoken_of(
@@ -247,7 +250,7 @@ def test_other_pictures_under_the_name_of_a_set_are_spoken_of(
     capsys.readouterr()
     evaluate(Reader(), **arguments)
     assert "The pictures of clean in photos are others than those of the stored rows" in capsys.readouterr().err
-    assert [row.n for row in read_rows(tmp_path / "out" / "results.jsonl")] == [23]
+    assert [row.n for row in read_rows(tmp_path / "out" / "results.jsonl")] == [23] * (1 + BESIDE)
 
 
 @pytest.mark.parametrize("listed", [False, True])
@@ -352,7 +355,11 @@ def test_the_model_of_a_run_is_tested_on_the_pictures_of_its_recipe(tmp_path: Pa
     model = str(tmp_path / "run" / "standard-seed0")
     done = CliRunner().invoke(app, ["eval", model, "--suites", "clean,pgd", "--cpu", "--json"])
     assert done.exit_code == 0, done.output
-    clean, attacked = (json.loads(line) for line in done.stdout.splitlines())
+    clean, attacked, *beside = (json.loads(line) for line in done.stdout.splitlines())
+    of_run = {row.metric: row for row in read_rows(tmp_path / "run" / "results.jsonl") if row.suite == "clean"}
+    assert {row["metric"]: row["value"] for row in beside} == {
+        metric: pytest.approx(of_run[metric].value, abs=1e-3) for metric in ("class_mean_accuracy", "ece")
+    }
     assert clean["value"] == trained.value
     assert clean["recipe_hash"] == trained.recipe_hash
     assert attacked["value"] <= clean["value"]
@@ -372,10 +379,10 @@ def test_pictures_replaced_in_place_are_evaluated_again(photos: Path, tmp_path: 
             opened.save(picture.with_suffix(".bmp"))
         picture.unlink()
     arguments = {**ARGUMENTS, "suites": ["clean"], "data": photos, "out": tmp_path / "out", "self_test": False}
-    (before,) = evaluate(Reader(), **arguments)
+    before, *_ = evaluate(Reader(), **arguments)
     for number in range(PER_CLASS):
         replaced(photos / "ant" / f"{number}.bmp", photos / "dog" / "1.bmp")
-    (after,) = evaluate(Reader(), **arguments)
+    after, *_ = evaluate(Reader(), **arguments)
     assert (before.value, after.value) == (pytest.approx(100 * 20 / 24), pytest.approx(100 * 15 / 24))
     assert before.protocol["data"] != after.protocol["data"]
 
@@ -423,12 +430,12 @@ def test_changed_code_is_another_model_and_its_old_rows_go(
     before = rows_by_suite(evaluate(Brighter(), **{**arguments, "suites": ["clean", "fgsm"]}))
     assert "rows of another model" not in capsys.readouterr().err
     monkeypatch.setattr(Brighter, "by", 0.0)
-    (after,) = evaluate(Brighter(), **{**arguments, "suites": ["clean"]})
+    after, *beside = evaluate(Brighter(), **{**arguments, "suites": ["clean"]})
     assert before["clean", "accuracy"].value < 50
     assert after.value == pytest.approx(100 * 20 / 24)
     assert after.checkpoint != before["clean", "accuracy"].checkpoint
-    assert read_rows(tmp_path / "out" / "results.jsonl") == [after]
-    assert "2 rows of another model" in capsys.readouterr().err
+    assert read_rows(tmp_path / "out" / "results.jsonl") == [after, *beside]
+    assert "4 rows of another model" in capsys.readouterr().err
     monkeypatch.setattr(Brighter, "by", 0.25)  # back to what it was: known again
     assert evaluate(Brighter(), **{**arguments, "suites": ["clean"]})[0] == before["clean", "accuracy"]
 

@@ -168,10 +168,10 @@ def test_the_numbers_of_the_paper_are_rows_of_their_own(compared: Path) -> None:
 
 
 def test_a_model_with_auxiliary_norms_is_stored_for_training_and_evaluated_without(compared: Path) -> None:
-    (row,) = evaluate_again(compared / "advprop-seed0", cpu=True)
+    row, *_ = evaluate_again(compared / "advprop-seed0", cpu=True)
     stored = [json.loads(line) for line in (compared / "results.jsonl").read_text().splitlines()]
-    (same,) = [item for item in stored if (item["suite"], item["method"], item["source"]) == ("clean", "advprop", "ours")]
-    assert row.value == same["value"]
+    same, *_ = [item for item in stored if (item["suite"], item["method"], item["source"]) == ("clean", "advprop", "ours")]
+    assert (row.metric, row.value) == (same["metric"], same["value"])
 
 
 @pytest.mark.parametrize("where", ["", "checkpoints/*", "checkpoints/*/model.safetensors"])
@@ -224,7 +224,9 @@ def test_every_model_has_its_own_numbers_in_the_order_of_the_models(three_pictur
     targets = three_pictures.test.source.targets
     targets[:] = [0, 2, 2]
     rows = measured.accuracies(three_pictures, {Job("b", 1): Always(2), Job("a", 0): Always(0), Job("b", 0): Always(1)})
-    found = [(row.method, row.seed, row.suite, round(row.value, 1), row.n) for row in rows]
+    found = [(row.method, row.seed, row.suite, round(row.value, 1), row.n) for row in rows if row.metric == "accuracy"]
+    means = [(row.method, row.seed, round(row.value, 1)) for row in rows if row.metric == "class_mean_accuracy"]
+    assert means == [("b", 1, 50.0), ("a", 0, 50.0), ("b", 0, 0.0)]  # two of three classes have pictures
     assert found == [("b", 1, "clean", 66.7, 3), ("a", 0, "clean", 33.3, 3), ("b", 0, "clean", 0.0, 3)]
 
 

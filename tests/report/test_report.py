@@ -11,7 +11,7 @@ from synthetic_run import full_rows, row, write_run
 
 from dat.commands.train import SHOWN
 from dat.errors import DataError, UsageError
-from dat.evaluation.right import path_of, write_right
+from dat.evaluation.right import Kept, path_of, write_kept
 from dat.report.page import attempt, gather, read_facts, read_pictures, write_report
 from dat.report.tables import all_tables, comparison_table
 from dat.results import hashes_of, write_rows
@@ -123,11 +123,11 @@ def test_what_is_missing_is_left_out_and_said(tmp_path: Path):
     report = gather(tmp_path)
     assert list(report.plots) == ["overview"]
     assert report.title == tmp_path.name
-    assert len(report.left_out) == 7
+    assert len(report.left_out) == 8
     text = write_report(tmp_path).read_text()
     Page(text)
-    assert text.count("left out.") == 7
-    assert (tmp_path / "report.md").read_text().count("left out.") == 7
+    assert text.count("left out.") == 8
+    assert (tmp_path / "report.md").read_text().count("left out.") == 8
 
 
 def test_damaged_files_are_left_out_with_the_reason(tmp_path: Path):
@@ -234,7 +234,7 @@ def with_answers(folder: Path, *, seeds: int = 3) -> Path:
         for seed in range(seeds):
             right = {"clean": easy + 0.05 * random.normal(size=450) < level}
             rows.append(row("clean", 100 * right["clean"].mean(), method=method, seed=seed))
-            write_right(path_of(folder, method, seed), right)
+            write_kept(path_of(folder, method, seed), Kept(right))
     write_rows(folder / "results.jsonl", rows)
     return folder
 
@@ -257,7 +257,7 @@ def test_two_seeds_with_answers_speak_of_their_models_alone(tmp_path: Path):
 def test_answers_that_are_of_other_rows_or_damaged_are_not_used_and_that_is_said(tmp_path: Path, what: str, words: str):
     path = path_of(with_answers(tmp_path), "dat", 1)
     if what == "other":
-        write_right(path, {"clean": np.zeros(450, dtype=bool)})
+        write_kept(path, Kept({"clean": np.zeros(450, dtype=bool)}))
     else:
         path.write_bytes(path.read_bytes()[:-30])
     report = gather(tmp_path)

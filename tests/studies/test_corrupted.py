@@ -55,7 +55,11 @@ def measured_on(**settings: Any) -> list[Row]:
 
 
 def values(rows: list[Row], method: str) -> Mapping[str, tuple[float, int]]:
-    return {row.suite: (row.value, row.n) for row in rows if row.method == method and not row.suite.startswith("c/")}
+    return {
+        row.suite: (row.value, row.n)
+        for row in rows
+        if row.method == method and row.metric == "accuracy" and not row.suite.startswith("c/")
+    }
 
 
 @pytest.fixture(scope="module")

@@ -19,14 +19,18 @@ from dat.data.folders import ImageFolder
 from dat.data.overlap import shared_pictures
 from dat.data.subset import Subset
 from dat.errors import DataError, UsageError
+from dat.evaluation.mistakes import reliability
 from dat.evaluation.right import read_all
+from dat.evaluation.store import read_answered
 from dat.evaluation.suites import FGSM
 from dat.recipe import read
 from dat.recipe.classification import ClassificationRecipe
 from dat.recipe.header import recipe_hash
+from dat.report.answered import right_of
+from dat.report.mistakes import read_strips
 from dat.report.page import gather
 from dat.report.tables import comparison_table
-from dat.results import Row, read_rows, write_rows
+from dat.results import LATER_MISTAKES, Row, read_rows, write_rows
 
 CLASSES = ("cat", "dog", "fox")
 
@@ -83,7 +87,7 @@ def rows(run: Path) -> list[Row]:
 
 def test_the_answers_that_are_kept_give_the_rows_of_each_set(run: Path, rows: list[Row]) -> None:
     answers = read_all(run, ((row.method, row.seed) for row in rows))
-    comparison = comparison_table(rows, answers=answers)
+    comparison = comparison_table(rows, answers=right_of(answers))
     assert comparison.suites == ("clean", "fgsm", "clean@art", "clean@some")
     assert all(set(comparison.answers_to(suite)) == {"standard", "at"} for suite in comparison.suites)
     assert "right/at-seed0.npz" in json.loads((run / "run.json").read_text())["files"]
@@ -123,7 +127,8 @@ def test_targets_of_a_part_of_the_classes_are_those_of_all(photos: Path) -> None
 def test_other_suites_are_of_the_first_set_unless_asked(photos: Path, tmp_path: Path) -> None:
     values = recipe(photos, tmp_path / "run", test={"photo": str(photos / "test"), "art": str(photos / "art")})
     values |= {"methods": {"standard": {}}, "evaluation": {"suites": ["clean"], "further_suites": ["clean", "fgsm"]}}
-    found = [(row.suite, row.protocol["set"]) for row in read_rows(dat.train(values, cpu=True) / "results.jsonl") if row.ci]
+    rows = read_rows(dat.train(values, cpu=True) / "results.jsonl")
+    found = [(row.suite, row.protocol["set"]) for row in rows if row.ci and row.metric == "accuracy"]
     assert found == [("clean", "photo"), ("clean", "art"), ("fgsm", "art")]
 
 
@@ -192,7 +197,8 @@ def test_a_run_is_evaluated_on_named_sets_in_one_table_and_its_page_shows_them(r
     shown = command("eval", run, "--data", f"art={photos / 'art'}", "--data", f"sketch={photos / 'sketch'}", "--cpu")
     assert re.search(r"Clean \(art\) +Clean \(sketch\)\n", shown)
     assert re.search(r"^Standard .*\nAT ", shown, re.MULTILINE)
-    stored = read_rows(run / "at-seed0" / "evaluation" / "results.jsonl")
+    kept = read_rows(run / "at-seed0" / "evaluation" / "results.jsonl")
+    stored = [row for row in kept if row.metric == "accuracy"]
     assert [(row.suite, row.protocol["set"], row.n) for row in stored] == [("clean", "art", 18), ("clean", "sketch", 21)]
     command("report", run)
     page = (run / "report.md").read_text()
@@ -202,13 +208,23 @@ def test_a_run_is_evaluated_on_named_sets_in_one_table_and_its_page_shows_them(r
     assert titles == ["Clean (photo)", "Clean (some)", "Clean (art)", "Clean (sketch)"]
     trained = next(row for row in read_rows(run / "results.jsonl") if row.method == "at" and row.protocol.get("set") == "art")
     assert stored[0].value == trained.value
+    parts = re.findall(r"Accuracy by class in percent on (\w+)", page)
+    assert parts == ["photo", "art", "some", "sketch"]
+    strips = read_strips(run / LATER_MISTAKES)
+    assert list(strips) == ["art", "sketch"]
+    standard, at = (read_answered(run / f"{method}-seed0" / "evaluation", "clean", "sketch") for method in ("standard", "at"))
+    differ = [int((first.correct & ~second.correct).sum()) for first, second in ((standard, at), (at, standard))]
+    assert [len(strip.pictures) for strip in strips["sketch"]] == [min(8, count) for count in differ if count]
+    assert [row.value for row in kept if (row.metric, row.protocol["set"]) == ("ece", "sketch")] == [
+        pytest.approx(reliability(at.sure, at.correct).error if at.sure is not None else 0, abs=1e-4)
+    ]
 
 
 def test_suites_are_shown_of_each_named_set(run: Path, photos: Path, tmp_path: Path) -> None:
     words = ["eval", run / "standard-seed0", "--suites", "clean,fgsm", "--out", tmp_path, "--cpu", "--json"]
     lines = command(*words, "--data", f"a.1={photos / 'art'}", "--data", f"b={photos / 'sketch'}").splitlines()
     found = [json.loads(line) for line in lines]
-    assert [(row["suite"], row["protocol"]["set"]) for row in found] == [
+    assert [(row["suite"], row["protocol"]["set"]) for row in found if row["metric"] == "accuracy"] == [
         (s, n) for n in ("a.1", "b") for s in ("clean", "fgsm")
     ]
     assert "Clean (b)" in (tmp_path / "report.md").read_text()
@@ -219,12 +235,12 @@ def test_some_of_the_classes_must_be_asked_for_in_the_command_too(run: Path, pho
     again = ["eval", model, "--data", f"some={photos / 'some'}", *out]
     with pytest.raises(DataError, match="classes: subset"):
         command(*again)
-    (row,) = [json.loads(line) for line in command(*again, "classes=subset").splitlines()]
+    row, *_ = [json.loads(line) for line in command(*again, "classes=subset").splitlines()]
     assert (row["n"], row["protocol"]["classes"]) == (8, "2 of 3")
     suites = ["eval", model, "--suites", "clean", "--data", photos / "some", *out]
     with pytest.raises(DataError, match="none of cat; name a folder with pictures of each, or add classes=subset"):
         command(*suites)
-    (other,) = [json.loads(line) for line in command(*suites, "classes=subset").splitlines()]
+    other, *_ = [json.loads(line) for line in command(*suites, "classes=subset").splitlines()]
     assert (other["value"], other["protocol"]["classes"]) == (row["value"], "2 of 3")
 
 

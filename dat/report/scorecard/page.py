@@ -17,9 +17,12 @@ from matplotlib.figure import Figure
 from dat.errors import DataError, UsageError
 from dat.evaluation import store
 from dat.evaluation.intervals import PictureScores, Positions, Scores
+from dat.evaluation.mistakes import BINS, CLASS_MEAN
 from dat.evaluation.robustness import Answers, answers_of, members_of, picture_scores
 from dat.evaluation.suites import clean_beside
 from dat.report import figures
+from dat.report.answered import Said
+from dat.report.mistakes import SetOfMistakes
 from dat.report.page import (
     Facts,
     Plot,
@@ -29,6 +32,7 @@ from dat.report.page import (
     definition_list,
     draw,
     markdown_table,
+    mistakes_of,
     read_facts,
     render,
     section,
@@ -41,6 +45,7 @@ from dat.report.scorecard.rows import (
     METRIC_TITLES,
     Card,
     Key,
+    beside_keys,
     cards_of,
     differences_table,
     errors_table,
@@ -81,6 +86,7 @@ class ScorePage:
     protocols: dict[str, str]
     alarms: tuple[str, ...]
     left_out: tuple[str, ...]
+    mistakes: tuple[SetOfMistakes, ...] = ()
 
 
 def write_scorecard(folders: Sequence[Path], *, mixed: bool = False) -> tuple[str, Path]:
@@ -123,18 +129,21 @@ def gather(folders: Sequence[Path], *, mixed: bool = False) -> ScorePage:
             for name in sets_of(cards)
         ),
     ]
+    said, titles = answered_sets(folders, cards, left_out), tuple(card.title for card in cards)
+    wrong = mistakes_of(said, titles, {}, left_out)
     return ScorePage(
         title=", ".join(card.title for card in cards),
         subtitle=f"Robustness evaluation of {len(cards)} model{'s' * (len(cards) != 1)}",
-        models=tuple(card.title for card in cards),
+        models=titles,
         reading=tuple(verdicts(cards, [*keys, *other_keys(cards)])),
-        tables={table.name: table for table in all_tables(cards)},
-        plots={plot.name: plot for plot in plots if plot},
+        tables={table.name: table for table in (*all_tables(cards), *wrong.tables)},
+        plots={plot.name: plot for plot in (*plots, *wrong.plots) if plot},
         notes=tuple(notes_of(cards, facts)),
         provenance={card.title: origin(card, known) for card, known in zip(cards, facts, strict=True)} | made_by(),
         protocols=protocols(cards),
         alarms=tuple(alarms_in(folders, facts)),
         left_out=tuple(left_out),
+        mistakes=wrong.sets,
     )
 
 
@@ -143,14 +152,34 @@ def alarms_in(folders: Sequence[Path], facts: Sequence[Facts]) -> list[str]:
     return [said for folder, known in zip(folders, facts, strict=True) for said in alarms_of(folder, known, EVALUATION)]
 
 
+def answered_sets(folders: Sequence[Path], cards: Sequence[Card], left_out: list[str]) -> Said:
+    """What each model said of the whole sets that were shown as they are, by the title of the set and by model."""
+    found: Said = {}
+    for folder, card in zip(folders, cards, strict=True):
+        for suite, metric in card.rows:
+            if metric == CLASS_MEAN:
+                place = (without_set(suite)[0], str(card.rows[suite, metric].protocol.get(SET, "")))
+                title = key_title((suite, "accuracy"))
+                said = attempt(f"Mistakes on {title}", partial(store.read_answered, folder, *place), left_out)
+                found.setdefault(title, {}).update({} if said is None else {(card.title, 0): said})
+    return {title: models for title, models in found.items() if models}
+
+
 def all_tables(cards: Sequence[Card]) -> list[Table]:
     """Every table that the rows support, in reading order."""
     keys, others = paper_keys(cards), other_keys(cards)
     tables = [numbers_table(cards, keys, name="scorecard", caption="The columns of the paper's tables.")] * bool(keys)
     tables += [numbers_table(cards, others, name="further", caption="What else was measured.")] * bool(others)
     tables += [differences_table(cards, [*keys, *others])] * (len(cards) > 1)
+    beside = beside_keys(cards)
+    tables += [numbers_table(cards, beside, name="balance", caption=BALANCE)] * bool(beside)
     return tables + [errors_table(cards, name) for name in sets_of(cards)]
 
+
+BALANCE = (
+    "Beside the accuracy: its mean over the classes, each counting alike, and the expected calibration error, by how much a "
+    f"model is surer or less sure than right ({BINS} bins)."
+)
 
 # Folders.
 
@@ -351,7 +380,8 @@ def severity_plot(cards: Sequence[Card], suite: str, metric: str = "accuracy") -
 def terminal_page(page: ScorePage) -> str:
     """The tables as plain text, numbers by models, then what is worth a sentence."""
     upright = ("errors", "parts-corruptions")
-    tables = [table if name.startswith(upright) else transposed(table) for name, table in page.tables.items()]
+    shown = {name: table for name, table in page.tables.items() if not name.startswith("worst")}  # long, and on the page
+    tables = [table if name.startswith(upright) else transposed(table) for name, table in shown.items()]
     return "\n\n".join([*map(plain_table, tables), "\n".join([*page.reading, *page.notes])]).rstrip()
 
 

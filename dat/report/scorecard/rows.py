@@ -12,6 +12,7 @@ import numpy as np
 
 from dat.errors import UsageError
 from dat.evaluation.intervals import PERCENT, Difference, Scores, paired_difference, picture_interval
+from dat.evaluation.mistakes import CALIBRATION, CLASS_MEAN
 from dat.evaluation.robustness import corruption_cell, members_of
 from dat.evaluation.suites import SEVERITIES, clean_beside
 from dat.report.tables import (
@@ -72,10 +73,14 @@ METRIC_TITLES = {
     "accuracy_r_classes": "on the classes of R",
     "knn": "by k-NN",
     "probe": "by the probe",
+    CLASS_MEAN: "class mean",
+    CALIBRATION: "calibration error ↓",
 }
+BESIDE = (CLASS_MEAN, CALIBRATION)
+"""What stands beside an accuracy, in a table of its own."""
 SETS = ("c", "c-bar", "cifar-10-c", "cifar-100-c", "laion-c")
 """Whose accuracy is a mean over cells, and stands beside other numbers."""
-LOWER = ("mce", "relative_mce")
+LOWER = ("mce", "relative_mce", CALIBRATION)
 GENERATED = "-generated"
 ARROW = "↓: of these, less is better; all others are accuracies in percent."
 
@@ -109,8 +114,14 @@ def unique(titles: Sequence[str], place: int) -> str:
 
 
 def keys_of(cards: Iterable[Card]) -> list[Key]:
-    """Whatever was measured of any model, without the single cells of corruptions."""
-    return [key for key in dict.fromkeys(key for card in cards for key in card.rows) if not corruption_cell(key[0])]
+    """Whatever was measured of any model, without the single cells of corruptions, and what stands beside an accuracy."""
+    found = dict.fromkeys(key for card in cards for key in card.rows)
+    return [key for key in found if not corruption_cell(key[0]) and key[1] not in BESIDE]
+
+
+def beside_keys(cards: Iterable[Card]) -> list[Key]:
+    """Class means and calibration errors, set by set."""
+    return [key for key in dict.fromkeys(key for card in cards for key in card.rows) if key[1] in BESIDE]
 
 
 def paper_keys(cards: Sequence[Card]) -> list[Key]:
