@@ -227,7 +227,7 @@ def test_rows_of_two_sets_stay_and_say_which(photos: Path, tmp_path: Path) -> No
 def test_what_is_kept_from_before_sets_were_named_is_used_and_replaced(photos: Path, tmp_path: Path) -> None:
     arguments = {**ARGUMENTS, "suites": ["clean"], "data": photos, "out": tmp_path / "out"}
     row, *beside = evaluate(Reader(), **arguments)
-    assert [(one.suite, one.metric) for one in beside] == [("clean", "class_mean_accuracy"), ("clean", "ece")]
+    assert [(one.suite, one.metric) for one in beside] == [("clean", "accuracy_macro"), ("clean", "ece")]
     path = store.path_of(tmp_path / "out", "clean")
     with np.load(path) as kept:
         arrays = dict(kept)
@@ -358,7 +358,7 @@ def test_the_model_of_a_run_is_tested_on_the_pictures_of_its_recipe(tmp_path: Pa
     clean, attacked, *beside = (json.loads(line) for line in done.stdout.splitlines())
     of_run = {row.metric: row for row in read_rows(tmp_path / "run" / "results.jsonl") if row.suite == "clean"}
     assert {row["metric"]: row["value"] for row in beside} == {
-        metric: pytest.approx(of_run[metric].value, abs=1e-3) for metric in ("class_mean_accuracy", "ece")
+        metric: pytest.approx(of_run[metric].value, abs=1e-3) for metric in ("accuracy_macro", "ece")
     }
     assert clean["value"] == trained.value
     assert clean["recipe_hash"] == trained.recipe_hash

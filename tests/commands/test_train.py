@@ -225,7 +225,7 @@ def test_every_model_has_its_own_numbers_in_the_order_of_the_models(three_pictur
     targets[:] = [0, 2, 2]
     rows = measured.accuracies(three_pictures, {Job("b", 1): Always(2), Job("a", 0): Always(0), Job("b", 0): Always(1)})
     found = [(row.method, row.seed, row.suite, round(row.value, 1), row.n) for row in rows if row.metric == "accuracy"]
-    means = [(row.method, row.seed, round(row.value, 1)) for row in rows if row.metric == "class_mean_accuracy"]
+    means = [(row.method, row.seed, round(row.value, 1)) for row in rows if row.metric == "accuracy_macro"]
     assert means == [("b", 1, 50.0), ("a", 0, 50.0), ("b", 0, 0.0)]  # two of three classes have pictures
     assert found == [("b", 1, "clean", 66.7, 3), ("a", 0, "clean", 33.3, 3), ("b", 0, "clean", 0.0, 3)]
 

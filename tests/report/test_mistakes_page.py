@@ -67,7 +67,7 @@ def run(tmp_path: Path) -> Path:
     keep(folder, SAYS)
     pixels = np.broadcast_to(4 * np.arange(60)[:, None, None, None], (60, 3, 8, 8)).astype(np.uint8)
     shown = ImageDataset(ArraySource(pixels, TARGETS, CLASSES), CenterCrop(), seed=0)
-    mistaken_pictures.write(folder / MISTAKES, [("photos", shown, by_job(SAYS))], PAIR)
+    mistaken_pictures.write(folder / MISTAKES, [("", shown, by_job(SAYS))], PAIR)
     return folder
 
 
@@ -193,7 +193,7 @@ def test_two_seeds_have_no_interval_beside_the_accuracy_either_and_without_calib
 
 
 def test_pictures_are_those_of_which_one_model_alone_is_right(run: Path) -> None:
-    first, second = read_strips(run / MISTAKES)["photos"]
+    first, second = read_strips(run / MISTAKES)[""]
     assert first.title == "Standard, seed 0 is right, DAT, seed 0 is not"
     assert second.title == "DAT, seed 0 is right, Standard, seed 0 is not"
     shown = [[grey_of(picture.address) // 4 for picture in strip.pictures] for strip in (first, second)]
