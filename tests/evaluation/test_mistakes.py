@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.metrics import balanced_accuracy_score, confusion_matrix
-from torchmetrics.functional.classification import binary_calibration_error, multiclass_calibration_error
+from torchmetrics.functional.classification import binary_calibration_error, multiclass_accuracy, multiclass_calibration_error
 
 from dat.data.embedded import ArraySource
 from dat.data.pipeline import CenterCrop, ImageDataset
@@ -50,6 +50,14 @@ def test_the_mean_over_classes_is_the_balanced_accuracy() -> None:
     assert low < value < high
 
 
+def test_where_each_class_has_pictures_it_is_the_macro_average_of_torchmetrics() -> None:
+    found = made_up()
+    among = Answered(CLASSES[:3], found.targets, np.where(found.said == 3, OTHER, found.said), None)
+    preds = torch.from_numpy(np.where(found.said == 3, (found.targets + 1) % 3, found.said))
+    expected = multiclass_accuracy(preds, torch.from_numpy(found.targets), num_classes=3, average="macro")
+    assert class_mean_accuracy(among)[0] == pytest.approx(100 * float(expected), abs=1e-4)
+
+
 def test_the_interval_of_a_class_mean_covers_it() -> None:
     numbers, truth, inside = np.random.default_rng(1), np.array([0.95, 0.6, 0.8]), 0
     targets = np.repeat(np.arange(3), [60, 20, 10])
@@ -83,6 +91,12 @@ def test_bins_hold_each_picture_once_with_both_ends() -> None:
     assert found.sure.tolist() == [0.025, 0.75]
     assert found.right.tolist() == [0.5, 0.5]
     assert found.error == pytest.approx(100 * (0.475 + 0.25) / 2)
+
+
+def test_a_probability_of_one_is_in_the_last_bin_and_that_of_the_top_label_alone_counts() -> None:
+    found = reliability(np.array([1.0, 0.95]), np.array([True, False]))
+    assert np.flatnonzero(found.counts).tolist() == [BINS - 1]
+    assert found.error == pytest.approx(100 * (0.975 - 0.5))
 
 
 # ---- from logits

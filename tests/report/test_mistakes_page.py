@@ -132,6 +132,15 @@ def test_a_matrix_says_its_numbers_in_their_places() -> None:
     assert veil[1, 2, 3] == pytest.approx(0.9 * 0.1 / 0.35)
 
 
+@pytest.mark.parametrize("methods", [1, 2, 3, 5])
+def test_titles_of_matrices_are_within_the_figure(methods: int) -> None:
+    figure = confusion_figure({(f"m{number}", 0): SAYS["dat", 0] for number in range(methods)})
+    figure.savefig(io.BytesIO(), format="svg")
+    width, height = figure.get_size_inches()
+    box = figure.get_tightbbox()
+    assert min(box.x0, box.y0, width - box.x1, height - box.y1) >= 0
+
+
 def test_classes_may_be_called_anything() -> None:
     assert [tick_of(name) for name in ("owl", "chrysanthemum", "a_b")] == ["owl", "chrysanthem…", "a b"]
     classes = ("$a$", "\N{CJK UNIFIED IDEOGRAPH-732B}", 'b"&<')
