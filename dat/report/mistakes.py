@@ -210,7 +210,7 @@ def confusion_figure(said: Mapping[Model, Answered]) -> Figure:
         rates = {method: shares[:, :-1] for method, shares in rates.items()}
     scale = max(float(np.nanmax(_mistakes(shares))) for shares in rates.values()) or 1.0
     columns, lines = min(IN_A_ROW, len(rates)), -(-len(rates) // IN_A_ROW)
-    figure = Figure(figsize=(max(4.2, 3.3 * columns), 0.6 + 3.2 * lines), layout="constrained")
+    figure = Figure(figsize=(max(4.2, 3.3 * columns), 0.5 + 3.4 * lines), layout="constrained")
     axes = list(figure.subplots(lines, columns, squeeze=False).flat)
     for place, (panel, (method, shares)) in enumerate(zip(axes, rates.items(), strict=False)):
         _draw_matrix(panel, shares, classes, scale, names_lines=place % columns == 0)

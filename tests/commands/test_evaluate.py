@@ -199,7 +199,8 @@ def test_a_second_call_for_other_suites_keeps_the_rows_of_the_first(photos: Path
     evaluate(Reader(), **{**arguments, "suites": ["clean", "fgsm"]})
     evaluate(Reader(), **{**arguments, "suites": ["pgd", "fgsm"], "fgsm_epsilon_255": 2})
     rows = rows_by_suite(read_rows(tmp_path / "out" / "results.jsonl"))
-    assert {*rows} == {("clean", "accuracy"), ("fgsm", "accuracy"), ("pgd", "accuracy")}
+    beside = {("clean", "accuracy_macro"), ("clean", "ece")}
+    assert {*rows} == {("clean", "accuracy"), *beside, ("fgsm", "accuracy"), ("pgd", "accuracy")}
     assert rows["fgsm", "accuracy"].protocol["epsilon_255"] == 2
 
 
