@@ -14,18 +14,18 @@ KEPT = Path(__file__).parents[2] / "benchmarks" / "results"
 
 
 def note(*overrides: str) -> str | None:
-    """On the recipe of image folders of 64 pixels, whose `dat` has an alpha of 1."""
-    path = file.find("folder/small")
+    """On the recipe of image folders of 224 pixels, whose `dat` has an alpha of 0.1."""
+    path = file.find("folder/gpu")
     return note_on_alpha(file.read(path), read.load(str(path), overrides), overrides)
 
 
 def test_another_size_with_the_alpha_of_the_recipe_is_spoken_of() -> None:
-    said = note("data.size=224")
+    said = note("data.size=64")
     assert said is not None
-    assert "data.size is 224 and was 64" in said
-    assert "changes fewer of the codes" in said
-    assert f"write methods.dat.alpha={3.5**SIDE_POWER:.2g} (docs" in said
-    assert "changes more of the codes" in (note("data.size=32") or "")
+    assert "data.size is 64 and was 224" in said
+    assert "changes more of the codes" in said
+    assert f"write methods.dat.alpha={0.1 * (64 / 224) ** SIDE_POWER:.2g} (docs" in said
+    assert "changes fewer of the codes" in (note("data.size=320") or "")
 
 
 def test_every_length_in_l2_is_spoken_of_by_its_own_name() -> None:
@@ -67,15 +67,16 @@ def noted(stated: dict[str, Any], *overrides: str) -> str:
     "overrides",
     [
         (),
-        ("data.size=64",),
+        ("data.size=224",),
         ("training.epochs=3",),
         ("data.size=null",),
-        ("data.size=224", "methods.dat.alpha=1.0"),
-        ("data.size=224", "methods.dat={alpha: 1.0}"),
-        ("data.size=224", "methods={standard: {}}"),
-        ("data.size=224", "methods.dat.gradient_scale=linf"),
-        ("data.size=224", "methods.dat.alpha=0"),
-        ("data.size=224", "methods.dat.direction=none"),
+        ("data.size=64", "methods.dat.alpha=1.0"),
+        ("data.size=64", "methods.dat={alpha: 1.0}"),
+        ("data.size=64", "methods={standard: {}}"),
+        ("data.size=64", "methods.dat.gradient_scale=linf"),
+        ("data.size=64", "methods.dat.alpha=0"),
+        ("data.size=64", "methods.dat.direction=none"),
+        ("data.size=64", "methods.dat.alpha={rate: 0.1}"),
     ],
 )
 def test_nothing_is_said_where_size_or_strength_were_chosen_or_there_is_none(overrides: tuple[str, ...]) -> None:
