@@ -19,7 +19,7 @@ from accelerate import PartialState
 from torch import nn
 
 from dat.attacks.gradient import evaluating
-from dat.commands.evaluation_folder import default_folder, held, known_as, other_rows, place_of, said_alarms
+from dat.commands.evaluation_folder import default_folder, held, known_as, other_rows, place_of, said_alarms, told
 from dat.commands.evaluation_plan import Plan, Settings, parse_settings, without_places
 from dat.commands.subject import Tested
 from dat.commands.trained import TrainedModel, load_classifier, models_of
@@ -77,7 +77,7 @@ def assess(
         cells = [cell for suite in dict.fromkeys(suites) for cell in plan.cells(suite, suites)]
         tried = next((cell for cell in cells if cell.name == "clean"), cells[0])
         alarms = selftest(model, tried.dataset, tried.views[0], device=place.device) if self_test else []
-        notes = said_alarms(alarms)
+        notes = said_alarms(alarms) + told(plan.leftovers(suites))
         known = known_as(model, place, folder, _shown_size(tested, settings.size))
         job = Evaluating(plan, known, place, folder)
         predictions = job.predictions(cells, classifier, allow_bad=allow_bad)

@@ -80,7 +80,11 @@ def said_alarms(alarms: Sequence[Alarm]) -> list[str]:
         raise UsageError(
             f"The self-test found what would make the numbers wrong (--no-self-test evaluates all the same):{lines}"
         )
-    notes = [alarm.sentence for alarm in alarms]
+    return told([alarm.sentence for alarm in alarms])
+
+
+def told(notes: list[str]) -> list[str]:
+    """Say each on stderr; they are kept beside the numbers."""
     for note in notes:
         warn(note)
     return notes

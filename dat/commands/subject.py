@@ -20,6 +20,7 @@ from dat.nn.imagenet_networks import NETWORKS, load_imagenet_network
 from dat.nn.norm import Normalized
 from dat.nn.weights import fitted, load_strictly, read_weights, split_key
 from dat.recipe.contest import training_of
+from dat.recipe.data import FolderData
 from dat.recipe.header import recipe_hash
 
 TIMM, IMAGENET = "timm:", "imagenet:"
@@ -32,8 +33,9 @@ class Tested:
     """A model that takes images in [0, 1], and what is known of it.
 
     `view` is how pictures are brought to it. `classes` are the names of its outputs, None where they are not known: ImageNet's,
-    if it has 1000. `test` are the pictures its own recipe tests it on, `test_name` what these are called. `sigmoid`: it was
-    trained to say yes or no to each class.
+    if it has 1000. `test` are the pictures its own recipe tests it on, `test_name` what these are called; `trained_on` is the
+    folder of its training pictures, where it is known, which may have gone since. `sigmoid`: it was trained to say yes or no to
+    each class.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Tested:
     classes: tuple[str, ...] | None = None
     test: ImageDataset | None = None
     test_name: str = ""
+    trained_on: Path | None = None
     seed: int | None = None
     recipe_hash: str = ""
     sigmoid: bool = False
@@ -191,6 +194,7 @@ def of_run(path: Path) -> Tested:
         classes=found.classes,
         test=test,
         test_name=found.test_name,
+        trained_on=Path(found.recipe.data.train) if isinstance(found.recipe.data, FolderData) else None,
         seed=found.seed,
         recipe_hash=recipe_hash(found.recipe),
         sigmoid=training_of(found.recipe, found.label).sigmoid,

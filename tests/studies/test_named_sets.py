@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -296,6 +297,23 @@ def test_training_pictures_among_the_test_pictures_are_counted_and_named(
     words = ["eval", str(run), "--data", f"odd={tmp_path / 'test'}", "--cpu", "--out", str(tmp_path / "o")]
     told = CliRunner().invoke(app, words).stderr
     assert told.count("2 of the 14 test pictures of odd are training pictures, too") == 1  # not once for each model
+
+
+def test_so_they_are_by_an_evaluation_on_suites_while_the_training_pictures_are_there(photos: Path, tmp_path: Path) -> None:
+    for part in ("train", "test"):
+        shutil.copytree(photos / part, tmp_path / part)
+    folder = dat.train({**recipe(tmp_path, tmp_path / "run"), "methods": {"standard": {}}}, cpu=True)
+    left = tmp_path / "test" / "dog" / "left.png"
+    left.write_bytes((tmp_path / "train" / "cat" / "0.png").read_bytes())
+    words = ["eval", str(folder / "standard-seed0"), "--suites", "clean,fgsm", "--cpu", "--no-self-test"]
+    said = f"1 of the 16 test pictures{{}} are training pictures, too: {left} (in training {tmp_path}/train/cat/0.png)"
+    for of, data in (("", []), (" of test", ["--data", str(tmp_path / "test")])):
+        found = CliRunner().invoke(app, [*words, *data, "--out", str(tmp_path / f"out{of}")])
+        assert found.exit_code == 0, found.stderr
+        assert found.stderr.count(said.format(of)) == 1
+        assert said.format(of) in (tmp_path / f"out{of}" / "report.md").read_text()
+    shutil.rmtree(tmp_path / "train")
+    assert "training pictures" not in CliRunner().invoke(app, [*words, "--out", str(tmp_path / "none")]).stderr
 
 
 def test_shared_pictures_are_those_that_are_used(photos: Path) -> None:
