@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import dat
@@ -23,6 +28,8 @@ from dat.recipe.inputs import dependences, inputs_of
 from dat.recipe.parts import OnDisk
 from dat.results import read_rows
 from dat.studies import measured
+
+CLASSES = ("cat", "dog", "fox")
 
 
 def recipe(out: Path, data: dict[str, Any], **training: Any) -> dict[str, Any]:
@@ -161,3 +168,30 @@ def test_a_folder_of_validation_with_other_classes_is_refused(photos: Path, tmp_
 
 def test_it_is_rehearsed() -> None:
     rehearse(read.load("demo", ["data.validation=0.1", "training.keep=best", "training.patience=1", "methods={standard: {}}"]))
+
+
+@pytest.mark.slow  # two processes that import everything
+def test_two_processes_are_judged_as_one_and_keep_the_same_weights(tmp_path: Path) -> None:
+    """Without batch statistics, which depend on how a batch is divided; of 27 pictures one is shown 14, the other 13."""
+    options, draws = {"img_size": 8, "patch_size": 4, "embed_dim": 32, "depth": 1, "num_heads": 2}, np.random.default_rng(1)
+    for part, name, number in [*product(("train",), CLASSES, range(30)), *product(("test",), CLASSES, range(2))]:
+        (folder := tmp_path / part / name).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(draws.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(folder / f"{number}.png")
+    values = recipe(tmp_path / "one", section(tmp_path, validation=0.3), keep="best", epochs=4, batch_size=10, lr=0.1)
+    values["model"] = {"name": "vit_tiny_patch16_224", "options": options}
+    one = dat.train(values, cpu=True)
+    (tmp_path / "two.yaml").write_text(json.dumps({**values, "out": str(tmp_path / "two")}))
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command = [sys.executable, *launcher, "-m", "dat", "train", str(tmp_path / "two.yaml"), "--cpu"]
+    places = {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env={**os.environ, **places}, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+    parts = [folder / "standard-seed0" for folder in (one, tmp_path / "two")]
+    logs = [[json.loads(line) for line in (part / "log.jsonl").read_text().splitlines()] for part in parts]
+    said = [[line["validation_accuracy"] for line in log if "validation_accuracy" in line] for log in logs]
+    assert len(said[0]) > 2
+    assert said[0] == said[1]
+    first, second = (checkpoint.load(checkpoint.list_checkpoints(part / "checkpoints")[-1]) for part in parts)
+    assert first.numbers["judged"] == second.numbers["judged"]
+    for name, tensor in first.tensors["best"].items():
+        torch.testing.assert_close(second.tensors["best"][name], tensor, rtol=1e-3, atol=1e-4, msg=name)
