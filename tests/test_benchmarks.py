@@ -5,6 +5,7 @@ import runpy
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -274,6 +275,68 @@ def test_kept_results_of_alpha_by_size() -> None:
     assert len(found) == 2
     for path in found:
         check_alpha_by_size(json.loads(path.read_text()))
+
+
+def check_alpha_for_rate(result: dict, *, tolerance: float) -> None:
+    """Every alpha leads to its rate where it was sought, and on all other pictures."""
+    assert set(result) == {"points", "setting", "versions"}
+    assert not any("/" in str(value) for value in result["setting"].values())
+    options = result["setting"]
+    cells = [(name, side, rate) for name in options["discretizers"] for side in options["sides"] for rate in options["rates"]]
+    parts = range(options["parts"])
+    met = [(row["discretizer"], row["side"], row["rate"], row["part"]) for row in result["points"]]
+    assert met == [(*cell, part) for cell in cells for part in parts]
+    for row in result["points"]:
+        assert row["reached"] == pytest.approx(row["rate"], rel=0.021), row
+        assert row["elsewhere"] == pytest.approx(row["rate"], rel=tolerance), row
+
+
+def write_scenes(folder: Path, count: int) -> None:
+    """Smooth pictures of ImageNet's classes, in the layout of a list."""
+    rng = np.random.default_rng(0)
+    (folder / "images").mkdir(parents=True)
+    for index in range(count):
+        rough = Image.fromarray(rng.integers(256, size=(9, 9, 3), dtype=np.uint8))
+        rough.resize((140, 140), Image.Resampling.BICUBIC).save(folder / "images" / f"{index}.png")
+    lines = "".join(f"{index},images/{index}.png\n" for index in range(count))
+    (folder / "labels.csv").write_text(f"class_index,path\n{lines}")
+
+
+def test_an_alpha_reaches_its_rate_on_other_pictures_with_three_discretizers_at_three_sizes(
+    tmp_path: Path, output_of: Run
+) -> None:
+    """At a small scale: 32 smooth pictures and a random network; what was measured on real ones is kept in the results."""
+    write_scenes(tmp_path / "data", 32)
+    torch.manual_seed(0)
+    save_file(tiny_darknet().state_dict(), tmp_path / "w.safetensors")
+    paths = {"--data": tmp_path / "data", "--weights": tmp_path / "w.safetensors"}
+    paths |= {"--json": tmp_path / "alpha.json", "--manifests": tmp_path}
+    given = [str(word) for pair in paths.items() for word in pair]
+    table = output_of("alpha_for_rate.py", *given, "--pictures", "16")
+    result = json.loads((tmp_path / "alpha.json").read_text())
+    check_alpha_for_rate(result, tolerance=0.1)
+    assert (result["setting"]["sides"], len(result["setting"]["discretizers"])) == ([32, 64, 128], 3)
+    assert all(name in table for name in result["setting"]["discretizers"])
+    alphas = [row["alpha"] for row in result["points"] if (row["discretizer"], row["side"]) == ("photos-f4-1024-fast", 64)]
+    suggested = json.loads((tmp_path / "photos-f4-1024-fast.json").read_text())["suggested_alpha"]
+    (kept,) = (row for row in suggested if row["side"] == 64)
+    assert kept["alpha"] == pytest.approx(sum(alphas) / 2, rel=1e-3)
+    assert (kept["n"], kept["pictures"], kept["network"]) == (32, "data", "w.safetensors")
+
+
+def test_alpha_for_rate_without_pictures_or_weights(output_of: Run) -> None:
+    assert output_of("alpha_for_rate.py").startswith("Nothing was measured: give labelled pictures")
+
+
+def test_kept_results_of_alpha_for_rate() -> None:
+    found = {path.name: json.loads(path.read_text()) for path in RESULTS if path.name.startswith("alpha-for-rate-")}
+    assert len(found) == 6
+    table = {(row["discretizer"], row["side"]) for result in found.values() for row in result["points"] if row["n"] >= 256}
+    assert table >= set(
+        product((f"{name}-fast" for name in ("cifar-f2-1024", "cifar-f4-1024", "photos-f4-1024")), (32, 64, 128))
+    )
+    for result in found.values():
+        check_alpha_for_rate(result, tolerance=0.1)
 
 
 def test_corruptions(output_of: Run) -> None:

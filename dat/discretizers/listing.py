@@ -9,14 +9,22 @@ from typing import Any
 
 import yaml
 
-from dat.discretizers import names
+from dat.discretizers import names, suggested
 from dat.discretizers.frozen import FrozenDiscretizer
 from dat.discretizers.pretrained import load_discretizer, read_extra
 from dat.errors import UsageError
 
+TENTH = 0.1
+
 
 def rows() -> list[dict[str, Any]]:
-    """Every discretizer that has a name, ours first: its facts, and under `here` its file on this machine, if any."""
+    """Every discretizer that has a name, ours first: its facts, and under `here` its file on this machine, if any.
+
+    Of ours also, where it was measured, the alpha that changes a tenth of the codes, by size (`suggested_alpha`).
+
+    Raises:
+        CheckpointError: a file of ours is damaged.
+    """
     public = [
         {**asdict(row), "tokens_at_256": row.tokens or (256 // row.stride) ** 2, "here": _text(names.stored(row))}
         for row in names.PUBLIC.values()
@@ -34,6 +42,7 @@ def _facts_of_ours(name: str, path: Path) -> dict[str, Any]:
         "licence": str(extra.get("licence", "not stated")),
         "remark": str(extra.get("remark", "ours")),
         "size": f"{path.stat().st_size / 1e6:.1f} MB",
+        "suggested_alpha": [asdict(row) for row in suggested.read(path)],
         "here": str(path),
     }
 
@@ -45,9 +54,15 @@ def _text(path: Path | None) -> str | None:
 def as_table(found: Sequence[Mapping[str, Any]]) -> str:
     """The table of names in columns."""
     keys = ("name", "stride", "codebook_size", "tokens_at_256", "licence")
-    lines = [("name", "stride", "codebook", "codes at 256 px", "licence", "here", "trained on")]
-    lines += [(*(str(row[key]) for key in keys), "yes" if row["here"] else "no", row["remark"]) for row in found]
+    lines = [("name", "stride", "codebook", "codes at 256 px", "licence", "here", "alpha of 10 %", "trained on")]
+    lines += [(*(str(row[key]) for key in keys), "yes" if row["here"] else "no", _alphas(row), row["remark"]) for row in found]
     return in_columns(lines)
+
+
+def _alphas(row: Mapping[str, Any]) -> str:
+    """Which alpha changes a tenth of the codes, at each size at which it was measured."""
+    measured = [of for of in row.get("suggested_alpha", ()) if of["rate"] == TENTH]
+    return ", ".join(f"{of['alpha']:.2g} at {of['side']} px" for of in measured) or "-"
 
 
 def as_markdown() -> str:
