@@ -307,7 +307,7 @@ def test_so_they_are_by_an_evaluation_on_suites_while_the_training_pictures_are_
     left.write_bytes((tmp_path / "train" / "cat" / "0.png").read_bytes())
     words = ["eval", str(folder / "standard-seed0"), "--suites", "clean,fgsm", "--cpu", "--no-self-test"]
     said = f"1 of the 16 test pictures{{}} are training pictures, too: {left} (in training {tmp_path}/train/cat/0.png)"
-    for of, data in (("", []), (" of test", ["--data", str(tmp_path / "test")])):
+    for of, data in (("", []), (" of odd", ["--data", f"odd={tmp_path / 'test'}"])):
         found = CliRunner().invoke(app, [*words, *data, "--out", str(tmp_path / f"out{of}")])
         assert found.exit_code == 0, found.stderr
         assert found.stderr.count(said.format(of)) == 1
