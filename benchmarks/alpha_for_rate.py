@@ -20,7 +20,7 @@ from step import SEED, rounded
 from torch import Tensor, nn
 
 from dat.attacks.rate import Rate, Step, length_for
-from dat.data.folders import ImageFolder, ImageSource
+from dat.data.folders import ImageFolder, ImageSource, set_name
 from dat.data.pipeline import CenterCrop, ImageDataset
 from dat.data.subset import spread
 from dat.data.testsets import layouts
@@ -68,7 +68,6 @@ def parsed() -> argparse.Namespace:
     """The options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="folder of labelled pictures, of ImageNet's 1000 classes or the network's")
-    parser.add_argument("--called", help="what these pictures are called in what is written; as the folder")
     networks = "squeezenet1_0, mobilenet_v2 or tiny_darknet of ImageNet, or small_resnet of CIFAR-10"
     parser.add_argument("--network", default="tiny_darknet", help=networks)
     parser.add_argument("--depth", type=int, default=56, help="layers of small_resnet")
@@ -161,10 +160,10 @@ def rates_of(step: Step, alpha: float, discretizer: FrozenDiscretizer) -> PerIma
 
 def setting(options: argparse.Namespace, data: str) -> dict[str, Any]:
     """What was measured, without paths."""
-    left_out = ("data", "called", "json", "manifests", *(() if options.network == "small_resnet" else ("depth",)))
+    left_out = ("data", "json", "manifests", *(() if options.network == "small_resnet" else ("depth",)))
     values = {name: value for name, value in vars(options).items() if name not in left_out}
     names = {"weights": options.weights.name, "discretizers": [Path(name).name for name in options.discretizers]}
-    names["data_name"] = options.called or options.data.name
+    names["data_name"] = set_name(options.data)
     return values | names | {"data": data, "gradient_scale": "l2", "clamp": True, "precision": "fp32"}
 
 
