@@ -13,6 +13,8 @@ from dat.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from dat.analysis.codes import discrete_change as discrete_change
+    from dat.analysis.spectrum import spectrum as spectrum
+    from dat.analysis.statistics import statistics as statistics
     from dat.attacks.codes import code_adversary as code_adversary
     from dat.attacks.discrete import discrete_adversary as discrete_adversary
     from dat.attacks.gradient import evaluating as evaluating
@@ -138,6 +140,8 @@ _HOME = {
     "pyramid": "attacks.pyramid",
     "random_start": "attacks.pixels",
     "save_discretizer": "discretizers.pretrained",
+    "spectrum": "analysis.spectrum",
+    "statistics": "analysis.statistics",
     "through_auxiliary_norms": "nn.norm",
     "train": "commands.train",
     "with_auxiliary_norms": "nn.norm",

@@ -35,6 +35,17 @@ SourceFolder = Annotated[Path, typer.Argument(metavar="FOLDER", help="Pictures i
 CopyFolder = Annotated[Path, typer.Option("--out", help="Folder of the copy.")]
 CopySize = Annotated[str, typer.Option("--size", help="Side in pixels; `none`: each picture keeps its own.")]
 CropPct = Annotated[float, typer.Option(help="The short side is resized to size / crop-pct before the centre is cut out.")]
+Analyzed = Annotated[list[Path], typer.Argument(metavar="RUN...", help="RUN/<method>-seed<k>, or whole runs.")]
+AnalyzedData = Annotated[Path | None, typer.Option(help="A folder of pictures; by default those that the run is tested on.")]
+Figures = Annotated[Path | None, typer.Option(help="Folder of the rows and the picture; in that of the first RUN.")]
+Pictures = Annotated[int, typer.Option(help="So many at most, drawn by a fixed seed.")]
+BatchSize = Annotated[int | None, typer.Option(help="Pictures that are shown at once (64; a detector 8).")]
+Alpha = Annotated[float | None, typer.Option(help="L2 length of the step of DAT; by default that of the run, else 0.1.")]
+Epsilon = Annotated[
+    float | None, typer.Option("--epsilon-255", help="Radius of PGD in pixels, in 255ths; that of the run's AT, else 4.")
+]
+With = Annotated[str | None, typer.Option("--with", help="The discretizer: a name, or a file; by default that of the run.")]
+Size = Annotated[int | None, typer.Option(help="Resize the short side to this and cut out the centre.")]
 CopyForm = Annotated[str, typer.Option("--format", help="png, or jpeg (quality 85, as the published ImageNet-C).")]
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
@@ -67,6 +78,12 @@ data_app = typer.Typer(
     no_args_is_help=True,
 )
 app.add_typer(data_app, name="data")
+analyze_app = typer.Typer(
+    help="Figures of the paper on models of your own: what adversaries do to statistics, and what they look like.",
+    epilog="Example:  dat analyze statistics runs/demo",
+    no_args_is_help=True,
+)
+app.add_typer(analyze_app, name="analyze")
 make_app = typer.Typer(
     help="Copies of a folder of pictures: corrupted as ImageNet-C is, or each picture in the style of another.",
     epilog="Example:  dat data make corruptions photos/val --out photos-c",
@@ -375,6 +392,63 @@ def discretize_pictures(
     else:
         print(discretize.as_table(outcomes, total))
         print(out / discretize.PICTURE)
+
+
+@analyze_app.command("statistics", epilog="Example:  dat analyze statistics runs/photos --data photos/test")
+def analyze_statistics(
+    runs: Analyzed,
+    data: AnalyzedData = None,
+    out: Figures = None,
+    pictures: Pictures = 512,
+    batch_size: BatchSize = None,
+    alpha: Alpha = None,
+    epsilon: Epsilon = None,
+    source: With = None,
+    size: Size = None,
+    json: Json = False,
+    cpu: Cpu = False,
+) -> None:
+    """How alike clean and adversarial pictures are to the normalisation layers of models (Fig. 2): the correlation of the
+    channels' means and variances, after PGD in pixels, DAT, as many random codes, and Q(x) alone. A call goes on where it was.
+    """
+    from dat.commands import analyze_statistics as analysis
+    from dat.commands.specimens import Options
+
+    options = Options(data, pictures, batch_size, alpha, epsilon, source, size, cpu)
+    _print_analysis(
+        analysis, analysis.statistics(runs, out or runs[0] / "statistics", options), out or runs[0] / "statistics", json
+    )
+
+
+@analyze_app.command("spectrum", epilog="Example:  dat analyze spectrum runs/photos/dat-seed0 --data photos/test")
+def analyze_spectrum(
+    runs: Analyzed,
+    data: AnalyzedData = None,
+    out: Figures = None,
+    pictures: Pictures = 512,
+    batch_size: BatchSize = None,
+    alpha: Alpha = None,
+    epsilon: Epsilon = None,
+    source: With = None,
+    size: Size = None,
+    json: Json = False,
+    cpu: Cpu = False,
+) -> None:
+    """What adversaries of models do to pictures (Fig. 3): frequencies, sizes in l_0, l_2 and l_inf, and colours of a patch,
+    after PGD in pixels, DAT, as many random codes, and Q(x) alone. A call goes on where it was.
+    """
+    from dat.commands import analyze_spectrum as analysis
+    from dat.commands.specimens import Options
+
+    options = Options(data, pictures, batch_size, alpha, epsilon, source, size, cpu)
+    _print_analysis(analysis, analysis.spectra(runs, out or runs[0] / "spectrum", options), out or runs[0] / "spectrum", json)
+
+
+def _print_analysis(analysis: Any, rows: Sequence[Row], folder: Path, json: bool) -> None:
+    for row in rows if json else ():
+        print(jsonlib.dumps(asdict(row)))
+    if not json:
+        print(f"{analysis.as_table(rows)}\n\n{folder / analysis.PICTURE}")
 
 
 @discretizer_app.command("list", epilog="Example:  dat discretizer list")

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -16,7 +15,8 @@ from torch import Tensor
 
 from dat.analysis.codes import Change, discrete_change
 from dat.attacks.rate import Rate
-from dat.boxes import Boxes, Found
+from dat.boxes import Found
+from dat.commands.asked import Asked, asked, sure
 from dat.commands.discretize import distinct_names
 from dat.commands.trained import TrainedDetector, TrainedModel, run_folder_of
 from dat.data.images import decode
@@ -24,7 +24,6 @@ from dat.data.picture_files import as_batch
 from dat.discretizers.frozen import FrozenDiscretizer
 from dat.discretizers.pretrained import load_discretizer
 from dat.errors import CheckpointError, UsageError
-from dat.evaluation.found_things import SCORE, found_by
 from dat.methods.calibration import reached
 from dat.methods.dat import DAT
 from dat.nn.outputs import logits_of
@@ -33,9 +32,7 @@ from dat.recipe.contest import training_of
 from dat.recipe.methods import alpha_of
 from dat.report.figures import code_side, enlarged, mark_codes, scale_of
 from dat.results import write_bytes
-from dat.tasks.classification import Classification
-from dat.tasks.detection import Detection
-from dat.types import Batch, Images, Task
+from dat.types import Batch, Images
 
 RATE = 0.1
 """Share of the codes that an adversary changes, where the method of a run has no step of its own."""
@@ -46,19 +43,19 @@ MOST = 100
 FRAME = (255, 92, 0)
 VIEWS = ("x", "Q(x)", "Q(x + \N{GREEK SMALL LETTER DELTA})", "codes changed")
 
-Trained = TrainedModel | TrainedDetector
+Explained = TrainedModel | TrainedDetector
 
 
 @dataclass(frozen=True, eq=False)
 class Explainer:
     """A trained model, the discretizer of its run in float32, and the length of the step (None: that of its training)."""
 
-    run: Trained
+    run: Explained
     discretizer: FrozenDiscretizer
     alpha: float | None
 
 
-def explainer(run: Trained, folder: Path, *, alpha: float | None) -> Explainer:
+def explainer(run: Explained, folder: Path, *, alpha: float | None) -> Explainer:
     """On the device of the model.
 
     Raises:
@@ -113,45 +110,22 @@ def _strips(how: Explainer, paths: Sequence[Path]) -> Iterator[Image.Image]:
 
 def _strip(how: Explainer, path: Path) -> Image.Image:
     """The four views of one picture beside each other, with what the model says of each."""
-    asked = _asked(how.run, path)
-    alpha = _alpha(how, asked)
-    change = discrete_change(how.run.model, asked.task, how.discretizer, asked.images, asked.targets, alpha=alpha)
+    of = _asked(how.run, path)
+    change = discrete_change(how.run.model, of.task, how.discretizer, of.images, of.targets, alpha=_alpha(how, of))
     return _views(how, change)
 
 
-@dataclass(frozen=True, eq=False)
-class _Asked:
-    """A picture as the model is shown it, and what counts as right: what the model itself says of it."""
-
-    images: Images
-    task: Task[Any]
-    targets: Any
+def _asked(run: Explained, path: Path) -> Asked:
+    shown = run.frame(decode(path)) if isinstance(run, TrainedDetector) else run.view(decode(path))
+    return asked(run, as_batch([shown]).to(next(run.model.parameters()).device))
 
 
-def _asked(run: Trained, path: Path) -> _Asked:
-    device = next(run.model.parameters()).device
-    if isinstance(run, TrainedDetector):
-        framed = run.frame(decode(path))
-        sure = _sure(found_by(run.model, [framed], device)[0])
-        boxes = Boxes.padded([sure.corners], [sure.labels])
-        return _Asked(as_batch([framed]).to(device), Detection(run.recipe.climbed), boxes.to(device))
-    images, training = as_batch([run.view(decode(path))]).to(device), training_of(run.recipe, run.label)
-    with torch.no_grad():
-        said = logits_of(run.model, images).argmax(dim=1)
-    return _Asked(images, Classification(0.0, len(run.classes), training.sigmoid), said)
-
-
-def _sure(found: Found) -> Found:
-    """What has the score to be shown."""
-    return Found(*(part[found.scores >= SCORE] for part in found))
-
-
-def _alpha(how: Explainer, asked: _Asked) -> float:
+def _alpha(how: Explainer, of: Asked) -> float:
     length = how.alpha if how.alpha is not None else alpha_of(how.run.recipe.methods[how.run.label])
     if isinstance(length, float | int):
         return float(length)
     method = DAT(how.discretizer, length or Rate(RATE))
-    return reached(method, how.run.model, [Batch(asked.images, asked.targets)], asked.task).alpha
+    return reached(method, how.run.model, [Batch(of.images, of.targets)], of.task).alpha
 
 
 def _views(how: Explainer, change: Change) -> Image.Image:
@@ -168,14 +142,14 @@ def _views(how: Explainer, change: Change) -> Image.Image:
     return whole
 
 
-def _told(run: Trained, images: Images, title: str) -> Image.Image:
+def _told(run: Explained, images: Images, title: str) -> Image.Image:
     """A view with what the model says of it: below, and of a detector also around what it found."""
     picture = enlarged(_bytes(images))
     if isinstance(run, TrainedDetector):
         with torch.inference_mode():
-            sure = _sure(run.model(images)[0])
-        _frame(picture, sure, scale_of(*images.shape[2:]))
-        names = [run.classes[label] for label in sure.labels.tolist()]
+            found = sure(run.model(images)[0])
+        _frame(picture, found, scale_of(*images.shape[2:]))
+        names = [run.classes[label] for label in found.labels.tolist()]
         return _above(picture, f"{title}: {', '.join(f'{names.count(name)} {name}' for name in dict.fromkeys(names)) or '-'}")
     with torch.no_grad():
         logits = logits_of(run.model, images).float()[0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -33,6 +33,8 @@ from dat.recipe.model import open_model
 from dat.recipe.parts import OnDisk
 from dat.recipe.pretraining import PretrainingBlueprint
 from dat.recipe.selfsupervised import SelfSupervisedRecipe
+from dat.recipe.unlabelled import view_of as unlabelled_view
+from dat.types import Task
 
 BATCH, BOXED_BATCH = 64, 8
 """Pictures that a classifier, and a detector, is shown at once."""
@@ -143,6 +145,23 @@ class TrainedEncoder:
     seed: int
 
 
+@dataclass(frozen=True, eq=False)
+class TrainedNetwork:
+    """What a run of self-supervised learning left, whole: in eval mode, it takes images in [0, 1] as its task asks.
+
+    `task` is what it learned, `encoder` the part that is kept, which shares its weights; `view` is how pictures that are judged
+    are brought to it. `recipe`, `label` and `seed` as of `TrainedModel`.
+    """
+
+    model: Normalized
+    task: Task[Any]
+    encoder: Normalized
+    view: CenterCrop
+    recipe: SelfSupervisedRecipe
+    label: str
+    seed: int
+
+
 def load_run(path: str | Path, overrides: Sequence[str] = ()) -> TrainedModel | TrainedDetector:
     """The result of a training: the best weights where these are kept, averaged ones where there are some, no auxiliary norms.
     No picture is needed.
@@ -182,6 +201,21 @@ def load_encoder(path: str | Path, recipe: SelfSupervisedRecipe, *, side: int) -
         CheckpointError: as `load_run`.
     """
     found = _find(path)
+    return TrainedEncoder(encoder_of(_pretrained(found, recipe, side)), found.label, found.seed)
+
+
+def load_pretrained(path: str | Path) -> TrainedNetwork:
+    """One of the networks of a run of self-supervised learning, with what it is trained with. Raises: as `load_run`."""
+    found = _find(path)
+    recipe = read.load(str(found.recipe))
+    assert isinstance(recipe, SelfSupervisedRecipe)
+    side = run_folder.read_run(found.folder.parent).get("data", {}).get("image_size", [recipe.data.size])[0]
+    model = _pretrained(found, recipe, side).eval()
+    view, task = unlabelled_view(recipe.data), recipe.task.task(model.network)
+    return TrainedNetwork(model, task, encoder_of(model), view, recipe, found.label, found.seed)
+
+
+def _pretrained(found: _Place, recipe: SelfSupervisedRecipe, side: int) -> Normalized:
     state = _state_of(found, recipe.methods)
     bare = PretrainingBlueprint(recipe.model.model_copy(update={"weights": None}), recipe.task, side)
     with torch.random.fork_rng(devices=[]):
@@ -189,7 +223,7 @@ def load_encoder(path: str | Path, recipe: SelfSupervisedRecipe, *, side: int) -
     load_strictly(model, weights_of(state.tensors), name=f"{found.folder.name} with the settings given")
     model = without_auxiliary_norms(model)
     assert isinstance(model, Normalized)
-    return TrainedEncoder(encoder_of(model), found.label, found.seed)
+    return model
 
 
 def load_classifier(path: str | Path, overrides: Sequence[str] = ()) -> TrainedModel:
@@ -226,6 +260,27 @@ def pretraining_of(path: str | Path) -> Path | None:
     except CheckpointError:
         return None
     return stored if isinstance(read.load(str(stored)), SelfSupervisedRecipe) else None
+
+
+def refuse_unfinished(path: str | Path) -> None:
+    """Refuse a model whose training was stopped: numbers of it would pass for those of its recipe.
+
+    One that may end early, by `patience`, is taken as it is.
+
+    Raises:
+        CheckpointError: with the steps that are done, and those that there are; or it is no model of a run.
+    """
+    found = _find(path)
+    recipe = read.load(str(found.recipe))
+    assert isinstance(recipe, ClassificationRecipe | DetectionRecipe | SelfSupervisedRecipe)
+    training = training_of(recipe, found.label)
+    pictures = run_folder.read_run(found.folder.parent).get("data", {}).get("train_images", 0)
+    total = training.epochs * (pictures // training.batch_size)
+    steps = [int(one.name.removeprefix("step-")) for one in checkpoint.list_checkpoints(found.folder / "checkpoints")]
+    done = max(steps, default=0)
+    if done < total and training.patience is None:
+        again = "go on with dat train RECIPE --resume, or name another model"
+        raise CheckpointError(f"{found.folder} was stopped after step {done} of {total}; {again}.")
 
 
 def models_of(path: Path) -> list[Path]:

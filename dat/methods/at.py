@@ -46,10 +46,11 @@ class AT:
         """Yield the weighted mean loss of the clean images, if it counts, then that of the adversarial ones."""
         if self.clean_weight > 0:
             yield self.clean_weight * task.losses(model, batch.images, batch.targets).mean()
-        adversarial = self._adversarial(model, batch, task)
+        adversarial = self.shown(model, batch, task)
         yield (1 - self.clean_weight) * task.losses(model, adversarial, batch.targets).mean()
 
-    def _adversarial(self, model: nn.Module, batch: Batch, task: Task) -> Images:
+    def shown(self, model: nn.Module, batch: Batch, task: Task) -> Images:
+        """The adversarial images."""
         with evaluating(model) if self.eval_mode else nullcontext(unwrapped(model)) as attacked:
             return pgd(
                 batch.images,

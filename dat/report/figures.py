@@ -11,7 +11,7 @@ import io
 import re
 import textwrap
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -135,11 +135,23 @@ def panels(count: int, *, width: float, height: float, same_height: bool = False
 
 def add_legend(figure: Figure, shown: dict[str, Look]) -> None:
     """One legend above all panels."""
+    add_titled_legend(figure, {method_title(method): (look.color, look.marker) for method, look in shown.items()})
+
+
+def add_titled_legend(figure: Figure, shown: Mapping[str, tuple[str, str]]) -> None:
+    """One legend above all panels, of a colour and a marker for each name."""
     handles = [
-        Line2D([], [], color=look.color, marker=look.marker, markersize=5, label=method_title(method))
-        for method, look in shown.items()
+        Line2D([], [], color=colour, marker=marker, markersize=5, label=label) for label, (colour, marker) in shown.items()
     ]
     figure.legend(handles=handles, loc="outside upper center", ncols=min(len(handles), 6), handlelength=1.8)
+
+
+def png_of(figure: Figure, *, dpi: int = 130) -> bytes:
+    """A figure as a picture on the paper of pages; the same figure gives the same bytes."""
+    file = io.BytesIO()
+    with mpl.rc_context(STYLE):
+        figure.savefig(file, format="png", dpi=dpi, facecolor=PAPER, metadata={"Software": None})
+    return file.getvalue()
 
 
 def draw_interval(axes: Axes, value: Estimate, position: float, look: Look, *, horizontal: bool = True) -> None:

@@ -1,0 +1,155 @@
+"""`dat analyze statistics`: how alike clean and adversarial pictures are to the normalisation layers of models.
+
+OUT/results.jsonl  statistics.png  measured/<method>-seed<k>-<hash>.npz   what is kept of each model, so that a call goes on
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from dat.analysis.adversaries import ADVERSARIES, DISCRETE, PIXEL
+from dat.analysis.statistics import Likeness, channel_statistics, likenesses
+from dat.commands.specimens import Arrays, Options, Specimen, keep, kept, open_specimens
+from dat.discretizers.listing import in_columns
+from dat.engine import run_folder
+from dat.errors import UsageError
+from dat.progress import Bar
+from dat.report.figures import png_of
+from dat.report.statistics_figure import Correlations, statistics_figure
+from dat.results import INTERVAL, RESULTS, Row, mean_interval, write_bytes, write_rows
+
+PICTURE = "statistics.png"
+METRICS = ("correlation_of_means", "correlation_of_variances")
+"""In the order of the last axis of `Correlations.values`."""
+OVER_BATCHES = "Student over batches"
+DIFFERENCE = f"{DISCRETE}-minus-{PIXEL}"
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """What was found of one model; the channels that were left out, by adversary, batch and layer."""
+
+    specimen: Specimen
+    found: Correlations
+    left_out: np.ndarray
+    channels: np.ndarray
+    modified: np.ndarray
+
+
+def statistics(places: Sequence[Path], out: Path, options: Options) -> list[Row]:
+    """Measure models of runs on batches of pictures, and write rows and one picture into a folder.
+
+    Progress goes to stderr. Each model that is done is kept, so that a call that was stopped goes on.
+
+    Raises:
+        DatError: one of its kinds, each with a sentence.
+    """
+    with run_folder.locked(out, elsewhere="--out ANOTHER_FOLDER"):
+        specimens = open_specimens(places, options)
+        for specimen in specimens:
+            _refuse_few(specimen)
+        with Bar("statistics", sum(len(one.pictures) for one in specimens)) as bar:
+            measured = [_measured(specimen, out, bar) for specimen in specimens]
+        rows = [row for one in measured for row in _rows(one)]
+        write_rows(out / RESULTS, rows)
+        write_bytes(out / PICTURE, png_of(statistics_figure({one.specimen.name: one.found for one in measured})))
+    return rows
+
+
+def _refuse_few(specimen: Specimen) -> None:
+    """Raises: UsageError: there are not two whole batches."""
+    count, size = len(specimen.pictures), specimen.batch_size
+    if count // size < 2 or size < 2:
+        raise UsageError(
+            f"{count} pictures make {count // size} whole batches of {size}, and an interval over batches needs 2 or more, of 2 or "
+            f"more pictures; give more pictures, or write --batch-size, e.g. {max(2, min(size, count // 2))}."
+        )
+
+
+def _measured(specimen: Specimen, out: Path, bar: Bar) -> Measured:
+    """Kept, or measured and then kept."""
+    settings = {"verb": "statistics"}
+    arrays = kept(out, specimen, settings)
+    if arrays is None:
+        arrays = _arrays(specimen, bar)
+        keep(out, specimen, settings, arrays)
+    else:
+        bar.skip(specimen.name, len(specimen.pictures))
+    found = Correlations(tuple(arrays["layers"].tolist()), ADVERSARIES, arrays["values"], specimen.own)
+    return Measured(specimen, found, arrays["left_out"], arrays["channels"], arrays["modified"])
+
+
+def _arrays(specimen: Specimen, bar: Bar) -> Arrays:
+    batches: list[list[dict[str, Likeness]]] = []
+    modified: list[float] = []
+    for images, shown in specimen.whole_batches():
+        clean = channel_statistics(specimen.shown, images)
+        seen = [channel_statistics(specimen.shown, shown.images[name]) for name in ADVERSARIES]
+        batches.append([likenesses(clean, one) for one in seen])
+        modified.append(shown.modified)
+        bar.add(specimen.name, len(images))
+    layers = list(batches[0][0])
+    table = [[[batch[kind].get(name, _ABSENT) for name in layers] for batch in batches] for kind in range(len(ADVERSARIES))]
+    return {
+        "layers": np.array(layers),
+        "values": np.array([[[(one.mean, one.variance) for one in row] for row in rows] for rows in table]),
+        "left_out": np.array([[[one.left_out for one in row] for row in rows] for rows in table]),
+        "channels": np.array([one.channels for one in table[0][0]]),
+        "modified": np.array(modified),
+    }
+
+
+_ABSENT = Likeness(np.nan, np.nan, 0, 0)
+
+
+def _rows(one: Measured) -> Iterator[Row]:
+    """Of one model: by adversary, over all layers and of each; and by how much the discrete one is above that of pixels."""
+    batches = one.found.values.shape[1]
+    for place, adversary in enumerate(ADVERSARIES):
+        left_out, channels = int(one.left_out[place].sum()), int(one.channels.sum() * batches)
+        more = {"left_out": left_out, "of_channels": channels, "trained_with": adversary == one.specimen.own}
+        yield from _both(one, adversary, one.found.over_layers(adversary), **more)
+        for layer, name in enumerate(one.found.layers):
+            yield from _both(one, f"{adversary}/{name}", one.found.of(adversary)[:, layer])
+    yield from _both(one, DIFFERENCE, one.found.gaps(DISCRETE, PIXEL))
+    yield _row(one, "codes", "modified_code_rate", one.modified)
+
+
+def _both(one: Measured, suite: str, of_batches: np.ndarray, **more: object) -> Iterator[Row]:
+    """Of means and of variances; none of what no batch has."""
+    for which, metric in enumerate(METRICS):
+        if not np.isnan(of_batches[:, which]).all():
+            yield _row(one, suite, metric, of_batches[:, which], **more)
+
+
+def _row(one: Measured, suite: str, metric: str, of_batches: np.ndarray, **more: object) -> Row:
+    known = of_batches[~np.isnan(of_batches)].tolist()
+    mean, interval = mean_interval(known)
+    size, whole = one.specimen.batch_size, len(of_batches)
+    how = {"batch_size": size, "batches": len(known), "undefined": whole - len(known), INTERVAL: OVER_BATCHES}
+    return one.specimen.row(
+        f"statistics/{suite}", metric, mean, size * whole, ci=interval, model=one.specimen.name, **how, **more
+    )
+
+
+def as_table(rows: Sequence[Row]) -> str:
+    """A line for each model and adversary, over all layers; with how many channels were left out."""
+    shown = {(row.protocol["model"], row.suite.removeprefix("statistics/"), row.metric): row for row in rows}
+    lines = [("model", "pictures after", "means", "variances", "constant channels")]
+    for model, suite in dict.fromkeys((model, suite) for model, suite, _ in shown if suite in (*ADVERSARIES, DIFFERENCE)):
+        found = [shown.get((model, suite, metric)) for metric in METRICS]
+        first = next(row for row in found if row is not None)
+        title = f"{suite}{' (own)' if first.protocol.get('trained_with') else ''}"
+        left_out = f"{first.protocol['left_out']} of {first.protocol['of_channels']}" if "left_out" in first.protocol else ""
+        lines.append((str(model), title, *map(_with_interval, found), left_out))
+    return in_columns(lines)
+
+
+def _with_interval(row: Row | None) -> str:
+    if row is None:
+        return "-"
+    return f"{row.value:.4f}" + (f" [{row.ci[0]:.4f}, {row.ci[1]:.4f}]" if row.ci else "")
