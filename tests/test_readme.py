@@ -25,6 +25,7 @@ from dat.data.embedded import digits
 from dat.discretizers.frozen import FrozenDiscretizer
 from dat.discretizers.networks.vqgan import VQGAN, VQGANConfig
 from dat.discretizers.pretrained import save_discretizer
+from dat.nn.zoo import create_network
 from dat.recipe import read as recipes
 from dat.recipe.header import resolved
 from tests.tasks.test_detection import fcos
@@ -37,6 +38,7 @@ PAGES = [
     "docs/reproducibility.md",
     "docs/discretizers.md",
     "docs/evaluation.md",
+    "docs/analysis.md",
     "docs/detection.md",
     "docs/selfsupervised.md",
 ]
@@ -86,6 +88,7 @@ def what_a_reader_has() -> dict[str, Any]:
         "torch": torch,
         "loader": [(torch.rand(4, 3, 16, 16), torch.randint(0, 10, (4,))) for _ in range(2)],
         "model": model,
+        "resnet": create_network("small_resnet", num_classes=10, options={"depth": 8, "width": 4}),
         "class_names": CLASSES,
         "network": finds,
         "boxed_loader": [(torch.rand(2, 3, 64, 64), things, [torch.tensor([0, 2]), torch.zeros(0)])],
@@ -123,6 +126,7 @@ def write_digits(folder: Path) -> None:
         ("docs/reproducibility.md", 1),
         ("docs/discretizers.md", 2),
         ("docs/evaluation.md", 1),
+        ("docs/analysis.md", 1),
         ("docs/detection.md", 1),
         ("docs/selfsupervised.md", 1),
     ],
@@ -204,10 +208,11 @@ def test_every_example_is_tested():
 @pytest.mark.parametrize(
     ("page", "count"),
     [
-        ("README.md", 12),
+        ("README.md", 14),
         ("docs/recipes.md", 7),
         ("docs/discretizers.md", 15),
         ("docs/evaluation.md", 6),
+        ("docs/analysis.md", 4),
         ("docs/detection.md", 8),
         ("docs/selfsupervised.md", 6),
     ],

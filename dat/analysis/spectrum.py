@@ -21,6 +21,7 @@ HALF_NYQUIST = 0.25
 """Cycles per pixel; the finest pattern of an axis, black and white in turns, has 0.5."""
 PATCH = 7
 """So many patches fit beside each other into a picture: of 224 pixels one has 32, where colours are counted."""
+SMALLEST_PATCH = 8
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ def _ring(height: int, width: int) -> Tensor:
 
 
 def colours(images: Images) -> Counts:
-    """How many different 8-bit colours the middle patch of each picture has, a seventh of its sides (at least 4 pixels)."""
+    """How many different 8-bit colours the middle patch of each picture has, a seventh of its sides (at least 8 pixels)."""
     levels = _levels(patch_of(images)).flatten(2)
     packed = levels[:, 0] * 65536 + levels[:, 1] * 256 + levels[:, 2]
     return torch.tensor([len(one.unique()) for one in packed])
@@ -131,7 +132,7 @@ def patch_of(images: Images) -> Tensor:
 
 def patch_place(height: int, width: int) -> tuple[int, int, int, int]:
     """Top, left, height and width of the middle patch."""
-    rows, columns = (min(side, max(4, side // PATCH)) for side in (height, width))
+    rows, columns = (min(side, max(SMALLEST_PATCH, side // PATCH)) for side in (height, width))
     return (height - rows) // 2, (width - columns) // 2, rows, columns
 
 

@@ -108,7 +108,7 @@ def _unit(values: Tensor) -> Tensor:
 def channel_statistics(model: nn.Module, images: Tensor) -> dict[str, ChannelStatistics]:
     """What each normalisation layer is shown, by its name in the model, which is in eval mode.
 
-    Layers that do not run are missing. One that runs several times in a pass (the head of a detector, on each level) counts once.
+    Layers that do not run are missing; one that runs several times in a pass (in the head of a detector) counts once.
 
     Raises:
         UsageError: the model has no such layer, or none runs.

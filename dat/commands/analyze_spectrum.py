@@ -1,6 +1,6 @@
 """`dat analyze spectrum`: what a perturbation of visual words looks like beside one of pixels, on the same pictures.
 
-OUT/results.jsonl  spectrum.png (spectrum-<model>.png of several)  measured/*.npz   what is kept of each model
+OUT/spectrum.jsonl  spectrum.png (spectrum-<model>.png of several)  measured/*.npz   what is kept of each model
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from dat.evaluation.intervals import METHOD
 from dat.progress import Bar
 from dat.report.figures import png_of
 from dat.report.spectrum_figure import Perturbations, spectrum_figure
-from dat.results import INTERVAL, RESULTS, Row, mean_interval, write_bytes, write_rows
+from dat.results import INTERVAL, Row, mean_interval, write_bytes, write_rows
 from dat.types import Images
 
-PICTURE = "spectrum.png"
+PICTURE, ROWS = "spectrum.png", "spectrum.jsonl"
 CLEAN = "clean"
 MEASURES = {
     "energy_above_half_nyquist": "above_half_nyquist",
@@ -53,7 +53,7 @@ def spectra(places: Sequence[Path], out: Path, options: Options) -> list[Row]:
                 arrays = _measured(specimen, out, bar)
                 rows += _rows(specimen, arrays)
                 write_bytes(out / picture_of(specimen.name, len(specimens)), png_of(spectrum_figure(_drawn(specimen, arrays))))
-        write_rows(out / RESULTS, rows)
+        write_rows(out / ROWS, rows)
     return rows
 
 
@@ -64,13 +64,12 @@ def picture_of(name: str, models: int) -> str:
 
 def _measured(specimen: Specimen, out: Path, bar: Bar) -> Arrays:
     """Kept, or measured and then kept."""
-    settings = {"verb": "spectrum"}
-    arrays = kept(out, specimen, settings)
+    arrays = kept(out, specimen, "spectrum")
     if arrays is not None:
         bar.skip(specimen.name, len(specimen.pictures))
         return arrays
     arrays = _arrays(specimen, bar)
-    keep(out, specimen, settings, arrays)
+    keep(out, specimen, "spectrum", arrays)
     return arrays
 
 
@@ -134,7 +133,7 @@ def _said(specimen: Specimen, arrays: Arrays, place: int) -> dict[str, float]:
 
 
 def _rows(specimen: Specimen, arrays: Arrays) -> Iterator[Row]:
-    """Of one model, each a mean over pictures; and by how much the share of high frequencies of words is above that of pixels."""
+    """Of one model, each a mean over pictures; and by how much words have more energy in high frequencies than pixels."""
     for place in range(len(ADVERSARIES)):
         yield from _rows_of(specimen, arrays, place)
     yield _row(specimen, CLEAN, "colours_in_patch", arrays["colours_before"][0])

@@ -1,6 +1,6 @@
 """`dat analyze statistics`: how alike clean and adversarial pictures are to the normalisation layers of models.
 
-OUT/results.jsonl  statistics.png  measured/<method>-seed<k>-<hash>.npz   what is kept of each model, so that a call goes on
+OUT/statistics.jsonl  statistics.png  measured/*.npz   what is kept of each model, so that a call goes on
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from dat.errors import UsageError
 from dat.progress import Bar
 from dat.report.figures import png_of
 from dat.report.statistics_figure import Correlations, statistics_figure
-from dat.results import INTERVAL, RESULTS, Row, mean_interval, write_bytes, write_rows
+from dat.results import INTERVAL, Row, mean_interval, write_bytes, write_rows
 
-PICTURE = "statistics.png"
+PICTURE, ROWS = "statistics.png", "statistics.jsonl"
 METRICS = ("correlation_of_means", "correlation_of_variances")
 """In the order of the last axis of `Correlations.values`."""
 OVER_BATCHES = "Student over batches"
@@ -55,7 +55,7 @@ def statistics(places: Sequence[Path], out: Path, options: Options) -> list[Row]
         with Bar("statistics", sum(len(one.pictures) for one in specimens)) as bar:
             measured = [_measured(specimen, out, bar) for specimen in specimens]
         rows = [row for one in measured for row in _rows(one)]
-        write_rows(out / RESULTS, rows)
+        write_rows(out / ROWS, rows)
         write_bytes(out / PICTURE, png_of(statistics_figure({one.specimen.name: one.found for one in measured})))
     return rows
 
@@ -65,18 +65,17 @@ def _refuse_few(specimen: Specimen) -> None:
     count, size = len(specimen.pictures), specimen.batch_size
     if count // size < 2 or size < 2:
         raise UsageError(
-            f"{count} pictures make {count // size} whole batches of {size}, and an interval over batches needs 2 or more, of 2 or "
-            f"more pictures; give more pictures, or write --batch-size, e.g. {max(2, min(size, count // 2))}."
+            f"{count} pictures make {count // size} whole batches of {size}, and an interval over batches needs 2 or more of 2 "
+            f"pictures or more; give more pictures, or write --batch-size, e.g. {max(2, min(size, count // 2))}."
         )
 
 
 def _measured(specimen: Specimen, out: Path, bar: Bar) -> Measured:
     """Kept, or measured and then kept."""
-    settings = {"verb": "statistics"}
-    arrays = kept(out, specimen, settings)
+    arrays = kept(out, specimen, "statistics")
     if arrays is None:
         arrays = _arrays(specimen, bar)
-        keep(out, specimen, settings, arrays)
+        keep(out, specimen, "statistics", arrays)
     else:
         bar.skip(specimen.name, len(specimen.pictures))
     found = Correlations(tuple(arrays["layers"].tolist()), ADVERSARIES, arrays["values"], specimen.own)
@@ -130,10 +129,14 @@ def _row(one: Measured, suite: str, metric: str, of_batches: np.ndarray, **more:
     known = of_batches[~np.isnan(of_batches)].tolist()
     mean, interval = mean_interval(known)
     size, whole = one.specimen.batch_size, len(of_batches)
-    how = {"batch_size": size, "batches": len(known), "undefined": whole - len(known), INTERVAL: OVER_BATCHES}
-    return one.specimen.row(
-        f"statistics/{suite}", metric, mean, size * whole, ci=interval, model=one.specimen.name, **how, **more
-    )
+    how: dict[str, object] = {
+        "model": one.specimen.name,
+        "batch_size": size,
+        "batches": len(known),
+        "undefined": whole - len(known),
+        INTERVAL: OVER_BATCHES,
+    }
+    return one.specimen.row(f"statistics/{suite}", metric, mean, size * whole, ci=interval, **how, **more)
 
 
 def as_table(rows: Sequence[Row]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -312,29 +312,30 @@ def _device_of(model: nn.Module) -> torch.device:
     return next(model.parameters()).device
 
 
-def kept(folder: Path, specimen: Specimen, settings: Mapping[str, object]) -> Arrays | None:
-    """What was measured on a model with these settings; None where it was not, or is damaged."""
+def kept(folder: Path, specimen: Specimen, verb: str) -> Arrays | None:
+    """What was measured on a model in this way; None where it was not, or is damaged."""
     try:
-        with np.load(_place(folder, specimen)) as found:
+        with np.load(_place(folder, specimen, verb)) as found:
             arrays = {name: found[name] for name in found.files}
-            return arrays if from_json(str(arrays.pop("identity"))) == _identity(specimen, settings) else None
+            return arrays if from_json(str(arrays.pop("identity"))) == _identity(specimen) else None
     except (OSError, ValueError, EOFError, KeyError, AttributeError, BadZipFile):
         return None
 
 
-def keep(folder: Path, specimen: Specimen, settings: Mapping[str, object], arrays: Arrays) -> None:
+def keep(folder: Path, specimen: Specimen, verb: str, arrays: Arrays) -> None:
     """Write it."""
     content = io.BytesIO()
-    named: dict[str, Any] = {**arrays, "identity": np.array(json.dumps(_identity(specimen, settings)))}
+    named: dict[str, Any] = {**arrays, "identity": np.array(json.dumps(_identity(specimen)))}
     np.savez_compressed(content, **named)
-    write_bytes(_place(folder, specimen), content.getvalue())
+    write_bytes(_place(folder, specimen, verb), content.getvalue())
 
 
-def _place(folder: Path, specimen: Specimen) -> Path:
-    return folder / MEASURED / f"{specimen.run.label}-seed{specimen.run.seed}-{specimen.checkpoint[:8]}.npz"
+def _place(folder: Path, specimen: Specimen, verb: str) -> Path:
+    return folder / MEASURED / f"{verb}-{specimen.run.label}-seed{specimen.run.seed}-{specimen.checkpoint[:8]}.npz"
 
 
-def _identity(specimen: Specimen, settings: Mapping[str, object]) -> Any:
+def _identity(specimen: Specimen) -> Any:
+    """All that what is measured depends on."""
     whole = {"checkpoint": specimen.checkpoint, "batch_size": specimen.batch_size, "count": len(specimen.pictures)}
     words = checkpoint_hash(specimen.discretizer)
-    return from_json(json.dumps({**whole, **specimen.protocol, "discretizer": words, **settings, "dat": versions()["dat"]}))
+    return from_json(json.dumps({**whole, **specimen.protocol, "discretizer": words, "dat": versions()["dat"]}))

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import FuncFormatter
 
 from dat.report.figures import INK, MUTED, STYLE
 from dat.report.statistics_figure import LABELS, MARKERS, colour_of
@@ -25,7 +26,7 @@ FLOOR = 1e-9
 """Of the largest mean energy; smaller ones are drawn as it."""
 HALF, WHOLE = 0.25, 0.5
 """Half of Nyquist's frequency, and all of it, in cycles per pixel."""
-ROWS = ("picture", "patch", "log spectrum", "difference", "its log spectrum")
+ROWS = ("picture", "its middle patch", "log spectrum", "", "")
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +61,7 @@ def spectrum_figure(found: Perturbations) -> Figure:
         draw_example(cells[0][column], cells[1][column], found, name)
         draw_energies(cells[2][column], found.pictures, name)
     draw_differences(cells[3], found)
-    cells[4][0].axis("off")
+    say(cells[4][0], "log spectrum\nof the difference")
     for column, name in enumerate(KINDS, start=1):
         draw_energies(cells[4][column], found.deltas, name)
         cells[4][column].set_xlabel(_share(found, name))
@@ -69,6 +70,12 @@ def spectrum_figure(found: Perturbations) -> Figure:
     draw_curves(figure.add_subplot(grid[len(ROWS), :]), found)
     figure.suptitle(f"{found.name}: one picture, and means over {len(found.curves['pixel'])}", fontsize=10, x=0.01, ha="left")
     return figure
+
+
+def say(axes: Axes, words: str) -> None:
+    """Words in the place of a picture."""
+    axes.axis("off")
+    axes.text(0.95, 0.5, words, color=MUTED, ha="right", va="center", transform=axes.transAxes)
 
 
 def _share(found: Perturbations, name: str) -> str:
@@ -97,14 +104,14 @@ def draw_energies(axes: Axes, energies: Mapping[str, Energy], name: str) -> None
 
 def draw_differences(row: list[Axes], found: Perturbations) -> None:
     """Around grey, each amplified by a factor of its own, with its sizes, which are means over the pictures."""
-    row[0].axis("off")
+    say(row[0], "difference\nto the picture,\namplified")
     for axes, name in zip(row[1:], KINDS, strict=True):
         delta = (found.examples[name] - found.examples[CLEAN]).transpose(1, 2, 0)
         factor = amplification(delta)
         axes.imshow((0.5 + factor * delta).clip(0, 1), interpolation="nearest")
         numbers = found.numbers[name]
         axes.set_title(f"x {factor}", fontsize=8)
-        axes.set_xlabel(f"$l_2$ {numbers['l2']:.2f}, $l_\\infty$ {numbers['linf_255']:.0f}/255\n$l_0$ {numbers['l0']:.0f} %")
+        axes.set_xlabel(f"l2 {numbers['l2']:.2f}, linf {numbers['linf_255']:.0f}/255\nl0 {numbers['l0']:.0f} % of the pixels")
 
 
 def amplification(delta: np.ndarray) -> int:
@@ -135,4 +142,5 @@ def draw_curves(axes: Axes, found: Perturbations) -> None:
         color=MUTED,
     )
     axes.set(yscale="log", xlabel="cycles per pixel", ylabel="energy of the difference, white noise = 1")
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.legend(ncols=2, loc="upper right")

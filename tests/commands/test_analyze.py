@@ -1,0 +1,315 @@
+"""`dat analyze`: numbers are those of plain calls, whatever the task; what was measured is kept; and what is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import nn
+from typer.testing import CliRunner
+
+import dat
+from dat.analysis.adversaries import ADVERSARIES
+from dat.cli import app
+from dat.commands import analyze_spectrum, analyze_statistics, specimens
+from dat.commands.asked import Trained, asked
+from dat.commands.specimens import Options, Pictures, Specimen, open_specimens
+from dat.commands.trained import TrainedNetwork
+from dat.data.boxed import Letterbox
+from dat.data.pipeline import CenterCrop
+from dat.discretizers.pretrained import load_discretizer
+from dat.errors import CheckpointError, DataError, UsageError
+from dat.methods.at import AT
+from dat.nn.features import encoder_of
+from dat.recipe import read
+from dat.recipe.pretraining import PretrainingBlueprint
+from dat.report.spectrum_figure import amplification
+from dat.report.statistics_figure import Correlations, statistics_figure
+from dat.results import mean_interval, read_rows
+from tests.tasks.test_detection import fcos
+
+RECIPE: dict[str, Any] = {
+    "kind": "classification",
+    "title": "Seconds",
+    "data": {"source": "digits", "size": 16, "augment": {"kind": "none"}},
+    "discretizer": {"load": "cifar-f2-1024-fast"},
+    "model": {"name": "small_resnet", "options": {"depth": 8, "width": 8}},
+    "training": {"epochs": 1, "batch_size": 256, "lr": 0.1},
+    "methods": {"at": {"epsilon": 0.1, "step_size": 0.05, "steps": 2}, "dat": {"alpha": 0.3}},
+    "evaluation": {"suites": ["clean"]},
+}
+FEW = Options(pictures=12, batch_size=4, cpu=True)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return dat.train({**RECIPE, "out": str(tmp_path_factory.mktemp("runs") / "seconds")}, cpu=True)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Nine pictures of one size in two folders."""
+    folder, numbers = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
+    for number in range(9):
+        file = folder / "ab"[number % 2] / f"{number}.png"
+        file.parent.mkdir(exist_ok=True)
+        Image.fromarray(numbers.integers(0, 255, (16, 16, 3)).astype(np.uint8)).save(file)
+    return folder
+
+
+def analyze(verb: str, *arguments: object) -> Any:
+    return CliRunner().invoke(app, ["analyze", verb, *map(str, arguments), "--cpu"], catch_exceptions=False)
+
+
+def test_rows_of_statistics_are_those_of_plain_calls(run: Path, photos: Path, tmp_path: Path) -> None:
+    printed = analyze("statistics", run, "--data", photos, "--batch-size", 4, "--out", tmp_path, "--json")
+    lines = [json.loads(line) for line in printed.stdout.splitlines()]
+    rows = read_rows(tmp_path / "statistics.jsonl")
+    assert [line["value"] for line in lines] == [row.value for row in rows]
+    assert {row.protocol["model"] for row in rows} == {"at-seed0", "dat-seed0"}
+    found = {(row.method, row.suite, row.metric): row for row in rows}
+    discretizer, trained = load_discretizer("cifar-f2-1024-fast"), dat.load_run(run / "at-seed0")
+    files = sorted(photos.rglob("*.png"))
+    order = torch.randperm(9, generator=torch.Generator().manual_seed(0)).tolist()
+    pictures = torch.stack([torch.from_numpy(np.asarray(Image.open(files[place]))).permute(2, 0, 1) for place in order]) / 255
+    by_batch: dict[str, list[float]] = {"discrete": [], "pixel": []}
+    for images in pictures[:8].split(4):
+        labels = trained.model(images).argmax(dim=1)
+
+        def loss_fn(shown: torch.Tensor, labels: torch.Tensor = labels) -> torch.Tensor:
+            return F.cross_entropy(trained.model(shown), labels, reduction="none")
+
+        words = dat.discrete_adversary(images, loss_fn, discretizer, alpha=0.3)
+        pixels = dat.pgd(images, loss_fn, epsilon=0.1, step_size=0.05, steps=2)
+        for name, shown in {"discrete": words, "pixel": pixels}.items():
+            of_layers = dat.statistics(trained.model, images, shown)
+            by_batch[name].append(float(np.mean([one.variance for one in of_layers.values()])))
+    for name, values in by_batch.items():
+        row, (mean, interval) = found["at", f"statistics/{name}", "correlation_of_variances"], mean_interval(values)
+        assert row.value == pytest.approx(mean, abs=1e-6)
+        assert row.ci == pytest.approx(interval, abs=1e-5)
+        assert (row.n, row.protocol["batches"], row.protocol["interval"]) == (8, 2, "Student over batches")
+        assert row.protocol["trained_with"] == (name == "pixel")
+    gaps = np.subtract(by_batch["discrete"], by_batch["pixel"])
+    row = found["at", "statistics/discrete-minus-pixel", "correlation_of_variances"]
+    assert row.value == pytest.approx(gaps.mean(), abs=1e-6)
+    layers = {row.suite for row in rows if row.suite.startswith("statistics/pixel/")}
+    assert len(layers) == sum(isinstance(part, nn.BatchNorm2d) for part in trained.model.modules())
+    assert found["dat", "statistics/discrete", "correlation_of_means"].protocol["trained_with"]
+
+
+def test_rows_of_spectra_are_means_over_pictures(run: Path, photos: Path, tmp_path: Path) -> None:
+    printed = analyze("spectrum", run / "dat-seed0", "--data", photos, "--out", tmp_path, "--epsilon-255", 8)
+    assert str(tmp_path / "spectrum.png") in printed.stdout
+    found = {(row.suite, row.metric): row for row in read_rows(tmp_path / "spectrum.jsonl")}
+    (specimen,) = open_specimens([run / "dat-seed0"], Options(data=photos, epsilon_255=8, cpu=True))
+    images, shown = specimen.attacked(0, 9)
+    expected = {name: dat.spectrum(images, shown.images[name]) for name in ADVERSARIES}
+    for name, of_pictures in expected.items():
+        row, values = found[f"spectrum/{name}", "energy_above_half_nyquist"], of_pictures.above_half_nyquist.tolist()
+        mean, interval = mean_interval(values)
+        assert (row.value, row.ci) == (pytest.approx(mean), pytest.approx(interval))
+        assert row.n == 9
+        assert row.protocol["white_noise"] == pytest.approx(of_pictures.white, abs=0.01)
+        assert found[f"spectrum/{name}", "l2"].value == pytest.approx(float(of_pictures.l2.mean()))
+    assert found["spectrum/pixel", "linf_255"].value == pytest.approx(8, abs=1e-3)
+    gap = expected["discrete"].above_half_nyquist - expected["pixel"].above_half_nyquist
+    assert found["spectrum/discrete-minus-pixel", "energy_above_half_nyquist"].value == pytest.approx(float(gap.mean()))
+    assert found["spectrum/clean", "colours_in_patch"].value == 64
+    with Image.open(tmp_path / "spectrum.png") as picture:
+        assert min(picture.size) > 500
+
+
+@pytest.mark.parametrize("verb", [analyze_statistics.statistics, analyze_spectrum.spectra])
+def test_what_was_measured_is_kept(verb: Callable[..., Any], run: Path, tmp_path: Path) -> None:
+    first = verb([run], tmp_path, FEW)
+    with patch.object(Specimen, "attacked", side_effect=AssertionError("measured again")):
+        assert verb([run], tmp_path, FEW) == first
+        with pytest.raises(AssertionError, match="measured again"):
+            verb([run], tmp_path, Options(pictures=12, batch_size=4, alpha=0.5, cpu=True))
+    kept = next((tmp_path / "measured").glob("*at-seed0*"))
+    kept.write_bytes(kept.read_bytes()[:100])
+    assert verb([run], tmp_path, FEW) == first
+
+
+def test_the_test_pictures_of_the_run_are_taken_where_none_are_named(run: Path) -> None:
+    found = open_specimens([run], FEW)
+    assert [one.own for one in found] == ["pixel", "discrete"]
+    assert found[0].pictures is found[1].pictures
+    assert found[0].pictures.pixels.shape == (12, 3, 16, 16)
+    assert (found[0].alpha, found[0].at.epsilon) == (0.3, 0.1)
+    assert open_specimens([run], Options(pictures=4, epsilon_255=2, alpha=1.5, cpu=True))[0].at == AT(2 / 255, 4 / 3 / 255)
+
+
+def specimen_of(trained: Trained, side: int, count: int = 8) -> Specimen:
+    pixels = np.random.default_rng(0).integers(0, 255, (count, 3, side, side)).astype(np.uint8)
+    return Specimen(trained, "one", load_discretizer("cifar-f2-1024-fast"), 1.0, AT(), Pictures(pixels), 4)
+
+
+def learned_without_classes(kind: str) -> TrainedNetwork:
+    recipe: Any = read.load({"mae": "cifar10/cpu/mae", "simclr": "cifar10/cpu/simclr"}[kind])
+    section = recipe.model
+    if kind == "mae":
+        small = {"patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 3, "decoder_embed_dim": 16, "decoder_depth": 1}
+        section = section.model_copy(update={"options": {**small, "decoder_num_heads": 2}})
+    model = PretrainingBlueprint(section, recipe.task, 16).untrained(0).eval()
+    label = next(iter(recipe.methods))
+    return TrainedNetwork(model, recipe.task.task(model.network), encoder_of(model), CenterCrop(16), recipe, label, 0)
+
+
+def detector() -> dat.TrainedDetector:
+    recipe: Any = read.load("detection/small")
+    model = dat.Normalized(fcos(), mean=[0.5] * 3, std=[0.5] * 3).eval()
+    return dat.TrainedDetector(model, ("a", "b"), Letterbox(64, 64), recipe, next(iter(recipe.methods)), 0)
+
+
+@pytest.mark.parametrize(
+    ("make", "side"),
+    [(lambda: learned_without_classes("mae"), 16), (lambda: learned_without_classes("simclr"), 16), (detector, 64)],
+)
+def test_every_task_is_attacked_and_its_layers_are_seen(make: Callable[[], Trained], side: int) -> None:
+    specimen = specimen_of(make(), side)
+    images, shown = specimen.attacked(4, 4)
+    torch.testing.assert_close(images, specimen.pictures.batch(4, 4))
+    assert list(shown.images) == list(ADVERSARIES)
+    for name in ("pixel", "discrete"):
+        assert not torch.equal(shown.images[name], shown.images["reconstruction"])
+    delta = shown.images["pixel"] - images
+    assert 0 < float(delta.abs().max()) <= 4 / 255 + 1e-6
+    assert shown.modified > 0
+    found = dat.statistics(specimen.shown, images, shown.images["pixel"])
+    assert len(found) >= 5
+    assert all("decoder" not in name and "projector" not in name for name in found)
+    again = specimen.attacked(4, 4)[1]
+    assert all(torch.equal(one, again.images[name]) for name, one in shown.images.items())
+
+
+def test_the_adversary_raises_the_loss_of_what_the_model_says(run: Path) -> None:
+    for specimen in open_specimens([run], FEW):
+        images, shown = specimen.attacked(0, 12)
+        of = asked(specimen.run, images)
+        assert torch.equal(of.targets, specimen.run.model(images).argmax(dim=1))
+        before, after = (of.task.losses(specimen.run.model, one, of.targets) for one in (images, shown.images["pixel"]))
+        assert float((after - before).mean()) > 0
+
+
+def test_random_words_are_as_many_as_the_adversary_changed(run: Path) -> None:
+    specimen = open_specimens([run / "dat-seed0"], Options(pictures=64, batch_size=64, alpha=1.0, cpu=True))[0]
+    images, shown = specimen.attacked(0, 64)
+    with patch("dat.discretizers.codes.resample", wraps=specimens.adversarial.__globals__["codes"].resample) as resample:
+        specimen.attacked(0, 64)
+    assert resample.call_args.args[2] == pytest.approx(shown.modified / 100)
+    assert float((shown.images["random-codes"] - images).abs().mean()) > 0
+
+
+# What is refused.
+
+
+def refused(arguments: Options, *places: Path) -> list[Specimen]:
+    return open_specimens(places, arguments)
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="is not the folder of a trained model; give RUN/<method>-seed<k>"):
+        refused(FEW, tmp_path)
+
+
+def test_a_half_finished_run_is_refused(run: Path, tmp_path: Path) -> None:
+    half = shutil.copytree(run, tmp_path / "half")
+    (last,) = (half / "dat-seed0" / "checkpoints").glob("step-*")
+    last.rename(last.with_name("step-00000002"))
+    with pytest.raises(CheckpointError, match=r"dat-seed0 was stopped after step 2 of 5; go on with dat train RECIPE --resume"):
+        refused(FEW, half)
+    assert len(refused(FEW, half / "at-seed0")) == 1
+
+
+def test_too_few_pictures_are_refused(run: Path, photos: Path, tmp_path: Path) -> None:
+    one = tmp_path / "one"
+    one.mkdir()
+    shutil.copy(photos / "a" / "0.png", one)
+    with pytest.raises(DataError, match=r"There is one picture, .*0\.png, and an interval needs 2 or more"):
+        refused(Options(data=one, cpu=True), run / "at-seed0")
+    with pytest.raises(UsageError, match=r"9 pictures make 1 whole batches of 8, .* write --batch-size, e.g. 4"):
+        analyze_statistics.statistics([run / "at-seed0"], tmp_path, Options(data=photos, batch_size=8, cpu=True))
+    with pytest.raises(UsageError, match="--pictures is 1"):
+        Options(pictures=1)
+
+
+def test_pictures_of_several_sizes_are_refused(run: Path, photos: Path, tmp_path: Path) -> None:
+    mixed = shutil.copytree(photos, tmp_path / "mixed")
+    Image.new("RGB", (20, 24)).save(mixed / "other.png")
+    specimen = open_specimens([run / "at-seed0"], FEW)[0]
+    files = specimens.Files(sorted(mixed.rglob("*.png")))
+    with pytest.raises(DataError, match=r"is 16x16 but .*other.png is 20x24.*add --size"):
+        specimens._read(files, CenterCrop(), 50)
+    assert specimens._read(files, CenterCrop(12, crop_pct=1.0), 50).pixels.shape == (10, 3, 12, 12)
+    with pytest.raises(UsageError, match="--size is 8, but at-seed0 is shown pictures of 16; leave it out"):
+        specimens._view(specimen.run, 8)
+
+
+def test_a_model_without_norms_is_refused(run: Path, tmp_path: Path) -> None:
+    bare = nn.Sequential(nn.Flatten(), nn.Linear(768, 10)).eval()
+    loaded = dat.load_run(run / "at-seed0")
+    trained = dat.TrainedModel(bare, loaded.classes, loaded.view, loaded.recipe, "at", 0)
+    with (
+        patch.object(specimens, "load_run", return_value=trained),
+        pytest.raises(UsageError, match="Sequential has no normalisation layer"),
+    ):
+        analyze_statistics.statistics([run / "at-seed0"], tmp_path, FEW)
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"alpha": -1.0}, "--alpha is -1.0"),
+        ({"epsilon_255": 300.0}, "--epsilon-255 is 300.0"),
+        ({"batch_size": 0}, "batch_size is 0"),
+    ],
+)
+def test_settings_without_meaning_are_refused(settings: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(UsageError, match=sentence):
+        Options(**settings)
+
+
+def test_a_run_without_discretizer_is_told_how_to_name_one(run: Path) -> None:
+    trained = dat.load_run(run / "at-seed0")
+    bare = dat.TrainedModel(
+        trained.model, trained.classes, trained.view, trained.recipe.model_copy(update={"discretizer": None}), "at", 0
+    )
+    with patch.object(specimens, "load_run", return_value=bare):
+        with pytest.raises(CheckpointError, match="trained without a discretizer; add --with"):
+            refused(FEW, run / "at-seed0")
+        named = refused(Options(pictures=4, source="cifar-f2-1024-fast", cpu=True), run / "at-seed0")
+    assert named[0].discretizer.codebook_size == 1024
+
+
+# The pictures.
+
+
+def test_layers_without_correlation_do_not_count() -> None:
+    values = np.full((2, 3, 2, 2), 0.5)
+    values[0, :, 1] = np.nan
+    values[1, :, 1] = 0.9
+    found = Correlations(("first", "second"), ("pixel", "discrete"), values)
+    assert found.over_layers("pixel").tolist() == [[0.5, 0.5]] * 3
+    assert found.over_layers("discrete") == pytest.approx(np.full((3, 2), 0.7))
+    assert found.gaps("discrete", "pixel").tolist() == [[0.0, 0.0]] * 3  # of the first layer alone
+    values[0] = np.nan
+    assert np.isnan(found.over_layers("pixel")).all()
+    assert len(statistics_figure({"one": found}).axes) == 4
+
+
+def test_differences_are_amplified_to_fill_the_range() -> None:
+    delta = np.full((10, 10, 3), 0.01)
+    assert amplification(delta) == 50
+    assert amplification(0 * delta) == 256
+    assert amplification(100 * delta) == 1
