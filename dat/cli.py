@@ -358,34 +358,100 @@ def doctor(json: Json = False) -> None:
 @app.command("discretize", epilog="Example:  dat discretize photos --with ldm-vq-f8 --size 256 --out seen")
 def discretize_pictures(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGES", help="Pictures, or folders of them.")],
-    source: Annotated[str, typer.Option("--with", help="The discretizer: a name, or a file of weights.")],
+    source: Annotated[
+        list[str] | None, typer.Option("--with", help="The discretizer: a name, or a file of weights; several are compared.")
+    ] = None,
     config: Config = None,
     layout: Layout = None,
     size: Annotated[int | None, typer.Option(help="Resize the short side to this and cut out the centre.")] = None,
     out: Annotated[Path, typer.Option(help="Folder for picture.png, codes.npz and reconstructions/.")] = Path("discretized"),
     rate: Annotated[float | None, typer.Option(help="Share of the codes that is replaced at random.")] = None,
     seed: Annotated[int, typer.Option(help="Of those random codes.")] = 0,
+    attack: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="RUN/<method>-seed<k>: show Q(x + delta) against it, by alpha.")
+    ] = None,
+    alpha: Annotated[list[float] | None, typer.Option(help="With --attack, once for each length (0, 0.2 to 0.8).")] = None,
     allow_bad: Annotated[int, typer.Option(help="So many unreadable pictures are left out.")] = 0,
     json: Json = False,
     cpu: Cpu = False,
 ) -> None:
     """Reconstruct IMAGES with a discretizer: write pictures and codes, print PSNR and how the codebook is used.
 
-    The PSNR of all is that of their mean error, as trainings give it; the mean of the pictures' own stands beside it.
+    The PSNR of all is that of their mean error, as trainings give it; the mean of the pictures' own stands beside it. With
+    several --with, or --attack, the first eight are shown side by side, in comparison.png or alphas.png.
     """
     import torch
 
-    from dat.commands import discretize
     from dat.data.picture_files import find_pictures
+
+    device = "cuda" if torch.cuda.is_available() and not cpu else "cpu"
+    unused = {"--config": config, "--layout": layout, "--rate": rate, "--allow-bad": allow_bad}
+    if attack is not None:
+        _refuse_beside("--attack", {**unused, "--size": size, "a second --with": (source or ())[1:]})
+        _show_steps(find_pictures(images), attack, out, alpha, (source or [None])[0], device, json)
+    elif not source:
+        raise UsageError(
+            "--with is missing; name a discretizer (`dat discretizer list`), or add --attack RUN/<method>-seed<k>."
+        )
+    elif alpha:
+        raise UsageError(f"--alpha is {alpha[0]:g}, the length of a step against a model; add --attack RUN/<method>-seed<k>.")
+    elif len(source) > 1:
+        _refuse_beside("a second --with", unused)
+        _show_comparison(find_pictures(images), source, out, size, device, json)
+    else:
+        how = {"size": size, "rate": rate, "seed": seed, "allow_bad": allow_bad}
+        _discretize(find_pictures(images), source[0], config, layout, out, device, json, **how)
+
+
+def _refuse_beside(option: str, others: Mapping[str, object]) -> None:
+    if given := [name for name, value in others.items() if value]:
+        raise UsageError(f"{given[0]} does not go with {option}; leave one of them out.")
+
+
+def _show_steps(
+    paths: list[Path], model: Path, out: Path, alphas: list[float] | None, source: str | None, device: str, json: bool
+) -> None:
+    from dat.commands import galleries
+
+    rows = galleries.step_through(paths, model, out, alphas=alphas or galleries.ALPHAS, source=source, device=device)
+    _print_gallery(rows, out / galleries.STEPS, json)
+
+
+def _show_comparison(paths: list[Path], sources: list[str], out: Path, size: int | None, device: str, json: bool) -> None:
+    from dat.commands import galleries
+
+    _print_gallery(galleries.compare(paths, sources, out, size=size, device=device), out / galleries.COMPARISON, json)
+
+
+def _print_gallery(rows: Sequence[Any], picture: Path, json: bool) -> None:
+    from dat.commands import galleries
+
+    for row in rows if json else ():
+        print(jsonlib.dumps(asdict(row)))
+    if not json:
+        print(f"{galleries.as_table(rows)}\n{picture}")
+
+
+def _discretize(
+    found: list[Path],
+    source: str,
+    config: Path | None,
+    layout: str | None,
+    out: Path,
+    device: str,
+    json: bool,
+    *,
+    rate: float | None,
+    seed: int,
+    **how: Any,
+) -> None:
+    from dat.commands import discretize
     from dat.discretizers.listing import read_config
     from dat.discretizers.pretrained import load_discretizer
 
-    found = find_pictures(images)
-    device = "cuda" if torch.cuda.is_available() and not cpu else "cpu"
     discretizer = load_discretizer(source, read_config(config, layout)).to(device)
     random_codes = None if rate is None else discretize.RandomCodes(rate, seed)
-    how = {"size": size, "random_codes": random_codes, "allow_bad": allow_bad}
-    outcomes, total = discretize.discretize(found, discretizer, out, **how)
+    outcomes, total = discretize.discretize(found, discretizer, out, random_codes=random_codes, **how)
     if json:
         for row in (*outcomes, total):
             print(jsonlib.dumps(asdict(row)))

@@ -166,7 +166,7 @@ TITLES = ("energy above half Nyquist", "l_0, pixels", "l_2", "l_inf, 255ths", "c
 def as_table(rows: Sequence[Row]) -> str:
     """A line for each model and adversary."""
     shown = {(row.protocol["model"], row.suite.removeprefix("spectrum/"), row.metric): row for row in rows}
-    lines = [("model", "pictures after", *TITLES)]
+    lines: list[Sequence[str]] = [("model", "pictures after", *TITLES)]
     for model, suite in dict.fromkeys((model, suite) for model, suite, _ in shown):
         lines.append((str(model), suite, *(_cell(shown.get((model, suite, metric)), metric) for metric in MEASURES)))
     return in_columns(lines)

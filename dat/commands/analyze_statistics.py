@@ -142,7 +142,7 @@ def _row(one: Measured, suite: str, metric: str, of_batches: np.ndarray, **more:
 def as_table(rows: Sequence[Row]) -> str:
     """A line for each model and adversary, over all layers; with how many channels were left out."""
     shown = {(row.protocol["model"], row.suite.removeprefix("statistics/"), row.metric): row for row in rows}
-    lines = [("model", "pictures after", "means", "variances", "constant channels")]
+    lines: list[Sequence[str]] = [("model", "pictures after", "means", "variances", "constant channels")]
     for model, suite in dict.fromkeys((model, suite) for model, suite, _ in shown if suite in (*ADVERSARIES, DIFFERENCE)):
         found = [shown.get((model, suite, metric)) for metric in METRICS]
         first = next(row for row in found if row is not None)

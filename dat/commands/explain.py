@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 
-import matplotlib as mpl
-import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
-from torch import Tensor
+from PIL import Image, ImageDraw
 
 from dat.analysis.codes import Change, discrete_change
 from dat.attacks.rate import Rate
@@ -31,13 +27,12 @@ from dat.progress import Bar
 from dat.recipe.contest import training_of
 from dat.recipe.methods import alpha_of
 from dat.report.figures import code_side, enlarged, mark_codes, scale_of
+from dat.report.strips import beside, captioned, pixels_of, png, stacked
 from dat.results import write_bytes
 from dat.types import Batch, Images
 
 RATE = 0.1
 """Share of the codes that an adversary changes, where the method of a run has no step of its own."""
-GAP, BAND = 4, 16
-"""Pixels between the pictures of an explanation, and of the words below each."""
 MOST = 100
 """Pictures that one file shows; more would be too high to look at."""
 FRAME = (255, 92, 0)
@@ -93,11 +88,11 @@ def explain(how: Explainer, paths: Sequence[Path], out: Path) -> list[Path]:
         UsageError: no step changes the codes so.
     """
     if out.suffix:
-        write_bytes(out, _png(_stacked(list(_strips(how, paths)))))
+        write_bytes(out, png(stacked(list(_strips(how, paths)))))
         return [out]
     written = [out / f"{name}.png" for name in distinct_names(paths)]
     for file, strip in zip(written, _strips(how, paths), strict=True):
-        write_bytes(file, _png(strip))
+        write_bytes(file, png(strip))
     return written
 
 
@@ -133,61 +128,30 @@ def _views(how: Explainer, change: Change) -> Image.Image:
     views = [_told(how.run, images, title) for images, title in zip(shown, VIEWS, strict=False)]
     changed = change.changed[0].cpu().numpy()
     if changed.ndim == 2:  # others have no places in the picture
-        pixels = _bytes(change.adversarial)
+        pixels = pixels_of(change.adversarial)
         marked = mark_codes(enlarged(pixels), changed, side=code_side(pixels, changed, how.discretizer.stride))
-        views.append(_above(marked, f"{VIEWS[3]}: {changed.sum()} of {changed.size}"))
-    whole = Image.new("RGB", (sum(view.width + GAP for view in views) - GAP, views[0].height), "white")
-    for number, view in enumerate(views):
-        whole.paste(view, (number * (view.width + GAP), 0))
-    return whole
+        views.append(captioned(marked, f"{VIEWS[3]}: {changed.sum()} of {changed.size}"))
+    return beside(views)
 
 
 def _told(run: Explained, images: Images, title: str) -> Image.Image:
     """A view with what the model says of it: below, and of a detector also around what it found."""
-    picture = enlarged(_bytes(images))
+    picture = enlarged(pixels_of(images))
     if isinstance(run, TrainedDetector):
         with torch.inference_mode():
             found = sure(run.model(images)[0])
         _frame(picture, found, scale_of(*images.shape[2:]))
         names = [run.classes[label] for label in found.labels.tolist()]
-        return _above(picture, f"{title}: {', '.join(f'{names.count(name)} {name}' for name in dict.fromkeys(names)) or '-'}")
+        return captioned(
+            picture, f"{title}: {', '.join(f'{names.count(name)} {name}' for name in dict.fromkeys(names)) or '-'}"
+        )
     with torch.no_grad():
         logits = logits_of(run.model, images).float()[0]
     shares = logits.sigmoid() if training_of(run.recipe, run.label).sigmoid else logits.softmax(dim=0)
-    return _above(picture, f"{title}: {run.classes[int(shares.argmax())]} {100 * float(shares.max()):.1f} %")
+    return captioned(picture, f"{title}: {run.classes[int(shares.argmax())]} {100 * float(shares.max()):.1f} %")
 
 
 def _frame(picture: Image.Image, found: Found, scale: int) -> None:
     draw = ImageDraw.Draw(picture)
     for left, top, right, bottom in (scale * found.corners).tolist():
         draw.rectangle((left, top, max(left, right - 1), max(top, bottom - 1)), outline=FRAME, width=2)
-
-
-def _above(picture: Image.Image, words: str) -> Image.Image:
-    whole = Image.new("RGB", (picture.width, picture.height + BAND), "white")
-    whole.paste(picture, (0, 0))
-    ImageDraw.Draw(whole).text((2, picture.height + 2), words, fill="black", font=_font())
-    return whole
-
-
-def _font() -> ImageFont.FreeTypeFont:
-    return ImageFont.truetype(str(Path(mpl.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")), 11)
-
-
-def _bytes(images: Tensor) -> np.ndarray:
-    return (images[0] * 255).round().byte().permute(1, 2, 0).cpu().numpy()
-
-
-def _stacked(strips: Sequence[Image.Image]) -> Image.Image:
-    whole = Image.new("RGB", (max(one.width for one in strips), sum(one.height + GAP for one in strips) - GAP), "white")
-    top = 0
-    for strip in strips:
-        whole.paste(strip, (0, top))
-        top += strip.height + GAP
-    return whole
-
-
-def _png(picture: Image.Image) -> bytes:
-    file = BytesIO()
-    picture.save(file, format="PNG")
-    return file.getvalue()

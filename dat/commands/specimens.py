@@ -220,11 +220,11 @@ def open_specimens(places: Sequence[Path], options: Options) -> list[Specimen]:
 
 
 def _specimen(folder: Path, options: Options, known: dict[object, Pictures]) -> Specimen:
-    run = load_pretrained(folder) if pretraining_of(folder) is not None else load_run(folder)
+    run = open_run(folder)
     refuse_unfinished(folder)
     device = torch.device("cpu") if on_cpu(options.cpu) else torch.accelerator.current_accelerator()
     run.model.to(device)
-    view = _view(run, options.size)
+    view = view_of_run(run, options.size)
     key = (options.data or run_folder_of(folder), view)
     if key not in known:
         known[key] = _read(_source(run, options.data), view, options.pictures)
@@ -232,7 +232,7 @@ def _specimen(folder: Path, options: Options, known: dict[object, Pictures]) -> 
     return Specimen(
         run,
         f"{run.label}-seed{run.seed}",
-        _discretizer(run, folder, options.source).to(device),
+        discretizer_of(run, folder, options.source).to(device),
         _alpha(run, folder, options.alpha),
         _ball(run, options.epsilon_255),
         known[key],
@@ -240,7 +240,12 @@ def _specimen(folder: Path, options: Options, known: dict[object, Pictures]) -> 
     )
 
 
-def _view(run: Trained, size: int | None) -> Any:
+def open_run(folder: Path) -> Trained:
+    """A model of a run of any task. Raises: as `load_run`."""
+    return load_pretrained(folder) if pretraining_of(folder) is not None else load_run(folder)
+
+
+def view_of_run(run: Trained, size: int | None) -> Any:
     """How pictures are brought to the model. Raises: UsageError: the run says it already."""
     if isinstance(run, TrainedDetector):
         own, view = (run.frame.height, run.frame.width), run.frame
@@ -281,7 +286,7 @@ def _read(source: Source, view: Any, most: int) -> Pictures:
     return Pictures(np.stack(found))
 
 
-def _discretizer(run: Trained, folder: Path, source: str | None) -> FrozenDiscretizer:
+def discretizer_of(run: Trained, folder: Path, source: str | None) -> FrozenDiscretizer:
     """In float32. Raises: CheckpointError: there is none."""
     section = run.recipe.discretizer
     if source is None and section is None:

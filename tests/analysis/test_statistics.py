@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 import scipy.stats
-import timm
 import torch
+from timm.layers.norm import LayerNorm2d as TimmLayerNorm2d
 from torch import Tensor, nn
 from torchvision.models.convnext import LayerNorm2d
 from torchvision.ops import FrozenBatchNorm2d
@@ -21,6 +22,11 @@ from dat.nn.zoo import create_network
 
 def images(count: int = 8, side: int = 16, seed: int = 0) -> Tensor:
     return torch.rand(count, 3, side, side, generator=torch.Generator().manual_seed(seed))
+
+
+def scipys(first: Any, second: Any) -> float:
+    found: Any = scipy.stats.pearsonr(first, second)
+    return float(found.statistic)
 
 
 class Shifted(nn.Module):
@@ -40,7 +46,7 @@ def test_the_correlation_is_scipys(scale: float) -> None:
     numbers = np.random.default_rng(0)
     first = numbers.normal(size=50)
     second = 0.7 * first + numbers.normal(size=50)
-    expected = scipy.stats.pearsonr(first, second).statistic
+    expected = scipys(first, second)
     assert pearson(torch.tensor(scale * first), torch.tensor(second)) == pytest.approx(expected, abs=1e-12)
     assert pearson(torch.tensor(first), torch.tensor(-first)) == pytest.approx(-1, abs=1e-15)
 
@@ -48,7 +54,7 @@ def test_the_correlation_is_scipys(scale: float) -> None:
 def test_a_small_spread_in_float32_is_correlated_in_float64() -> None:
     numbers = np.random.default_rng(1)
     first, second = ((1 + 1e-6 * numbers.normal(size=30)).astype(np.float32) for _ in range(2))
-    expected = scipy.stats.pearsonr(first.astype(np.float64), second.astype(np.float64)).statistic
+    expected = scipys(first.astype(np.float64), second.astype(np.float64))
     assert pearson(torch.tensor(first), torch.tensor(second)) == pytest.approx(expected, abs=1e-9)
 
 
@@ -69,7 +75,7 @@ def test_statistics_are_those_that_batch_norm_takes() -> None:
         seen.append((norm.running_mean, norm.running_var))
     assert norm.running_mean is not None
     for name, (first, second) in zip(("mean", "variance"), zip(*seen, strict=True), strict=True):
-        expected = scipy.stats.pearsonr(first.double(), second.double()).statistic
+        expected = scipys(first.double(), second.double())
         assert getattr(found["norm"], name) == pytest.approx(expected, abs=1e-5)
     assert (found["norm"].channels, found["norm"].left_out) == (6, 0)
 
@@ -88,12 +94,13 @@ def test_a_constant_channel_is_left_out_and_counted() -> None:
     whole = statistics(model, clean, other)["norm"]
     with torch.no_grad():
         model.convolution.weight[[2, 5]] = 0
+        assert model.convolution.bias is not None
         model.convolution.bias[2], model.convolution.bias[5] = 50.0, -50.0  # two far points would correlate all by themselves
     found = statistics(model, clean, other)["norm"]
     assert (found.channels, found.left_out) == (8, 2)
     kept = [channel for channel in range(8) if channel not in (2, 5)]
     first, second = (channel_statistics(model, shown)["norm"].mean[kept] for shown in (clean, other))
-    assert found.mean == pytest.approx(scipy.stats.pearsonr(first, second).statistic, abs=1e-12)
+    assert found.mean == pytest.approx(scipys(first, second), abs=1e-12)
     assert whole.left_out == 0
 
 
@@ -128,10 +135,10 @@ def test_layers_without_two_points_have_none() -> None:
         (nn.LayerNorm(5), (4, 7, 5), 2),
         (nn.LayerNorm(5), (4, 5), 1),
         (nn.LayerNorm(5), (4, 7, 7, 5), 3),
-        (nn.LayerNorm((5, 7, 7)), (4, 5, 7, 7), 1),
+        (nn.LayerNorm([5, 7, 7]), (4, 5, 7, 7), 1),
         (nn.RMSNorm(5), (4, 7, 5), 2),
         (LayerNorm2d(5), (4, 5, 7, 7), 1),
-        (timm.layers.LayerNorm2d(5), (4, 5, 7, 7), 1),
+        (TimmLayerNorm2d(5), (4, 5, 7, 7), 1),
         (FrozenBatchNorm2d(5), (4, 5, 7, 7), 1),
     ],
 )

@@ -23,7 +23,7 @@ from dat.cli import app
 from dat.commands import analyze_spectrum, analyze_statistics, specimens
 from dat.commands.asked import Trained, asked
 from dat.commands.specimens import Options, Pictures, Specimen, open_specimens
-from dat.commands.trained import TrainedNetwork
+from dat.commands.trained import TrainedNetwork, load_classifier
 from dat.data.boxed import Letterbox
 from dat.data.pipeline import CenterCrop
 from dat.discretizers.pretrained import load_discretizer
@@ -80,7 +80,7 @@ def test_rows_of_statistics_are_those_of_plain_calls(run: Path, photos: Path, tm
     discretizer, trained = load_discretizer("cifar-f2-1024-fast"), dat.load_run(run / "at-seed0")
     files = sorted(photos.rglob("*.png"))
     order = torch.randperm(9, generator=torch.Generator().manual_seed(0)).tolist()
-    pictures = torch.stack([torch.from_numpy(np.asarray(Image.open(files[place]))).permute(2, 0, 1) for place in order]) / 255
+    pictures = torch.stack([torch.from_numpy(np.array(Image.open(files[place]))).permute(2, 0, 1) for place in order]) / 255
     by_batch: dict[str, list[float]] = {"discrete": [], "pixel": []}
     for images in pictures[:8].split(4):
         labels = trained.model(images).argmax(dim=1)
@@ -253,12 +253,12 @@ def test_pictures_of_several_sizes_are_refused(run: Path, photos: Path, tmp_path
         specimens._read(files, CenterCrop(), 50)
     assert specimens._read(files, CenterCrop(12, crop_pct=1.0), 50).pixels.shape == (10, 3, 12, 12)
     with pytest.raises(UsageError, match="--size is 8, but at-seed0 is shown pictures of 16; leave it out"):
-        specimens._view(specimen.run, 8)
+        specimens.view_of_run(specimen.run, 8)
 
 
 def test_a_model_without_norms_is_refused(run: Path, tmp_path: Path) -> None:
     bare = nn.Sequential(nn.Flatten(), nn.Linear(768, 10)).eval()
-    loaded = dat.load_run(run / "at-seed0")
+    loaded = load_classifier(run / "at-seed0")
     trained = dat.TrainedModel(bare, loaded.classes, loaded.view, loaded.recipe, "at", 0)
     with (
         patch.object(specimens, "load_run", return_value=trained),
@@ -281,7 +281,7 @@ def test_settings_without_meaning_are_refused(settings: dict[str, Any], sentence
 
 
 def test_a_run_without_discretizer_is_told_how_to_name_one(run: Path) -> None:
-    trained = dat.load_run(run / "at-seed0")
+    trained = load_classifier(run / "at-seed0")
     bare = dat.TrainedModel(
         trained.model, trained.classes, trained.view, trained.recipe.model_copy(update={"discretizer": None}), "at", 0
     )

@@ -1,0 +1,148 @@
+"""Pictures as the slides of the paper show them: several discretizers side by side, and Q(x + delta) for several alphas."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from dat.analysis.codes import Change, discrete_change
+from dat.commands.asked import Trained, asked
+from dat.commands.discretize import MOST_SHOWN
+from dat.commands.specimens import discretizer_of, open_run, view_of_run
+from dat.data.images import decode
+from dat.data.picture_files import as_batch
+from dat.data.pipeline import CenterCrop
+from dat.discretizers.frozen import FrozenDiscretizer
+from dat.discretizers.listing import in_columns
+from dat.discretizers.pretrained import load_discretizer
+from dat.discretizers.quality import psnr_db
+from dat.engine.steps import stream_seed
+from dat.errors import UsageError
+from dat.progress import Bar
+from dat.report.figures import code_side, enlarged, mark_codes
+from dat.report.strips import beside, captioned, pixels_of, png, stacked
+from dat.results import write_bytes
+from dat.types import Batch, DrawingTask, Images
+
+ALPHAS = (0.0, 0.2, 0.4, 0.6, 0.8)
+"""Those of the slides."""
+COMPARISON, STEPS = "comparison.png", "alphas.png"
+
+
+@dataclass(frozen=True)
+class Rebuilt:
+    """A picture through one of several discretizers: the PSNR in dB."""
+
+    image: str
+    discretizer: str
+    psnr_db: float
+
+
+@dataclass(frozen=True)
+class Stepped:
+    """A picture after a step: its length, and how many codes it changed, in percent."""
+
+    image: str
+    alpha: float
+    modified_codes: float
+
+
+def compare(paths: Sequence[Path], sources: Sequence[str], out: Path, *, size: int | None, device: str) -> list[Rebuilt]:
+    """Write the first pictures beside what each discretizer gives for them, as `comparison.png`.
+
+    Raises:
+        DataError: a picture cannot be read. CheckpointError, UsageError: as `load_discretizer`; a discretizer is named twice.
+    """
+    if len(set(sources)) < len(sources):
+        raise UsageError(f"--with names a discretizer twice ({', '.join(sources)}); name each once.")
+    loaded = {source: load_discretizer(source).exact().to(device) for source in sources}
+    crop, shown = CenterCrop(size, crop_pct=1.0), paths[:MOST_SHOWN]
+    found, strips = list[Rebuilt](), list[Image.Image]()
+    with Bar("discretize", len(shown)) as bar:
+        for path in shown:
+            images = as_batch([crop(decode(path))]).to(device)
+            rebuilt = {name: discretizer(images) for name, discretizer in loaded.items()}
+            rows = [Rebuilt(str(path), name, round(_psnr(images, one), 2)) for name, one in rebuilt.items()]
+            titles = ["original", *(f"{row.discretizer}\n{row.psnr_db:.1f} dB" for row in rows)]
+            views = [enlarged(pixels_of(one)) for one in (images, *rebuilt.values())]
+            strips.append(beside([captioned(view, title) for view, title in zip(views, titles, strict=True)]))
+            found += rows
+            bar.add("", 1)
+    write_bytes(out / COMPARISON, png(stacked(strips)))
+    return found
+
+
+def _psnr(images: Images, rebuilt: Images) -> float:
+    return psnr_db(float((rebuilt.double() - images.double()).square().mean()))
+
+
+def step_through(
+    paths: Sequence[Path], model: Path, out: Path, *, alphas: Sequence[float], source: str | None, device: str
+) -> list[Stepped]:
+    """Write the first pictures after a step of each length by an adversary of a trained model, as `alphas.png`.
+
+    Below each the codes that changed, marked on the grid. The step raises the loss of what the model says of the picture.
+
+    Raises:
+        DataError: a picture cannot be read. CheckpointError: there is no such model, or no discretizer.
+        UsageError: a length that is none.
+    """
+    if bad := [alpha for alpha in alphas if not 0 <= alpha < float("inf")]:
+        raise UsageError(f"--alpha is {bad[0]}, the L2 length of a step; write 0 or more.")
+    run = open_run(model)
+    run.model.to(device)
+    discretizer, view, shown = discretizer_of(run, model, source).to(device), view_of_run(run, None), paths[:MOST_SHOWN]
+    found, strips = list[Stepped](), list[Image.Image]()
+    with Bar("discretize", len(shown)) as bar:
+        for path in shown:
+            images = as_batch([view(decode(path))]).to(device)
+            changes = {alpha: _change(run, discretizer, images, alpha) for alpha in alphas}
+            found += [Stepped(str(path), alpha, round(one.rate, 2)) for alpha, one in changes.items()]
+            strips.append(_strip(changes, discretizer.stride))
+            bar.add("", 1)
+    write_bytes(out / STEPS, png(stacked(strips)))
+    return found
+
+
+def _change(run: Trained, discretizer: FrozenDiscretizer, images: Images, alpha: float) -> Change:
+    of = asked(run, images)
+    batch = Batch(of.images, of.targets, torch.Generator().manual_seed(stream_seed(0, 0)))
+    batch = of.task.drawn(batch) if isinstance(of.task, DrawingTask) else batch
+    return discrete_change(run.model, of.task, discretizer, images, batch.targets, alpha=alpha)
+
+
+def _strip(changes: Mapping[float, Change], stride: int) -> Image.Image:
+    first = next(iter(changes.values()))
+    return beside([captioned(enlarged(pixels_of(first.original)), "original"), *_columns(changes, stride)])
+
+
+def _columns(changes: Mapping[float, Change], stride: int) -> Iterator[Image.Image]:
+    """Of each alpha the picture, and below it the codes that changed where they have places in it."""
+    for alpha, change in changes.items():
+        pixels, changed = pixels_of(change.adversarial), change.changed[0].cpu().numpy()
+        parts = [captioned(enlarged(pixels), f"alpha = {alpha:g}, {change.rate:.1f} % of codes")]
+        if changed.ndim == 2:
+            parts.append(mark_codes(enlarged(pixels), changed, side=code_side(pixels, changed, stride)))
+        yield stacked(parts)
+
+
+def as_table(rows: Sequence[Rebuilt] | Sequence[Stepped]) -> str:
+    """A line for each picture, a column for each discretizer or alpha."""
+    cells = {_key(row): row for row in rows}
+    columns = list(dict.fromkeys(column for _, column in cells))
+    lines = [["picture", *columns]]
+    for image in dict.fromkeys(row.image for row in rows):
+        lines.append([image, *(_cell(cells[image, column]) for column in columns)])
+    return in_columns(lines)
+
+
+def _key(row: Rebuilt | Stepped) -> tuple[str, str]:
+    return row.image, row.discretizer if isinstance(row, Rebuilt) else f"alpha {row.alpha:g}"
+
+
+def _cell(row: Rebuilt | Stepped) -> str:
+    return f"{row.psnr_db:.2f} dB" if isinstance(row, Rebuilt) else f"{row.modified_codes:.1f} %"
