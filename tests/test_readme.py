@@ -212,7 +212,7 @@ def test_every_example_is_tested():
         ("docs/recipes.md", 7),
         ("docs/discretizers.md", 15),
         ("docs/evaluation.md", 6),
-        ("docs/analysis.md", 4),
+        ("docs/analysis.md", 7),
         ("docs/detection.md", 8),
         ("docs/selfsupervised.md", 6),
     ],
