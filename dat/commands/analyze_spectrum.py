@@ -151,7 +151,7 @@ def _rows_of(specimen: Specimen, arrays: Mapping[str, np.ndarray], place: int) -
 
 
 def _row(specimen: Specimen, suite: str, metric: str, of_pictures: np.ndarray) -> Row:
-    known = of_pictures[~np.isnan(of_pictures)].tolist()
+    known = of_pictures[~np.isnan(of_pictures)].astype(np.float64).tolist()
     mean, interval = mean_interval(known)
     more = {"undefined": len(of_pictures) - len(known), "model": specimen.name, INTERVAL: METHOD}
     if metric == "energy_above_half_nyquist":

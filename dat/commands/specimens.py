@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -320,10 +321,10 @@ def _device_of(model: nn.Module) -> torch.device:
 def kept(folder: Path, specimen: Specimen, verb: str) -> Arrays | None:
     """What was measured on a model in this way; None where it was not, or is damaged."""
     try:
-        with np.load(_place(folder, specimen, verb)) as found:
+        with _place(folder, specimen, verb).open("rb") as opened, np.load(opened) as found:
             arrays = {name: found[name] for name in found.files}
             return arrays if from_json(str(arrays.pop("identity"))) == _identity(specimen) else None
-    except (OSError, ValueError, EOFError, KeyError, AttributeError, BadZipFile):
+    except (OSError, ValueError, EOFError, KeyError, AttributeError, BadZipFile, zlib.error):
         return None
 
 
