@@ -62,6 +62,8 @@ def test_constant_vectors_and_pairs_have_no_correlation() -> None:
     flat, steep = torch.full((30,), 0.1, dtype=torch.float64), torch.linspace(0, 1, 30)
     assert np.corrcoef(flat.numpy(), flat.numpy())[0, 1] == 1.0  # which is why it is not asked
     assert all(math.isnan(pearson(*pair)) for pair in ((flat, flat), (flat, steep), (steep, flat)))
+    flats = [torch.full((length,), 0.1, dtype=torch.float64) for length in range(3, 200)]  # of some the mean is not exactly 0.1
+    assert all(math.isnan(pearson(one, one)) for one in flats)
     assert math.isnan(pearson(torch.tensor([0.0, 1.0]), torch.tensor([3.0, 9.0])))
 
 

@@ -113,7 +113,7 @@ def test_rows_of_spectra_are_means_over_pictures(run: Path, photos: Path, tmp_pa
     printed = analyze("spectrum", run / "dat-seed0", "--data", photos, "--out", tmp_path, "--epsilon-255", 8)
     assert str(tmp_path / "spectrum.png") in printed.stdout
     found = {(row.suite, row.metric): row for row in read_rows(tmp_path / "spectrum.jsonl")}
-    (specimen,) = open_specimens([run / "dat-seed0"], Options(data=photos, epsilon_255=8, cpu=True))
+    (specimen,) = open_specimens([run / "dat-seed0"], Options(data=photos, epsilon_255=8.0, cpu=True))
     images, shown = specimen.attacked(0, 9)
     expected = {name: dat.spectrum(images, shown.images[name]) for name in ADVERSARIES}
     for name, of_pictures in expected.items():
@@ -149,7 +149,7 @@ def test_the_test_pictures_of_the_run_are_taken_where_none_are_named(run: Path) 
     assert found[0].pictures is found[1].pictures
     assert found[0].pictures.pixels.shape == (12, 3, 16, 16)
     assert (found[0].alpha, found[0].at.epsilon) == (0.3, 0.1)
-    asked_for = open_specimens([run], Options(pictures=4, epsilon_255=2, alpha=1.5, cpu=True))[0]
+    asked_for = open_specimens([run], Options(pictures=4, epsilon_255=2.0, alpha=1.5, cpu=True))[0]
     assert (asked_for.at.epsilon, asked_for.at.step_size, asked_for.alpha) == pytest.approx((2 / 255, 4 / 3 / 255, 1.5))
 
 
