@@ -98,6 +98,9 @@ def test_sizes_and_colours_are_counted() -> None:
     assert float(found.l2[0]) == pytest.approx(math.sqrt(0.05 + 3e-6), abs=1e-6)
     assert float(found.linf[0]) == pytest.approx(0.2, abs=1e-6)
     assert found.colours_before.tolist() == [1, 1]
+    energy = power(perturbed.double() - images.double())
+    torch.testing.assert_close(found.above_half_nyquist, 100 * share_above(energy, 0.25))
+    assert found.white == 100 * white_share(28, 28, 0.25)
     assert found.colours.tolist() == [1, 17]
 
 
