@@ -225,14 +225,14 @@ def confusion_figure(said: Mapping[Model, Answered]) -> Figure:
 def most_mistaken(rates: Mapping[str, Rates], classes: Sequence[str]) -> tuple[dict[str, Chosen], list[str]]:
     """The matrices themselves, or of many classes those of the ones most often mistaken; the rest is `OTHER`."""
     if len(classes) <= WHOLE:
-        return dict(rates), list(classes)
+        return dict(rates), [*classes]
     wrong = np.nan_to_num(np.mean([_mistakes(shares).sum(axis=1) for shares in rates.values()], axis=0))
     chosen = np.sort(np.argsort(-wrong, kind="stable")[:CHOSEN])
     smaller: dict[str, Chosen] = {}
     for method, shares in rates.items():
         among = shares[np.ix_(chosen, chosen)]
         smaller[method] = np.column_stack([among, shares[chosen].sum(axis=1) - among.sum(axis=1)])
-        return dict(rates), [*classes]
+    return smaller, [classes[place] for place in chosen]
 
 
 def _classes_of(said: Mapping[Model, Answered]) -> tuple[str, ...]:

@@ -26,6 +26,7 @@ from dat.evaluation.found_things import Detected, Thing
 from dat.nn.norm import Normalized
 from dat.recipe import read
 from dat.recipe.detection import DetectionRecipe
+from dat.report import strips
 
 BOXES = {"0": {"white": (16, 24, 64, 56), "red": (104, 40, 152, 96)}, "1": {"black": (8, 40, 88, 160)}, "3": {}}
 SIZES = {"0": (192, 128), "1": (96, 192), "3": (64, 64)}
@@ -112,7 +113,7 @@ def test_an_explanation_draws_what_is_found_before_and_after(pictures: Path, tmp
         assert all(side.mean() > 0.9 for side in rim)
     plain = np.asarray(finder().frame(Image.open(pictures / "0.png"))).repeat(scale, axis=0).repeat(scale, axis=1)
     assert (first[~marked] == plain[~marked]).all()
-    assert shown.shape[1] == 4 * (96 * scale + explain.GAP) - explain.GAP
+    assert shown.shape[1] == 4 * (96 * scale + strips.GAP) - strips.GAP
 
 
 def cifar_words() -> FrozenDiscretizer:

@@ -20,6 +20,7 @@ from dat.discretizers.pretrained import load_discretizer
 from dat.errors import CheckpointError, DataError, UsageError
 from dat.recipe import read
 from dat.recipe.header import resolved
+from dat.report import strips
 
 RECIPE: dict[str, Any] = {
     "kind": "classification",
@@ -143,8 +144,8 @@ def test_an_explanation_shows_the_codes_that_change(run: Path, photos: Path, tmp
     labels = trained.model(images).argmax(dim=1)
     change = discrete_change(trained.model, dat.Classification(), discretizer, images, labels, alpha=2.0)
     assert change.rate > 0
-    side = shown.shape[0] - explain.BAND
-    views = [shown[:side, number * (side + explain.GAP) :][:, :side] for number in range(4)]
+    side = shown.shape[0] - strips.BAND
+    views = [shown[:side, number * (side + strips.GAP) :][:, :side] for number in range(4)]
     scale = side // 16
     for view, expected in zip(views, (change.original, change.reconstruction, change.adversarial), strict=False):
         met = view[::scale, ::scale].astype(int)
@@ -153,7 +154,7 @@ def test_an_explanation_shows_the_codes_that_change(run: Path, photos: Path, tmp
     centres = marked.reshape(8, 2 * scale, 8, 2 * scale)[:, 1:-1][:, :, :, 1:-1].any(axis=(1, 3))
     assert np.array_equal(centres, change.changed[0].numpy())
     words = shown[side:, :, 0]
-    assert [bool((words[:, number * (side + explain.GAP) :][:, :side] < 128).any()) for number in range(4)] == [True] * 4
+    assert [bool((words[:, number * (side + strips.GAP) :][:, :side] < 128).any()) for number in range(4)] == [True] * 4
 
 
 def test_without_an_alpha_a_tenth_of_the_codes_changes(run: Path, photos: Path, tmp_path: Path) -> None:

@@ -69,6 +69,7 @@ def test_a_small_recipe_for_folders_fine_tunes_with_what_comes_with_the_package(
     logged = json.loads((folder / "dat-seed0" / "log.jsonl").read_text().splitlines()[0])
     assert logged["rate"] == pytest.approx(0.1, rel=0.03)
     run = load_run(folder / "dat-seed0")
+    assert run.recipe.discretizer is not None
     assert run.recipe.discretizer.load == "photos-f4-1024-fast"
     assert not (folder / "discretizer").exists()
 
