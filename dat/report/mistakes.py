@@ -232,7 +232,7 @@ def most_mistaken(rates: Mapping[str, Rates], classes: Sequence[str]) -> tuple[d
     for method, shares in rates.items():
         among = shares[np.ix_(chosen, chosen)]
         smaller[method] = np.column_stack([among, shares[chosen].sum(axis=1) - among.sum(axis=1)])
-    return smaller, [classes[place] for place in chosen.tolist()]
+    return smaller, [classes[int(place)] for place in chosen]
 
 
 def _classes_of(said: Mapping[Model, Answered]) -> tuple[str, ...]:
