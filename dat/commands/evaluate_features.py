@@ -129,20 +129,20 @@ def _subjects(recipe: SelfSupervisedRecipe, sets: Mapping[str, Path], run: Path,
     check_neighbours(judging.k, judging.temperature, bank=len(bank))
     own = recipe.data.source if isinstance(recipe.data, DigitPictures) else set_name(recipe.data.test)
     tests = {name or own: test for name, test in tests.items()}
-    size = _size(recipe, tests, run)
+    size = _size(recipe, {"The bank": bank, **tests}, run)
     if judging.corruptions:
         check_corruptible(size)
     return [Subject(judging, bank, test, size, recipe_hash(recipe), place, name) for name, test in tests.items()]
 
 
-def _size(recipe: SelfSupervisedRecipe, tests: Mapping[str, ImageDataset], run: Path) -> tuple[int, int]:
+def _size(recipe: SelfSupervisedRecipe, sets: Mapping[str, ImageDataset], run: Path) -> tuple[int, int]:
     """Height and width of what is shown; pictures at their own size must have that of the run.
 
     Raises:
         DataError: those of a set have another.
     """
     view = view_of(recipe.data)
-    sizes = {name: size_of(test.source, view) for name, test in tests.items()}
+    sizes = {name: size_of(test.source, view) for name, test in sets.items()}
     size = next(iter(sizes.values()))
     if view.size is None:
         height, width = size = tuple(run_folder.read_run(run).get("data", {}).get("image_size", size))

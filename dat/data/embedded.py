@@ -23,6 +23,7 @@ Squares = UInt8[np.ndarray, "count size size"]
 
 DIGITS_TEST = 450
 DIGITS_WHITE = 16
+FROM_DISK = "read them from disk (in a recipe data.in_memory=false)"
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,13 +109,13 @@ def in_memory(source: ImageSource, *, limit_bytes: int = 2**31) -> ArraySource:
     needed = len(source) * 3 * height * width
     if needed > limit_bytes:
         sizes = f"{needed / 2**20:.0f} MiB, the limit is {limit_bytes / 2**20:.0f} MiB"
-        raise DataError(f"{len(source)} pictures of {width}x{height} need {sizes}; read them from disk or raise it.")
+        raise DataError(f"{len(source)} pictures of {width}x{height} need {sizes}; {FROM_DISK}.")
     images = np.empty((len(source), 3, height, width), dtype=np.uint8)
     for index in range(len(source)):
         picture = source.read(index)
         if picture.size != (width, height):
             sizes = "{}x{} but {} is {}x{}".format(*picture.size, source.name(0), width, height)
-            raise DataError(f"{source.name(index)} is {sizes}; only pictures of one size are held in memory.")
+            raise DataError(f"{source.name(index)} is {sizes}; only pictures of one size are held in memory; {FROM_DISK}.")
         images[index] = np.asarray(picture).transpose(2, 0, 1)
     names = [source.name(index) for index in range(len(source))]
     return ArraySource(images, source.targets, source.classes, names, files=source)

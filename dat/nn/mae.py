@@ -48,7 +48,8 @@ class MaskedAutoencoder(nn.Module):
     Source: He et al., "Masked Autoencoders Are Scalable Vision Learners", CVPR 2022; facebookresearch/mae:models_mae.py.
 
     Raises:
-        UsageError: the patches do not divide the image, or `mask_ratio` leaves no patch, or all.
+        UsageError: a width or a count is no whole number from 1, heads do not divide a width, the patches do not divide the
+            image, or `mask_ratio` leaves no patch, or all.
     """
 
     def __init__(
@@ -66,6 +67,9 @@ class MaskedAutoencoder(nn.Module):
         norm_pix: bool = True,
     ) -> None:
         super().__init__()
+        _check_counts(img_size=img_size, patch_size=patch_size, depth=depth, decoder_depth=decoder_depth)
+        _check_widths(embed_dim=embed_dim, num_heads=num_heads)
+        _check_widths(decoder_embed_dim=decoder_embed_dim, decoder_num_heads=decoder_num_heads)
         _check(img_size, patch_size, mask_ratio)
         self.patch_size, self.mask_ratio, self.norm_pix = patch_size, mask_ratio, norm_pix
         grid = img_size // patch_size
@@ -246,10 +250,23 @@ def _gathered(tokens: Tokens, choice: Choice) -> Chosen:
 
 
 def _check(img_size: int, patch_size: int, mask_ratio: float) -> None:
-    if patch_size < 1:
-        raise UsageError(f"patch_size is {patch_size}; write the side of a patch in pixels, 1 or more.")
     if img_size % patch_size:
         raise UsageError(f"patch_size {patch_size} does not divide pictures of {img_size} pixels a side; write one that does.")
     patches = (img_size // patch_size) ** 2
-    if not 0 < int(patches * (1 - mask_ratio)) < patches:
+    if not (0 < mask_ratio < 1 and 0 < int(patches * (1 - mask_ratio)) < patches):
         raise UsageError(f"mask_ratio is {mask_ratio} of {patches} patches; write a share that hides some and leaves some.")
+
+
+def _check_widths(**widths: int) -> None:
+    """Of tokens, and by how many heads they are divided."""
+    _check_counts(**widths)
+    (name, width), (of_heads, heads) = widths.items()
+    if width % heads:
+        raise UsageError(f"{of_heads} {heads} does not divide {name} {width}; write one that does.")
+
+
+def _check_counts(**counts: int) -> None:
+    for name, value in counts.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            meant = "the side of a patch in pixels" if name == "patch_size" else "a whole number"
+            raise UsageError(f"{name} is {value!r}; write {meant}, 1 or more.")

@@ -15,7 +15,7 @@ from pydantic import AfterValidator, Discriminator, Field, Tag, field_validator
 from dat.data.concatenated import Concatenated
 from dat.data.draw import Draw
 from dat.data.embedded import digits, in_memory
-from dat.data.folders import ImageFolder, ImageSource, PictureFolder
+from dat.data.folders import ImageFolder, ImageSource, PictureFiles, PictureFolder
 from dat.data.hold_out import held_out, part_of, without_copies
 from dat.data.pipeline import CenterCrop, CropFlip, ImageDataset, ImageNet, Transform
 from dat.data.readable import without_unreadable
@@ -340,17 +340,20 @@ def _is_main() -> bool:
 
 
 def _one_size(section: FolderData, *folders: ImageFolder) -> None:
+    if section.size is None and not section.in_memory:  # what is held in memory is looked at there, every picture
+        refuse_sizes(*folders, allow_bad=section.allow_bad > 0)
+
+
+def refuse_sizes(*folders: PictureFiles, allow_bad: bool = False) -> None:
     """Refuse pictures of several sizes where they are shown at their own; at most `LOOKED_AT` of a folder are opened.
 
     Raises:
-        DataError: two that differ, and what to write.
+        DataError: two that differ, and what to write; unless `allow_bad`, one cannot be read.
     """
-    if section.size is not None or section.in_memory:  # what is held in memory is looked at there, every picture
-        return
     looked_at = [(folder, int(index)) for folder in folders for index in spread(folder, LOOKED_AT).positions]
     sizes: dict[tuple[int, int], str] = {}
     for folder, index in looked_at:
-        with suppress(DataError) if section.allow_bad else nullcontext():
+        with suppress(DataError) if allow_bad else nullcontext():
             sizes.setdefault(folder.size(index), str(folder.root / folder.name(index)))
     if len(sizes) > 1:
         met = " but ".join(f"{name} is {width}x{height}" for (width, height), name in [*sizes.items()][:2])

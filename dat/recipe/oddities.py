@@ -27,15 +27,20 @@ def leftovers(train: ImageSource, tests: Mapping[str, ImageSource]) -> Iterator[
     Raises:
         DataError: a file cannot be read.
     """
-    for name, test in tests.items():
-        if found := shared_pictures(train, test):
-            pairs = [f"{ours.path} (in training {theirs.path})" for ours, theirs in found[:NAMED]]
-            named = ", ".join(pairs) + ", ..." * (len(found) > NAMED)
-            which = f"test pictures of {name}" if name else "test pictures"
-            yield (
-                f"{len(found)} of the {len(test)} {which} are training pictures, too: {named}; "
-                "take them out of one of the two, or the accuracy is partly of pictures that were trained on."
-            )
+    advice = "or the accuracy is partly of pictures that were trained on."
+    for said in _shared(train, tests, of="training"):
+        yield f"{said}, {advice}"
+
+
+def repeated(bank: ImageSource, tests: Mapping[str, ImageSource]) -> Iterator[str]:
+    """A sentence for each test set that shares pictures with those that features are judged by; no refusal either.
+
+    Raises:
+        DataError: a file cannot be read.
+    """
+    advice = "or the nearest neighbour of such a picture is the picture itself, and says its class."
+    for said in _shared(bank, tests, of="labelled"):
+        yield f"{said}, {advice}"
 
 
 def enlarged(view: CenterCrop, sets: Mapping[str, ImageSource]) -> Iterator[str]:
@@ -51,6 +56,15 @@ def enlarged(view: CenterCrop, sets: Mapping[str, ImageSource]) -> Iterator[str]
             f"{view.short_side / side:.1f} (its short side has {side} pixels and is shown with {view.short_side}); a smaller "
             "data.size shows as much, and is faster."
         )
+
+
+def _shared(pictures: ImageSource, tests: Mapping[str, ImageSource], *, of: str) -> Iterator[str]:
+    for name, test in tests.items():
+        if found := shared_pictures(pictures, test):
+            pairs = [f"{ours.path} (in {of} {theirs.path})" for ours, theirs in found[:NAMED]]
+            named = ", ".join(pairs) + ", ..." * (len(found) > NAMED)
+            which = f"test pictures of {name}" if name else "test pictures"
+            yield f"{len(found)} of the {len(test)} {which} are {of} pictures, too: {named}; take them out of one of the two"
 
 
 def _short_sides(source: ImageSource) -> Iterator[tuple[File, int]]:

@@ -23,7 +23,7 @@ from dat.tasks.contrastive import Contrastive, MomentumContrastive
 from dat.tasks.masked import MaskedReconstruction, Target
 from dat.types import Task
 
-REFUSALS = (TypeError, AssertionError, ValueError, RuntimeError, IndexError)
+REFUSALS = (TypeError, AssertionError, ValueError, RuntimeError, IndexError, ArithmeticError)
 """What networks raise on options and sizes that they do not take."""
 
 

@@ -15,7 +15,9 @@ from dat.data.folders import ImageFolder, ImageSource, PictureFolder
 from dat.data.pipeline import CenterCrop, ImageDataset, ImageNet, Transform
 from dat.data.views import TwoViews
 from dat.errors import DataError, UsageError
-from dat.recipe.data import LARGEST, CropFlipAugment, ImageNetAugment, NoAugment, augmentation
+from dat.progress import warn
+from dat.recipe.data import LARGEST, CropFlipAugment, ImageNetAugment, NoAugment, augmentation, refuse_sizes
+from dat.recipe.oddities import leftovers, repeated
 from dat.recipe.strict import Strict
 
 
@@ -79,12 +81,16 @@ OF_JUDGING = {"source", "labelled", "test", "labelled_per_class", "test_per_clas
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class UnlabelledData:
-    """Pictures to train on, one view or two of each, a bank of labelled ones, and those that are tested."""
+    """Pictures to train on, one view or two of each, a bank of labelled ones, and those that are tested.
+
+    `notes` say what is odd about them.
+    """
 
     train: ImageDataset | TwoViews
     bank: ImageDataset
     test: ImageDataset
     size: tuple[int, int]
+    notes: tuple[str, ...] = ()
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -105,6 +111,7 @@ class UnlabelledData:
             "test_images": len(self.test),
             "classes": len(self.classes),
             "image_size": list(self.size),
+            **({"notes": list(self.notes)} if self.notes else {}),
         }
 
     def seeded(self, seed: int) -> UnlabelledData:
@@ -129,11 +136,15 @@ def build_unlabelled(section: DigitPictures | FolderPictures, *, views: int) -> 
     train, bank, test = _digits(section) if isinstance(section, DigitPictures) else _folders(section)
     view = view_of(section)
     kind = TwoViews if views == 2 else ImageDataset
+    notes = (*repeated(bank, {"": test}),) or (*leftovers(train, {"": test}),)
+    for note in notes:
+        warn(note)
     return UnlabelledData(
         kind(train, augmented(section.augment, view), seed=0),
         ImageDataset(bank, view, seed=0),
         ImageDataset(test, view, seed=0),
         size_of(test, view),
+        notes,
     )
 
 
@@ -154,6 +165,8 @@ def build_judged(
     else:
         bank, folders = _held(section, _bank(section)), folders or {"": section.test}
     sources = {name: _held(section, _tested(section, place, bank.classes)) for name, place in folders.items()} or sources
+    for note in repeated(bank, sources):
+        warn(note)
     return ImageDataset(bank, view, seed=0), {name: ImageDataset(source, view, seed=0) for name, source in sources.items()}
 
 
@@ -172,6 +185,9 @@ def _folders(section: FolderPictures) -> tuple[ImageSource, ImageSource, ImageSo
     train = PictureFolder(section.train)
     bank = _bank(section)
     test = _tested(section, section.test, bank.classes)
+    if section.size is None:
+        refuse_sizes(train)
+        refuse_sizes(bank, test)
     if not section.in_memory:
         return train, bank, test
     is_same = bank.root == train.root and [*map(bank.name, range(len(bank)))] == [*map(train.name, range(len(train)))]
@@ -192,16 +208,23 @@ def _bank(section: FolderPictures) -> ImageFolder:
         raise DataError(
             f"{bank.root} has one class, {', '.join(bank.classes)}, which is always right; add a folder of another."
         )
-    return bank
+    return _of_one_size(section, bank)
 
 
-def _held(section: DigitPictures | FolderPictures, source: ImageFolder) -> ImageSource:
+def _held(section: DigitPictures | FolderPictures, source: ImageSource) -> ImageSource:
     return in_memory(source) if isinstance(section, FolderPictures) and section.in_memory else source
 
 
 def _tested(section: DigitPictures | FolderPictures, place: str, classes: tuple[str, ...]) -> ImageFolder:
     chosen: Any = {} if isinstance(section, DigitPictures) else {"per_class": section.test_per_class, "draw": section.draw}
-    return ImageFolder(place, classes=classes, of="labelled", **chosen)
+    return _of_one_size(section, ImageFolder(place, classes=classes, of="labelled", **chosen))
+
+
+def _of_one_size(section: DigitPictures | FolderPictures, folder: ImageFolder) -> ImageFolder:
+    """Refuse pictures of several sizes, where they are shown at their own."""
+    if section.size is None:
+        refuse_sizes(folder)
+    return folder
 
 
 def view_of(section: DigitPictures | FolderPictures) -> CenterCrop:

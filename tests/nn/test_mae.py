@@ -1,6 +1,7 @@
 """Masked autoencoders, against what the original code gave for stored inputs, and their weights in a classifier."""
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -125,7 +126,14 @@ def test_all_but_the_positions_is_trained_and_hidden_pixels_alone_count() -> Non
         ({"img_size": 33}, "patch_size 8 does not divide pictures of 33 pixels a side"),
         ({"mask_ratio": 0.99}, "mask_ratio is 0.99 of 16 patches"),
         ({"mask_ratio": 0.0}, r"mask_ratio is 0\.0"),
+        ({"mask_ratio": math.nan}, "mask_ratio is nan"),
         ({"embed_dim": 18}, "width of 18"),
+        ({"embed_dim": 0}, "embed_dim is 0; write a whole number, 1 or more"),
+        ({"num_heads": 0}, "num_heads is 0; write a whole number"),
+        ({"num_heads": 5}, "num_heads 5 does not divide embed_dim 24"),
+        ({"decoder_num_heads": 3}, "decoder_num_heads 3 does not divide decoder_embed_dim 16"),
+        ({"depth": -1}, "depth is -1; write a whole number"),
+        ({"img_size": 0}, "img_size is 0; write a whole number"),
     ],
 )
 def test_what_cannot_be_is_refused(settings: dict[str, Any], said: str) -> None:

@@ -244,7 +244,11 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "all but none": ({"task": {"mask_ratio": 0.99}}, r"mask_ratio is 0\.99 of 16 patches; write a share that hides some"),
     "patch": ({"model": {"name": "mae", "options": {**ENCODER, "patch_size": 5}}}, "5 does not divide pictures of 32"),
     "no patch": ({"model": {"name": "mae", "options": {**ENCODER, "patch_size": 0}}}, "patch_size is 0; write the side"),
-    "odd heads": ({"model": {"name": "mae", "options": {**ENCODER, "num_heads": 5}}}, "Model 'mae' cannot be made with"),
+    "odd heads": (
+        {"model": {"name": "mae", "options": {**ENCODER, "num_heads": 5}}},
+        "num_heads 5 does not divide embed_dim 24",
+    ),
+    "no heads": ({"model": {"name": "mae", "options": {**ENCODER, "num_heads": 0}}}, "num_heads is 0; write a whole number"),
     "option": ({"model": {"name": "mae", "options": {"patch": 4}}}, "Model 'mae' cannot be made with .*'patch'"),
     "name": ({"model": {"name": "resnet18", "options": {}}}, "model.name is 'resnet18'; for task mae write mae, mae_base"),
     "k": ({"evaluation": {"k": 11}}, "k is 11, but the bank has 10 pictures; write 10 or less"),
@@ -266,6 +270,10 @@ CONTRAST_FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "backbone": ({"model": {"name": "resnet19", "options": {}}}, "There is no model 'resnet19'; did you mean"),
     "mae": ({"model": {"name": "mae", "options": {}}}, "which task mae trains; here write"),
     "size": ({"model": {"name": "vit_tiny_patch16_224", "options": {}}}, "'vit_tiny_patch16_224' cannot be made with"),
+    "no heads": (
+        {"model": {"name": "vit_tiny_patch16_224", "options": {"num_heads": 0}}},
+        "_224' cannot be made with .*by zero",
+    ),
 }
 
 
@@ -298,6 +306,46 @@ def test_a_flat_folder_needs_labelled_pictures_to_judge_by(values: dict[str, Any
     refused(
         {**values, "data": {**data, "labelled": str(tmp_path / "one"), "test": str(tmp_path / "one")}}, "has one class, red"
     )
+
+
+@pytest.mark.parametrize("in_memory", [False, True])
+@pytest.mark.parametrize(
+    ("resized", "said"), [("test", r"labelled/.* but .*test/"), ("labelled/red/00", "labelled/.* but .*"), ("flat/00", "00")]
+)
+def test_pictures_of_several_sizes_are_refused_before_anything_is_trained(
+    values: dict[str, Any], tmp_path: Path, in_memory: bool, resized: str, said: str
+) -> None:
+    """At their own size, what is judged has the size of what it is judged by."""
+    for path in [path for path in tmp_path.rglob("*.png") if str(path.relative_to(tmp_path)).startswith(resized)]:
+        Image.open(path).resize((40, 40)).save(path)
+    recipe = by_contrast(values, "simclr", discretizer=None, methods={"standard": {}})
+    own = {**values["data"], "size": None, "in_memory": in_memory}
+    refused({**recipe, "data": own}, rf"{said}.*; set data\.size, so that they fit one batch")
+    if in_memory and resized != "test":
+        refused({**recipe, "data": {**own, "size": 32}}, r"; read them from disk \(in a recipe data\.in_memory=false\)")
+    else:
+        read.parse({**recipe, "data": {**own, "size": 32}}).open(OnDisk())
+
+
+def test_labelled_pictures_among_the_test_pictures_are_counted_and_named(
+    values: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = tmp_path / "labelled" / "red" / "00.png"
+    (tmp_path / "test" / "red" / "again.png").write_bytes(first.read_bytes())
+    folder = dat.train(changed(values, methods={"standard": {}}, discretizer=None, evaluation={"suites": ["clean"]}), cpu=True)
+    said = f"1 of the 13 test pictures are labelled pictures, too: {tmp_path}/test/red/again.png (in labelled {first})"
+    assert capsys.readouterr().err.count(said) == 1
+    assert said in (folder / "report.md").read_text()
+    told = (
+        CliRunner()
+        .invoke(app, ["eval", str(folder), "--suites", "clean", "--data", f"odd={tmp_path / 'test'}", "--cpu"])
+        .stderr
+    )
+    assert told.count("1 of the 13 test pictures of odd are labelled pictures, too") == 1
+    (tmp_path / "flat" / "seen.png").write_bytes((tmp_path / "test" / "red" / "02.png").read_bytes())
+    first.unlink()
+    read.parse(values).open(OnDisk())
+    assert "1 of the 13 test pictures are training pictures, too" in capsys.readouterr().err
 
 
 def test_weights_of_another_patch_size_are_refused(values: dict[str, Any], tmp_path: Path) -> None:
