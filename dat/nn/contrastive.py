@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from jaxtyping import Float
@@ -15,6 +15,8 @@ from dat.errors import UsageError
 Pixels = Float[Tensor, "batch 3 height width"]
 Projections = Float[Tensor, "batch width"]
 Features = Float[Tensor, "batch depth"]
+Vectors = Float[Tensor, "batch width"]
+AllVectors = Float[Tensor, "all width"]
 
 OWN = ("projector.", "predictor.", "momentum.")
 """Beginnings of the names of all weights that the backbone does not have."""
@@ -44,7 +46,7 @@ class SimCLRNetwork(nn.Module):
 
     def forward(self, pixels: Pixels) -> Projected:
         """The projections of normalised images."""
-        found = self.projector(self.features(pixels))
+        found = through(self.projector, self.features(pixels))
         return Projected(found, found)
 
     def features(self, pixels: Pixels) -> Features:
@@ -74,8 +76,9 @@ class MoCoNetwork(nn.Module):
     def forward(self, pixels: Pixels) -> Projected:
         """Predicted projections, and those of the momentum encoder, which have no gradient."""
         with torch.no_grad():
-            keys = self.momentum(pixels)
-        return Projected(self.predictor(self.projector(self.features(pixels))), keys)
+            backbone, projector = self.momentum
+            keys = through(cast(nn.Sequential, projector), backbone(pixels))
+        return Projected(through(self.predictor, through(self.projector, self.features(pixels))), keys)
 
     def features(self, pixels: Pixels) -> Features:
         """What is used after the pre-training."""
@@ -95,6 +98,44 @@ def backbone_of(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     if not is_one:
         return dict(tensors)
     return {key.removeprefix("backbone."): value for key, value in tensors.items() if not key.startswith(OWN)}
+
+
+def through(layers: nn.Sequential, vectors: Features) -> Projections:
+    """What a projector or predictor makes of vectors; in training its normalisation sees those of all processes.
+
+    So several processes do what one does: statistics of a part would also tell which views are on one process.
+    """
+    linear, norm, *others = layers
+    hidden = linear(vectors)
+    if layers.training and len(everywhere := gathered(hidden)) > len(hidden):
+        hidden = norm(everywhere).chunk(torch.distributed.get_world_size())[torch.distributed.get_rank()]
+    else:
+        hidden = norm(hidden)
+    return nn.Sequential(*others)(hidden)
+
+
+def gathered(vectors: Vectors) -> AllVectors:
+    """The vectors of all processes, in their order; of one process its own. Their gradient goes back to whose they are."""
+    there = torch.distributed.is_available() and torch.distributed.is_initialized()
+    if not there or torch.distributed.get_world_size() == 1:
+        return vectors
+    return cast(Tensor, _Gathered.apply(vectors))
+
+
+class _Gathered(torch.autograd.Function):
+    """All processes gather, and all are asked for the gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, vectors: Tensor) -> Tensor:
+        parts = [torch.empty_like(vectors) for _ in range(torch.distributed.get_world_size())]
+        torch.distributed.all_gather(parts, vectors.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Tensor:
+        total = grad_outputs[0].clone()
+        torch.distributed.all_reduce(total)
+        return total.chunk(torch.distributed.get_world_size())[torch.distributed.get_rank()]
 
 
 def _layers(depth: int, hidden: int, width: int) -> nn.Sequential:

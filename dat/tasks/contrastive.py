@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from dat.errors import UsageError
-from dat.nn.contrastive import Projected
+from dat.nn.contrastive import Projected, gathered
 from dat.types import Images, PerImage
 
 Vectors = Float[Tensor, "batch width"]
@@ -104,30 +104,6 @@ def check_temperature(temperature: float) -> None:
     """
     if not 0 < temperature < math.inf:
         raise UsageError(f"temperature is {temperature}, and similarities are divided by it; write a number above 0.")
-
-
-def gathered(vectors: Vectors) -> AllVectors:
-    """The vectors of all processes, in their order; of one process its own. Their gradient goes back to whose they are."""
-    there = torch.distributed.is_available() and torch.distributed.is_initialized()
-    if not there or torch.distributed.get_world_size() == 1:
-        return vectors
-    return cast(Tensor, _Gathered.apply(vectors))
-
-
-class _Gathered(torch.autograd.Function):
-    """All processes gather, and all are asked for the gradient."""
-
-    @staticmethod
-    def forward(ctx: Any, vectors: Tensor) -> Tensor:
-        parts = [torch.empty_like(vectors) for _ in range(torch.distributed.get_world_size())]
-        torch.distributed.all_gather(parts, vectors.contiguous())
-        return torch.cat(parts)
-
-    @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> Tensor:
-        total = grad_outputs[0].clone()
-        torch.distributed.all_reduce(total)
-        return total.chunk(torch.distributed.get_world_size())[torch.distributed.get_rank()]
 
 
 def _projected(model: nn.Module, images: Images, targets: Images) -> Projected:

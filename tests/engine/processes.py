@@ -5,7 +5,6 @@ Trains by each method, resumes once, and evaluates sets of several sizes; the ma
 
 from __future__ import annotations
 
-import copy
 import gc
 import json
 import sys
@@ -32,7 +31,7 @@ from dat.engine.loop import train
 from dat.evaluation.cells import Cell, all_classes
 from dat.evaluation.predict import Classifier, Shelf, predict
 from dat.evaluation.suites import FGSM, Clean
-from dat.nn.contrastive import Projected
+from dat.nn.contrastive import MoCoNetwork, SimCLRNetwork
 from dat.nn.mae import MaskedAutoencoder
 from dat.nn.norm import Normalized
 from dat.nn.perceptual import multiscale_gradient_distance
@@ -118,37 +117,6 @@ def train_all(out: Path, place: Place) -> None:
             write(model, out / f"{name}.safetensors")
 
 
-class Asking(nn.Module):
-    """The transformer with a projector that has no batch statistics, so that images see each other in the loss alone."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.backbone, self.projector = transformer().network, nn.Linear(10, 6)
-
-    def forward(self, pixels: Tensor) -> Projected:
-        found = self.projector(self.backbone(pixels))
-        return Projected(found, found)
-
-
-class Following(Asking):
-    """The same with a momentum encoder."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.momentum = copy.deepcopy(nn.Sequential(self.backbone, self.projector)).requires_grad_(False)
-
-    def forward(self, pixels: Tensor) -> Projected:
-        with torch.no_grad():
-            keys = self.momentum(pixels)
-        return Projected(super().forward(pixels).queries, keys)
-
-    @torch.no_grad()
-    def follow(self, momentum: float) -> None:
-        own = [*self.backbone.parameters(), *self.projector.parameters()]
-        for follower, parameter in zip(self.momentum.parameters(), own, strict=True):
-            follower.lerp_(parameter, 1 - momentum)
-
-
 def unlabelled() -> dict[str, tuple[Callable[[], nn.Module], Task, Fetched]]:
     """Tasks without classes, by the name of what is trained on one and on two processes."""
     pictures = small_digits(80)
@@ -157,8 +125,12 @@ def unlabelled() -> dict[str, tuple[Callable[[], nn.Module], Task, Fetched]]:
     sizes |= {"decoder_embed_dim": 16, "decoder_depth": 1, "decoder_num_heads": 2}
     return {
         "mae": (lambda: MaskedAutoencoder(img_size=8, patch_size=2, **sizes), MaskedReconstruction(2), pictures),
-        "simclr": (Asking, Contrastive(), views),
-        "moco-v3": (Following, MomentumContrastive(momentum=0.9), views),
+        "simclr": (lambda: SimCLRNetwork(transformer().network, depth=10, hidden=8, width=6), Contrastive(), views),
+        "moco-v3": (
+            lambda: MoCoNetwork(transformer().network, depth=10, hidden=8, width=6),
+            MomentumContrastive(momentum=0.9),
+            views,
+        ),
     }
 
 
@@ -166,7 +138,7 @@ def train_without_classes(out: Path, place: Place) -> None:
     for name, (network, task, data) in unlabelled().items():
         torch.manual_seed(0)
         model, method = Normalized(network(), mean=(0.5,) * 3, std=(0.5,) * 3), tiny.methods()["dat"]
-        settings = tiny.settings(epochs=1, lr=0.05)
+        settings = tiny.settings(epochs=1, lr=0.01)
         train(model, method, task, data, settings, seed=0, folder=out / name, num_classes=10, cpu=True)
         if place.is_main:
             write(model, out / f"{name}.safetensors")
