@@ -237,7 +237,9 @@ class SupervisedLearner:
         self.method, self.task, self.settings, self.here, self.seed = method, task, settings, here, seed
         self.reached: Reached | None = None
         self.bare = model.to(here.device).to(memory_format=torch.channels_last)
-        self.frozen = [part for part in self.bare.modules() if is_frozen(part)]
+        # What follows the weights has no gradient either, and yet sees batches as those that it follows do.
+        followed = isinstance(task, FollowedTask)
+        self.frozen = [] if followed else [part for part in self.bare.modules() if is_frozen(part)]
         self.ema = ModelEmaV3(self.bare, decay=settings.ema_decay) if settings.ema_decay else None
         optimizer = _optimizer(self.bare.network, settings)
         self.schedule = _schedule(optimizer, settings, steps_per_epoch)

@@ -141,6 +141,10 @@ def test_a_run_of_contrast_ends_the_same_however_often_it_begins(values: dict[st
     states = checkpoint.list_checkpoints(whole / "dat-seed0" / "checkpoints")
     last = checkpoint.load(states[-1]).tensors["model"]
     assert any(key.startswith("network.momentum.") for key in last)
+    for its, own in (("momentum.1", "projector"), ("momentum.0.bn1", "backbone.bn1")):  # its batches are normalised, too
+        layer = ".1" if own == "projector" else ""
+        assert last[f"network.{its}{layer}.num_batches_tracked"] == last[f"network.{own}{layer}.num_batches_tracked"] > 0
+        assert last[f"network.{its}{layer}.running_var"].ne(1).all()
     for file in states[-1].iterdir():
         file.unlink()
     states[-1].rmdir()
