@@ -104,7 +104,8 @@ class MaskedAutoencoder(nn.Module):
         target = patchify(pixels[-len(noise) :], self.patch_size)
         if self.norm_pix:
             target = _normalised(target)[0]
-        errors = (self.decode(latent, restore).float() - target.float()).square().mean(dim=-1)
+        exact = target.to(torch.promote_types(target.dtype, torch.float32))
+        errors = (self.decode(latent, restore) - exact).square().mean(dim=-1)
         return (errors * mask).sum(dim=1) / mask.sum(dim=1)
 
     def features(self, pixels: Pixels) -> Features:

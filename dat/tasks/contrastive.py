@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from dat.errors import UsageError
 from dat.nn.contrastive import Projected, gathered
+from dat.tasks.losses import at_least_float32
 from dat.types import Images, PerImage
 
 Vectors = Float[Tensor, "batch width"]
@@ -41,7 +42,7 @@ class Contrastive:
         check_temperature(self.temperature)
 
     def losses(self, model: nn.Module, images: Images, targets: Images) -> PerImage:
-        """One loss per image, the mean of those of its two views, in float32.
+        """One loss per image, the mean of those of its two views, in float32 or better.
 
         Raises:
             UsageError: there is one image.
@@ -76,7 +77,7 @@ class MomentumContrastive:
             raise UsageError(f"momentum is {self.momentum}; write a share, from 0 to 1 (MoCo v3 uses 0.99).")
 
     def losses(self, model: nn.Module, images: Images, targets: Images) -> PerImage:
-        """One loss per image, the sum of those of its two views, in float32.
+        """One loss per image, the sum of those of its two views, in float32 or better.
 
         Raises:
             UsageError: there is one image.
@@ -108,7 +109,7 @@ def check_temperature(temperature: float) -> None:
 
 def _projected(model: nn.Module, images: Images, targets: Images) -> Projected:
     projected = model(torch.cat([images, targets.to(images.dtype)]))
-    return Projected(*(F.normalize(part.float(), dim=1) for part in projected))
+    return Projected(*(F.normalize(at_least_float32(part), dim=1) for part in projected))
 
 
 def _halves(vectors: Tensor) -> tuple[Tensor, Tensor]:
@@ -133,6 +134,7 @@ def _found(
 ) -> PerImage:
     """For each view minus the logarithm of the share that its own other view has among all but itself."""
     rows = torch.arange(len(own), device=own.device)
-    same = (views @ all_of_these.T / temperature).index_put((rows, own), torch.tensor(-math.inf, device=own.device))
+    same = views @ all_of_these.T / temperature
+    same = same.index_put((rows, own), same.new_tensor(-math.inf))
     logits = torch.cat([same, views @ all_of_others.T / temperature], dim=1)
     return logits.logsumexp(dim=1) - (views * others).sum(dim=1) / temperature

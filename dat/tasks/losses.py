@@ -22,7 +22,7 @@ def margin(logits: Logits, labels: Indices) -> PerImage:
     Cross-entropy is `softplus(margin)`, so both rise together and their gradients have one direction; that of the margin
     never vanishes. What is attacked in an evaluation climbs it.
     """
-    logits, rows = _at_least_float32(logits), labels.long()[:, None]
+    logits, rows = at_least_float32(logits), labels.long()[:, None]
     others = logits.scatter(1, rows, torch.finfo(logits.dtype).min)
     return others.logsumexp(dim=1) - logits.gather(1, rows)[:, 0]
 
@@ -41,7 +41,7 @@ def cross_entropy(logits: Logits, targets: ClassTargets, *, smoothing: float = 0
     """
     if targets.ndim == 1 and not smoothing:
         return F.softplus(margin(logits, targets))
-    logits = _at_least_float32(logits)
+    logits = at_least_float32(logits)
     shares = shares_of(targets, logits, smoothing)
     largest = shares.argmax(dim=1)
     above = logits.gather(1, largest[:, None]) - logits
@@ -54,7 +54,7 @@ def binary_cross_entropy(logits: Logits, targets: ClassTargets, *, smoothing: fl
 
     Source: google-research/big_vision:big_vision/utils.py (`sigmoid_xent`).
     """
-    logits = _at_least_float32(logits)
+    logits = at_least_float32(logits)
     shares = shares_of(targets, logits, smoothing)
     return (shares * F.softplus(-logits) + (1 - shares) * F.softplus(logits)).sum(dim=1)
 
@@ -67,5 +67,6 @@ def shares_of(targets: ClassTargets, logits: Logits, smoothing: float) -> Shares
     return F.one_hot(targets.long(), classes).to(logits.dtype) * (1 - smoothing) + smoothing / classes
 
 
-def _at_least_float32(logits: Logits) -> Logits:
-    return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+def at_least_float32(numbers: Tensor) -> Tensor:
+    """Numbers of half precision in float32, others as they are."""
+    return numbers.float() if numbers.dtype in (torch.float16, torch.bfloat16) else numbers

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from dat.errors import UsageError
+from dat.tasks.losses import at_least_float32
 from dat.types import Batch, Images, PerImage
 
 Target = Literal["clean", "adversarial"]
@@ -64,9 +65,9 @@ class MaskedReconstruction:
         check_target(self.target)
 
     def losses(self, model: nn.Module, images: Images, targets: Hidden) -> PerImage:
-        """One loss per image, in float32."""
+        """One loss per image, in float32 or better."""
         shown = torch.cat([images, targets.clean.to(images.dtype)]) if self.target == "clean" else images
-        return model(shown, targets.noise).float()
+        return at_least_float32(model(shown, targets.noise))
 
     def drawn(self, batch: Batch) -> Batch[Hidden]:
         """The batch with a number per patch, and its images as they are; what its targets were is not looked at.

@@ -8,8 +8,9 @@ from __future__ import annotations
 import gc
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -24,6 +25,7 @@ from dat.data.embedded import digits
 from dat.data.pipeline import CropFlip, Fetched, ImageDataset
 from dat.data.subset import Subset
 from dat.data.views import TwoViews
+from dat.discretizers.frozen import FrozenDiscretizer
 from dat.discretizers.objective import VQGANObjective
 from dat.engine import checkpoint
 from dat.engine.discretizer_loop import DiscretizerTraining, TwoPlayerLearner, train_discretizer
@@ -31,6 +33,7 @@ from dat.engine.loop import train
 from dat.evaluation.cells import Cell, all_classes
 from dat.evaluation.predict import Classifier, Shelf, predict
 from dat.evaluation.suites import FGSM, Clean
+from dat.methods import METHODS
 from dat.nn.contrastive import MoCoNetwork, SimCLRNetwork
 from dat.nn.mae import MaskedAutoencoder
 from dat.nn.norm import Normalized
@@ -122,23 +125,31 @@ def unlabelled() -> dict[str, tuple[Callable[[], nn.Module], Task, Fetched]]:
     pictures = small_digits(80)
     views = TwoViews(pictures.source, pictures.transform, seed=0)
     sizes: dict[str, Any] = {"embed_dim": 24, "depth": 1, "num_heads": 3}
+    projection = {"depth": 10, "hidden": 64, "width": 16}  # of a few units one is active, and an image's gradient is rounding
     sizes |= {"decoder_embed_dim": 16, "decoder_depth": 1, "decoder_num_heads": 2}
     return {
         "mae": (lambda: MaskedAutoencoder(img_size=8, patch_size=2, **sizes), MaskedReconstruction(2), pictures),
-        "simclr": (lambda: SimCLRNetwork(transformer().network, depth=10, hidden=8, width=6), Contrastive(), views),
-        "moco-v3": (
-            lambda: MoCoNetwork(transformer().network, depth=10, hidden=8, width=6),
-            MomentumContrastive(momentum=0.9),
-            views,
-        ),
+        "simclr": (lambda: SimCLRNetwork(transformer().network, **projection), Contrastive(), views),
+        "moco-v3": (lambda: MoCoNetwork(transformer().network, **projection), MomentumContrastive(momentum=0.9), views),
     }
 
 
+@dataclass(frozen=True)
+class InFloat64:
+    """A method, of images in double precision: what is left of a difference is then no rounding."""
+
+    method: Method
+
+    def __call__(self, model: nn.Module, batch: Batch, task: Task) -> Iterator[Tensor]:
+        yield from self.method(model, replace(batch, images=batch.images.double()), task)
+
+
 def train_without_classes(out: Path, place: Place) -> None:
+    method = InFloat64(METHODS["dat"](FrozenDiscretizer(tiny.vqgan()).double(), alpha=1.0))
     for name, (network, task, data) in unlabelled().items():
         torch.manual_seed(0)
-        model, method = Normalized(network(), mean=(0.5,) * 3, std=(0.5,) * 3), tiny.methods()["dat"]
-        settings = tiny.settings(epochs=1, lr=0.01)
+        model = Normalized(network(), mean=(0.5,) * 3, std=(0.5,) * 3).double()
+        settings = tiny.settings(epochs=1, lr=0.05)
         train(model, method, task, data, settings, seed=0, folder=out / name, num_classes=10, cpu=True)
         if place.is_main:
             write(model, out / f"{name}.safetensors")
