@@ -194,7 +194,11 @@ class ClimbedTask(Task[TargetsOfTask], Protocol):
 
 @runtime_checkable
 class FollowedTask(Task[TargetsOfTask], Protocol):
-    """A task with something that follows the weights of the model: a momentum encoder."""
+    """A task with something that follows the weights of the model: a momentum encoder.
+
+    That has no gradient, yet is normalised by its batches as what it follows is: with such a task the loop takes no layer
+    for frozen, and none evaluates while the model trains.
+    """
 
     def follow(self, model: nn.Module, *, progress: float) -> None:
         """Let it follow, in place; the loop calls this after each optimizer step, `progress` as in `Batch`.
