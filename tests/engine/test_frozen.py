@@ -1,5 +1,6 @@
 """A backbone that does not train, and a momentum encoder, which has no gradient and yet is not frozen."""
 
+import copy
 from pathlib import Path
 
 import tiny
@@ -29,8 +30,8 @@ def backbone() -> nn.Module:
     return nn.Sequential(*layers)
 
 
-def by_contrast(folder: Path, network: nn.Module, task: Task) -> dict[str, Tensor]:
-    pictures = tiny.pictures(16)
+def by_contrast(folder: Path, network: nn.Module, task: Task, *, steps: int = 2) -> dict[str, Tensor]:
+    pictures = tiny.pictures(8 * steps)
     views, model = TwoViews(pictures.source, pictures.transform, seed=0), Normalized(network, mean=(0.5,) * 3, std=(0.5,) * 3)
     settings, method = tiny.settings(epochs=1), METHODS["standard"]()
     return train(model, method, task, views, settings, seed=0, folder=folder, num_classes=4, cpu=True).state_dict()
@@ -66,3 +67,19 @@ def test_a_momentum_encoder_is_normalised_by_its_batches(tmp_path: Path) -> None
         first, second = (inputs.mean(dim=1) for inputs, _ in seen[place::2])
         found = after[f"network.momentum.{layer}.running_mean"]
         torch.testing.assert_close(found, 0.1 * second + 0.9 * 0.1 * first, rtol=1e-4, atol=1e-6)
+
+
+def test_a_momentum_encoder_follows_after_each_step(tmp_path: Path) -> None:
+    """Without momentum it is, after one step, what it follows; half way through a training it stays behind."""
+    torch.manual_seed(0)
+    start = MoCoNetwork(backbone(), depth=6, hidden=8, width=4)
+    one, two = (
+        by_contrast(tmp_path / str(steps), copy.deepcopy(start), MomentumContrastive(momentum=0.0), steps=steps)
+        for steps in (1, 2)
+    )
+    pairs = {f"network.momentum.0.{name}": f"network.backbone.{name}" for name, _ in start.backbone.named_parameters()}
+    pairs |= {f"network.momentum.1.{name}": f"network.projector.{name}" for name, _ in start.projector.named_parameters()}
+    for follower, own in pairs.items():
+        torch.testing.assert_close(one[follower], one[own], rtol=1e-6, atol=1e-7)
+        assert not torch.equal(one[own], start.state_dict()[own.removeprefix("network.")])
+        assert not torch.equal(two[follower], two[own])

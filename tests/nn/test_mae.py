@@ -2,6 +2,7 @@
 
 import json
 import math
+import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,28 @@ def test_the_smallest_numbers_are_kept() -> None:
     assert kept.flatten().tolist() == [1, 3]
     assert mask.tolist() == [[1, 0, 1, 0]]
     assert restore.tolist() == [[2, 0, 3, 1]]
+
+
+@torch.no_grad()
+def test_a_patch_is_normalised_by_the_sample_variance_of_its_pixels() -> None:
+    """Of a model that predicts 0; patches differ by less than the 1e-6 that keeps flat ones, and by more."""
+    model = MaskedAutoencoder(**TINY, **DECODER).double()
+    model.decoder_pred.weight.zero_()
+    model.decoder_pred.bias.zero_()
+    noise = torch.rand(2, 16, generator=torch.Generator().manual_seed(0))
+    spread = torch.tensor([3e-4, 0.5], dtype=torch.float64)
+    images = 0.4 + spread.reshape(2, 1, 1, 1) * torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    expected = []
+    for image, numbers in zip(images.tolist(), noise.tolist(), strict=True):
+        squares = []
+        for patch in sorted(range(16), key=numbers.__getitem__)[4:]:  # a quarter is seen
+            top, left = 8 * (patch // 4), 8 * (patch % 4)
+            pixels = [plane[top + row][left + column] for row in range(8) for column in range(8) for plane in image]
+            mean, variance = statistics.fmean(pixels), statistics.variance(pixels)
+            squares.append(statistics.fmean([(pixel - mean) ** 2 / (variance + 1e-6) for pixel in pixels]))
+        expected.append(statistics.fmean(squares))
+    assert expected[0] < 0.1 < 0.99 < expected[1] < 1
+    torch.testing.assert_close(model(images, noise), torch.tensor(expected, dtype=torch.float64), rtol=1e-9, atol=0)
 
 
 def test_all_but_the_positions_is_trained_and_hidden_pixels_alone_count() -> None:
