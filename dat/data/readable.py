@@ -16,6 +16,9 @@ from dat.data.subset import Subset
 from dat.errors import DataError
 from dat.progress import Bar
 
+NAMED = 10
+"""So many damaged pictures are named where none may be."""
+
 
 class Readable:
     """Pictures of `dataset`; those that cannot be read are missing in their batch, and no other takes their place.
@@ -56,14 +59,7 @@ def without_unreadable(source: ImageSource, *, allowed: int, shown: bool = True)
     Raises:
         DataError: more than `allowed` cannot be read; all of them are named.
     """
-    bad: dict[int, str] = {}
-    with Bar("look for damaged pictures", len(source), shown=shown) as bar:
-        for index in range(len(source)):
-            try:
-                source.read(index)
-            except DataError as error:
-                bad[index] = str(error)
-            bar.add(f"{len(bad)} damaged", 1)
+    bad = _damaged(source, shown=shown)
     lines = "".join(f"\n  {sentence}" for sentence in bad.values())
     if len(bad) > allowed or len(bad) == len(source):
         raise DataError(
@@ -73,6 +69,30 @@ def without_unreadable(source: ImageSource, *, allowed: int, shown: bool = True)
     if bad and shown:
         print(f"{len(bad)} of {len(source)} training pictures are left out:{lines}", file=sys.stderr)
     return Subset(source, np.array([index for index in range(len(source)) if index not in bad])) if bad else source
+
+
+def refuse_damaged(source: ImageSource, *, of: str, shown: bool = True) -> None:
+    """Read each picture once, before hours of work that end with it. `of`: what they are called, "test" or "labelled".
+
+    Raises:
+        DataError: some cannot be read; the first of them are named.
+    """
+    if bad := [*_damaged(source, shown=shown).values()]:
+        lines = "".join(f"\n  {sentence}" for sentence in bad[:NAMED]) + "\n  ..." * (len(bad) > NAMED)
+        raise DataError(f"{len(bad)} of {len(source)} {of} pictures cannot be read:{lines}")
+
+
+def _damaged(source: ImageSource, *, shown: bool) -> dict[int, str]:
+    """Of each picture that cannot be read why, by position."""
+    bad: dict[int, str] = {}
+    with Bar("look for damaged pictures", len(source), shown=shown) as bar:
+        for index in range(len(source)):
+            try:
+                source.read(index)
+            except DataError as error:
+                bad[index] = str(error)
+            bar.add(f"{len(bad)} damaged", 1)
+    return bad
 
 
 def why_unreadable(dataset: ImageDataset, position: int) -> str | None:

@@ -330,11 +330,12 @@ def _joined(section: FolderData, parts: Sequence[ImageSource]) -> ImageSource:
     """As one set, without the pictures that cannot be read where these may be left out, and in memory where they shall."""
     whole = Concatenated(parts) if len(parts) > 1 else parts[0]
     if section.allow_bad:
-        whole = without_unreadable(whole, allowed=section.allow_bad, shown=_is_main())
+        whole = without_unreadable(whole, allowed=section.allow_bad, shown=is_main())
     return in_memory(whole) if section.in_memory else whole
 
 
-def _is_main() -> bool:
+def is_main() -> bool:
+    """Whether this process, of one or several, is the one that speaks."""
     there = torch.distributed.is_available() and torch.distributed.is_initialized()
     return not there or torch.distributed.get_rank() == 0
 

@@ -13,10 +13,11 @@ from dat.data.draw import Draw
 from dat.data.embedded import digits, in_memory
 from dat.data.folders import ImageFolder, ImageSource, PictureFolder
 from dat.data.pipeline import CenterCrop, ImageDataset, ImageNet, Transform
+from dat.data.readable import refuse_damaged
 from dat.data.views import TwoViews
 from dat.errors import DataError, UsageError
 from dat.progress import warn
-from dat.recipe.data import LARGEST, CropFlipAugment, ImageNetAugment, NoAugment, augmentation, refuse_sizes
+from dat.recipe.data import LARGEST, CropFlipAugment, ImageNetAugment, NoAugment, augmentation, is_main, refuse_sizes
 from dat.recipe.oddities import leftovers, repeated
 from dat.recipe.strict import Strict
 
@@ -130,7 +131,7 @@ def build_unlabelled(section: DigitPictures | FolderPictures, *, views: int) -> 
     """Open the pictures of a recipe; nothing is written into their folders. `views`: 1 or 2 of each training picture.
 
     Raises:
-        DataError: a folder is missing or empty; those to judge by have no class folders, or other classes.
+        DataError: a folder is missing or empty; those to judge by have no class folders, or other classes, or cannot be read.
         UsageError: settings that the augmentation refuses.
     """
     train, bank, test = _digits(section) if isinstance(section, DigitPictures) else _folders(section)
@@ -188,7 +189,9 @@ def _folders(section: FolderPictures) -> tuple[ImageSource, ImageSource, ImageSo
     if section.size is None:
         refuse_sizes(train)
         refuse_sizes(bank, test)
-    if not section.in_memory:
+    if not section.in_memory:  # those to train on are met in the first epoch, these after the last
+        for source, of in ((bank, "labelled"), (test, "test")):
+            refuse_damaged(source, of=of, shown=is_main())
         return train, bank, test
     is_same = bank.root == train.root and [*map(bank.name, range(len(bank)))] == [*map(train.name, range(len(train)))]
     held = in_memory(bank)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from dat.data.folders import ImageFolder
 from dat.data.pipeline import CenterCrop, ImageDataset
-from dat.data.readable import Readable, without_unreadable
+from dat.data.readable import NAMED, Readable, refuse_damaged, without_unreadable
 from dat.errors import DataError
 
 
@@ -53,3 +53,17 @@ def test_what_cannot_be_read_is_left_out_counted_and_named(
     (tmp_path / "cat" / "4.png").write_bytes(b"")
     with pytest.raises(DataError, match=r"2 of 5 .* data\.allow_bad is 1; .*data\.allow_bad=2:\n.*2\.png.*\n.*4\.png"):
         without_unreadable(five.source, allowed=1)
+
+
+def test_pictures_of_which_none_may_be_damaged_are_named_up_to_a_number(tmp_path: Path) -> None:
+    (tmp_path / "cat").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "cat" / "whole.png")
+    refuse_damaged(ImageFolder(tmp_path), of="test")
+    for index in range(NAMED + 1):
+        (tmp_path / "cat" / f"{index:02}.png").write_bytes(b"no picture")
+        with pytest.raises(DataError) as caught:
+            refuse_damaged(ImageFolder(tmp_path), of="test", shown=False)
+        first, *named = str(caught.value).splitlines()
+        assert first == f"{index + 1} of {index + 2} test pictures cannot be read:"
+        assert [f"{number:02}.png" in line for number, line in enumerate(named[:NAMED])] == [True] * min(index + 1, NAMED)
+        assert named[NAMED:] == ["  ..."] * (index == NAMED)

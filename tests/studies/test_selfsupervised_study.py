@@ -331,6 +331,20 @@ def test_pictures_of_several_sizes_are_refused_before_anything_is_trained(
         read.parse({**recipe, "data": {**own, "size": 32}}).open(OnDisk())
 
 
+@pytest.mark.parametrize("in_memory", [False, True])
+@pytest.mark.parametrize("of", ["test", "labelled"])
+def test_a_broken_picture_to_judge_by_is_told_before_a_training(
+    values: dict[str, Any], tmp_path: Path, in_memory: bool, of: str
+) -> None:
+    path = tmp_path / of / "blue" / "07.png"
+    path.write_bytes(path.read_bytes()[:1500])  # its head is whole
+    said = rf"^1 of {len([*(tmp_path / of).rglob('*.png')])} {of} pictures cannot be read:\n  " * (not in_memory)
+    recipe = changed(values, data={"in_memory": in_memory}, methods={"standard": {}}, discretizer=None)
+    with pytest.raises(DatError, match=rf"{said}.*{of}/blue/07\.png \(1500 bytes\).*; fetch it again, or take it out"):
+        dat.train(recipe, cpu=True)
+    assert not (tmp_path / "run").exists()
+
+
 def test_labelled_pictures_among_the_test_pictures_are_counted_and_named(
     values: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
