@@ -23,6 +23,7 @@ from dat.evaluation.labels import Labeller, Prediction, labelled
 from dat.nn.features import encoder_of
 from dat.nn.norm import Normalized, without_auxiliary_norms
 from dat.nn.weights import load_strictly
+from dat.progress import warn
 from dat.recipe import read
 from dat.recipe.classification import ClassificationRecipe
 from dat.recipe.contest import training_of
@@ -331,7 +332,12 @@ def _state_of(found: _Place, methods: Collection[str]) -> checkpoint.State:
             f"{found.folder.name} is none of the models of {found.folder.parent} ({known}); give it its first name again, "
             "or put it back into the recipe."
         )
-    return checkpoint.load(found.path) if found.folder != found.path else _newest_state(found.folder)
+    if found.folder != found.path:
+        return checkpoint.load(found.path)
+    state = _newest_state(found.folder)
+    for sentence in checkpoint.unfinished(state, found.folder):
+        warn(sentence)
+    return state
 
 
 def _class_names(run: Path) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,6 +104,13 @@ def verify(file: Path, *, size: int, sha256: str) -> None:
 def list_checkpoints(folder: Path) -> list[Path]:
     """Checkpoints of a run, oldest first."""
     return sorted(path for path in folder.glob("step-*") if path.is_dir())
+
+
+def unfinished(state: State, name: Path) -> Iterator[str]:
+    """A sentence where the training of a state has not come to its end; none where it has, or an older state does not say."""
+    step, steps = (state.numbers.get(number, 0) for number in ("step", "steps"))
+    if step < steps:
+        yield f"{name} has come to step {step} of {steps}; its weights are of an unfinished training, which --resume completes."
 
 
 def newest_valid(folder: Path) -> tuple[Path, State, list[str]] | None:

@@ -119,7 +119,7 @@ def run_steps(
     total = pace.epochs * order.steps_per_epoch
     done = _resume(learner, folder)
     log = _Log(folder / "log.jsonl", done, place)
-    saver = _Saver(learner, folder / "checkpoints", place, pace.save_minutes)
+    saver = _Saver(learner, folder / "checkpoints", place, pace.save_minutes, total)
     with _signals() as caught, Bar(title, total, done=done, shown=place.is_main) as bar:
         while done < total and not _is_over(learner):
             epoch = done // order.steps_per_epoch
@@ -212,10 +212,10 @@ def _resume(learner: Learner, folder: Path) -> int:
 
 
 class _Saver:
-    """Writes the learner's state now and then, and when told to; only in the main process."""
+    """Writes the learner's state now and then, and when told to, with the step and how many there are; in the main process."""
 
-    def __init__(self, learner: Learner, folder: Path, place: Place, minutes: float) -> None:
-        self.learner, self.folder, self.place, self.minutes = learner, folder, place, minutes
+    def __init__(self, learner: Learner, folder: Path, place: Place, minutes: float, total: int) -> None:
+        self.learner, self.folder, self.place, self.minutes, self.total = learner, folder, place, minutes, total
         self.saved_at = time.monotonic()
 
     def is_due(self) -> bool:
@@ -225,7 +225,8 @@ class _Saver:
         if self.place.is_main:
             state = self.learner.state()
             _check_finite(state, step)
-            checkpoint.save(self.folder, step, checkpoint.State(state.tensors, {**state.numbers, "step": step}))
+            steps = {"step": step, "steps": step if _is_over(self.learner) else self.total}
+            checkpoint.save(self.folder, step, checkpoint.State(state.tensors, {**state.numbers, **steps}))
         self.saved_at = time.monotonic()
 
 

@@ -18,6 +18,7 @@ from dat.errors import CheckpointError
 from dat.nn.imagenet_networks import ImageNetNetwork
 from dat.nn.transformers_detectors import CONFIG, tensors_of_folder
 from dat.nn.weights import file_sha256, read_weights
+from dat.progress import warn
 from dat.recipe.boxes import BoxedData, BoxesData, build_boxes
 from dat.recipe.data import Data, DataSection, build_data
 from dat.recipe.perceptual import FrechetSection, PerceptualSection, build_frechet, build_perceptual
@@ -130,8 +131,10 @@ def _of_run(folder: Path) -> Mapping[str, Tensor]:
         raise CheckpointError(
             f"{folder} holds no checkpoint; name a file of weights, or RUN/<method>-seed<k> of a finished run."
         )
-    tensors = checkpoint.load(found[0]).tensors
-    return weights_of(tensors)
+    state = checkpoint.load(found[0])
+    for sentence in checkpoint.unfinished(state, folder) if found != [folder] else ():
+        warn(sentence)
+    return weights_of(state.tensors)
 
 
 def _loaded(source: str, *, precision: Precision, compiled: bool) -> FrozenDiscretizer:

@@ -107,6 +107,7 @@ def test_patience_ends_a_training_and_it_stays_ended(tmp_path: Path, capsys: pyt
     assert "train: ended after step 15 of 20, as validation did not rise any more." in capsys.readouterr().err
     state = final_state(tmp_path)
     assert (state.numbers["step"], len(script.shown)) == (15, 3)
+    assert [*checkpoint.unfinished(state, tmp_path)] == []
     again = trained(tmp_path, Scripted([]), KilledInCall(METHODS["standard"](), 0), patience=1, keep="best")
     assert_same(again.state_dict(), script.shown[1])
     trained(tmp_path / "longer", longer := Scripted([10.0, 30.0, 20.0, 40.0]), patience=2)

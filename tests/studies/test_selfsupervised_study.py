@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -234,6 +235,24 @@ def test_an_encoder_is_tuned_further(values: dict[str, Any], tmp_path: Path) -> 
     with pytest.raises(DatError, match=said) as caught:
         read.parse(fine_tuning(values, other, masked, tmp_path / "other")).open(OnDisk())
     assert "\n" not in str(caught.value)
+
+
+def test_an_unfinished_training_is_told_where_its_weights_are_used(
+    values: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    once: dict[str, Any] = {"methods": {"standard": {}}, "discretizer": None, "evaluation": {"suites": ["clean"]}}
+    model = dat.train(changed(values, **once, training={"save_minutes": 0.0}), cpu=True) / "standard-seed0"
+    judge = ["eval", str(model), "--suites", "clean", "--cpu"]
+    OnDisk().weights(str(model))
+    assert "unfinished" not in capsys.readouterr().err + CliRunner().invoke(app, judge).stderr
+    before, last = checkpoint.list_checkpoints(model / "checkpoints")
+    shutil.rmtree(last)
+    said = f"Note: {model} has come to step 3 of 4; its weights are of an unfinished training, which --resume completes."
+    OnDisk().weights(str(model))
+    assert capsys.readouterr().err.count(said) == 1
+    OnDisk().weights(str(before))  # asked for by name
+    assert said not in capsys.readouterr().err
+    assert CliRunner().invoke(app, judge).stderr.count(said) == 1
 
 
 @pytest.mark.parametrize("kind", ["mae", "simclr", "moco-v3"])
