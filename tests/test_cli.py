@@ -371,7 +371,7 @@ MISTAKES = {
     "report of nothing": (["report", "nowhere"], CANNOT, "nowhere"),
     "show of nothing": (["recipes", "show", "nowhere"], MISUSE, "There is no recipe 'nowhere'"),
     "check of nothing": (["recipes", "check", "nowhere"], MISUSE, "There is no recipe 'nowhere'"),
-    "discretize by nothing": (["discretize", "photos"], MISUSE, "Missing option '--with'"),
+    "discretize by nothing": (["discretize", "photos"], MISUSE, "--with is missing; name a discretizer"),
     "discretize by an unknown": (["discretize", "photos", "--with", "ldm-f8"], CANNOT, "did you mean 'ldm-vq-f8'?"),
     "discretize by an absent": (["discretize", "photos", "--with", "ibq-1024"], CANNOT, "`dat discretizer get ibq-1024`"),
     "discretize no picture": (["discretize", "nowhere", "--with", "ibq-1024"], CANNOT, "no picture and no folder at nowhere"),

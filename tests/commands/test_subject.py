@@ -166,8 +166,8 @@ def test_every_row_says_that_pictures_were_squashed(photos: Path) -> None:
     }
     squashed = evaluate(Two(), **arguments, crop_pct=1.0, crop_mode="squash", self_test=False)
     cropped = evaluate(Two(), **arguments, crop_pct=1.0, self_test=False)
-    assert [row.protocol.get("crop_mode") for row in squashed] == ["squash"] * 2
-    assert [row.protocol.get("crop_mode") for row in cropped] == [None] * 2  # as rows of earlier evaluations
+    assert [row.protocol.get("crop_mode") for row in squashed] == ["squash"] * 4
+    assert [row.protocol.get("crop_mode") for row in cropped] == [None] * 4  # as rows of earlier evaluations
 
 
 def test_a_size_that_the_network_does_not_take_is_said(photos: Path) -> None:

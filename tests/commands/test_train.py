@@ -258,7 +258,7 @@ def test_equal_time_follows_the_speeds_of_the_logs(tmp_path: Path) -> None:
 def test_a_run_keeps_the_hashes_of_what_its_page_is_made_from(compared: Path, teacher: Path, tmp_path: Path) -> None:
     files = json.loads((compared / "run.json").read_text())["files"]
     of_models = (part for name in ("standard-seed0", "advprop-seed0") for part in (f"{name}/log.jsonl", f"right/{name}.npz"))
-    assert set(files) == {"results.jsonl", "recipe.yaml", *of_models}
+    assert set(files) == {"results.jsonl", "recipe.yaml", "mistakes.npz", *of_models}
     assert files["results.jsonl"] == file_sha256(compared / "results.jsonl")
     assert {"log.jsonl", "reconstructions.npz"} <= set(json.loads((teacher / "run.json").read_text())["files"])
     shutil.copytree(compared, tmp_path / "run")
