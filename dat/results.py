@@ -66,14 +66,19 @@ def wilson(correct: int, n: int) -> tuple[float, float]:
     return 100 * low if correct else 0.0, 100 * high if correct < n else 100.0
 
 
-def mean_interval(values: Sequence[float]) -> tuple[float, tuple[float, float] | None]:
-    """Mean over repeats with its 95 % Student-t interval; no interval for a single repeat."""
+UNBOUNDED = (-math.inf, math.inf)
+
+
+def mean_interval(
+    values: Sequence[float], *, bounds: tuple[float, float] = UNBOUNDED
+) -> tuple[float, tuple[float, float] | None]:
+    """Mean over repeats with its 95 % Student-t interval, cut where no value can be; no interval for a single repeat."""
     mean = sum(values) / len(values)
     if len(values) < 2:
         return mean, None
     variance = sum((value - mean) ** 2 for value in values) / (len(values) - 1)
     half = float(special.stdtrit(len(values) - 1, 0.975)) * math.sqrt(variance / len(values))
-    return mean, (mean - half, mean + half)
+    return mean, (max(bounds[0], mean - half), min(bounds[1], mean + half))
 
 
 def of_set(suite: str, pictures: str) -> str:

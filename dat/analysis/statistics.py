@@ -22,6 +22,8 @@ PerChannel = Float[Tensor, " channels"]
 Flags = Bool[Tensor, " channels"]
 Features = Float[Tensor, "..."]
 
+POSSIBLE = (-1.0, 1.0)
+"""Correlations."""
 FEWEST = 3
 """Channels: any two points lie on a line."""
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from dat.analysis.adversaries import ADVERSARIES, DISCRETE, PIXEL
-from dat.analysis.statistics import Likeness, channel_statistics, likenesses
+from dat.analysis.statistics import POSSIBLE, Likeness, channel_statistics, likenesses
 from dat.commands.specimens import Arrays, Options, Specimen, keep, kept, open_specimens
 from dat.discretizers.listing import in_columns
 from dat.engine import run_folder
@@ -20,7 +20,7 @@ from dat.errors import UsageError
 from dat.progress import Bar
 from dat.report.figures import png_of
 from dat.report.statistics_figure import Correlations, statistics_figure
-from dat.results import INTERVAL, Row, mean_interval, write_bytes, write_rows
+from dat.results import INTERVAL, UNBOUNDED, Row, mean_interval, write_bytes, write_rows
 
 PICTURE, ROWS = "statistics.png", "statistics.jsonl"
 METRICS = ("correlation_of_means", "correlation_of_variances")
@@ -127,7 +127,7 @@ def _both(one: Measured, suite: str, of_batches: np.ndarray, **more: object) -> 
 
 def _row(one: Measured, suite: str, metric: str, of_batches: np.ndarray, **more: object) -> Row:
     known = of_batches[~np.isnan(of_batches)].tolist()
-    mean, interval = mean_interval(known)
+    mean, interval = mean_interval(known, bounds=POSSIBLE if metric in METRICS and suite != DIFFERENCE else UNBOUNDED)
     size, whole = one.specimen.batch_size, len(of_batches)
     how: dict[str, object] = {
         "model": one.specimen.name,

@@ -14,7 +14,7 @@ from jaxtyping import Float64, Int64
 from scipy import special
 
 from dat.errors import UsageError
-from dat.results import INTERVAL, differing, mean_interval
+from dat.results import INTERVAL, UNBOUNDED, differing, mean_interval
 
 PictureScores = Float64[np.ndarray, " pictures"]
 Positions = Int64[np.ndarray, " pictures"]
@@ -24,7 +24,7 @@ FEWEST = 10
 METHOD = "Student over pictures"
 """How the interval of a mean of scores is made, for protocols and pages."""
 TOO_FEW = f"fewer than {FEWEST} pictures"
-UNBOUNDED, PERCENT = (-math.inf, math.inf), (0.0, 100.0)
+PERCENT = (0.0, 100.0)
 CERTAIN_OF_SIGN = 1e-3
 """A mean difference is called above or below 0 where chance alone does so, or more, less often than this."""
 
@@ -64,9 +64,7 @@ def picture_interval(scores: PictureScores, *, bounds: tuple[float, float] = UNB
     """
     if len(scores) < FEWEST:
         return None
-    _, interval = mean_interval(scores.tolist())
-    assert interval is not None
-    return max(bounds[0], interval[0]), min(bounds[1], interval[1])
+    return mean_interval(scores.tolist(), bounds=bounds)[1]
 
 
 def matched_interval(gains: int, losses: int, n: int) -> tuple[float, float]:

@@ -18,10 +18,10 @@ from dat.data.pipeline import ImageDataset
 from dat.data.testsets.class_maps import NOTHING
 from dat.errors import DataError
 from dat.evaluation.cells import Cell, Correct, Labels, Predictions, View, answered, is_unchanged
-from dat.evaluation.intervals import METHOD, PERCENT, TOO_FEW, UNBOUNDED, PictureScores, picture_interval
+from dat.evaluation.intervals import METHOD, PERCENT, TOO_FEW, PictureScores, picture_interval
 from dat.evaluation.metrics import ALEXNET_CLEAN_ERROR, MakeRow, Shares, class_rows, mce, relative_mce
 from dat.evaluation.suites import SEVERITIES, clean_beside
-from dat.results import INTERVAL, Row, wilson, without_set
+from dat.results import INTERVAL, UNBOUNDED, Row, wilson, without_set
 
 IMAGENET_C = ("c", "c-generated")
 """Sets of corruptions whose mean is over the 15 of the benchmark, and that have an mCE."""

@@ -11,6 +11,7 @@ from jaxtyping import Float64
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from dat.analysis.statistics import POSSIBLE
 from dat.report.figures import METHOD_COLOURS, STYLE, add_titled_legend
 from dat.results import mean_interval
 
@@ -104,11 +105,11 @@ def draw_histogram(axes: Axes, found: Correlations, which: int, low: float) -> N
 
 
 def draw_layers(axes: Axes, found: Correlations, which: int) -> None:
-    """Mean over batches at each layer, with its 95 % interval."""
+    """Mean over batches at each layer, with its 95 % interval, which is cut at 1."""
     for adversary in found.adversaries:
         of_layers = found.of(adversary)[..., which].T
         places = [place for place, values in enumerate(of_layers) if not np.isnan(values).all()]
-        means = [mean_interval(of_layers[place][~np.isnan(of_layers[place])].tolist()) for place in places]
+        means = [mean_interval(of_layers[place][~np.isnan(of_layers[place])].tolist(), bounds=POSSIBLE) for place in places]
         colour = colour_of(adversary)
         axes.plot(places, [mean for mean, _ in means], color=colour, marker=MARKERS[adversary], ms=2.6, lw=1.1)
         low, high = zip(*[interval or (mean, mean) for mean, interval in means], strict=True) if means else ((), ())

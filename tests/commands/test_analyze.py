@@ -96,11 +96,17 @@ def test_rows_of_statistics_are_those_of_plain_calls(run: Path, photos: Path, tm
             of_layers = dat.statistics(trained.model, images, shown)
             by_batch[name].append(float(np.mean([one.variance for one in of_layers.values()])))
     for name, values in by_batch.items():
-        row, (mean, interval) = found["at", f"statistics/{name}", "correlation_of_variances"], mean_interval(values)
+        row, (mean, interval) = (
+            found["at", f"statistics/{name}", "correlation_of_variances"],
+            mean_interval(values, bounds=(-1.0, 1.0)),
+        )
         assert row.value == pytest.approx(mean, abs=1e-6)
         assert row.ci == pytest.approx(interval, abs=1e-5)
         assert (row.n, row.protocol["batches"], row.protocol["interval"]) == (8, 2, "Student over batches")
         assert row.protocol["trained_with"] == (name == "pixel")
+    correlations = [row for (_, suite, _), row in found.items() if suite.split("/")[1] in ADVERSARIES]
+    assert all(low >= -1 and high <= 1 for low, high in (row.ci for row in correlations if row.ci))
+    assert any(row.ci and row.ci[1] == 1 for row in correlations), "one is cut"
     gaps = np.subtract(by_batch["discrete"], by_batch["pixel"])
     row = found["at", "statistics/discrete-minus-pixel", "correlation_of_variances"]
     assert row.value == pytest.approx(gaps.mean(), abs=1e-6)
