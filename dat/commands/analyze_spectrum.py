@@ -6,6 +6,7 @@ OUT/spectrum.jsonl  spectrum.png (spectrum-<model>.png of several)  measured/*.n
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from dat.analysis.adversaries import ADVERSARIES, DISCRETE, PIXEL, Shown
 from dat.analysis.spectrum import HALF_NYQUIST, colours, patch_place, power, ring_centres, spectrum, white_share
-from dat.commands.specimens import Arrays, Options, Specimen, keep, kept, open_specimens
+from dat.commands.specimens import Arrays, Options, Specimen, measured_once, open_specimens
 from dat.discretizers.listing import in_columns
 from dat.engine import run_folder
 from dat.evaluation.intervals import METHOD
@@ -50,7 +51,7 @@ def spectra(places: Sequence[Path], out: Path, options: Options) -> list[Row]:
         rows: list[Row] = []
         with Bar("spectrum", sum(len(one.pictures) for one in specimens)) as bar:
             for specimen in specimens:
-                arrays = _measured(specimen, out, bar)
+                arrays = measured_once(out, specimen, "spectrum", partial(_arrays, specimen, bar), bar)
                 rows += _rows(specimen, arrays)
                 write_bytes(out / picture_of(specimen.name, len(specimens)), png_of(spectrum_figure(_drawn(specimen, arrays))))
         write_rows(out / ROWS, rows)
@@ -60,17 +61,6 @@ def spectra(places: Sequence[Path], out: Path, options: Options) -> list[Row]:
 def picture_of(name: str, models: int) -> str:
     """What the picture of a model is called, beside those of others."""
     return PICTURE if models == 1 else f"spectrum-{name.replace('/', '-')}.png"
-
-
-def _measured(specimen: Specimen, out: Path, bar: Bar) -> Arrays:
-    """Kept, or measured and then kept."""
-    arrays = kept(out, specimen, "spectrum")
-    if arrays is not None:
-        bar.skip(specimen.name, len(specimen.pictures))
-        return arrays
-    arrays = _arrays(specimen, bar)
-    keep(out, specimen, "spectrum", arrays)
-    return arrays
 
 
 def _arrays(specimen: Specimen, bar: Bar) -> Arrays:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from dat.analysis.adversaries import ADVERSARIES, DISCRETE, PIXEL
 from dat.analysis.statistics import POSSIBLE, Likeness, channel_statistics, likenesses
-from dat.commands.specimens import Arrays, Options, Specimen, keep, kept, open_specimens
+from dat.commands.specimens import Arrays, Options, Specimen, measured_once, open_specimens
 from dat.discretizers.listing import in_columns
 from dat.engine import run_folder
 from dat.errors import UsageError
@@ -71,13 +72,7 @@ def _refuse_few(specimen: Specimen) -> None:
 
 
 def _measured(specimen: Specimen, out: Path, bar: Bar) -> Measured:
-    """Kept, or measured and then kept."""
-    arrays = kept(out, specimen, "statistics")
-    if arrays is None:
-        arrays = _arrays(specimen, bar)
-        keep(out, specimen, "statistics", arrays)
-    else:
-        bar.skip(specimen.name, len(specimen.pictures))
+    arrays = measured_once(out, specimen, "statistics", partial(_arrays, specimen, bar), bar)
     found = Correlations(tuple(arrays["layers"].tolist()), ADVERSARIES, arrays["values"], specimen.own)
     return Measured(specimen, found, arrays["left_out"], arrays["channels"], arrays["modified"])
 

@@ -9,12 +9,13 @@ import torch
 
 from dat.boxes import Boxes, Found
 from dat.commands.trained import TrainedDetector, TrainedModel, TrainedNetwork
+from dat.engine.steps import stream_seed
 from dat.evaluation.found_things import SCORE
 from dat.nn.outputs import logits_of
 from dat.recipe.contest import training_of
 from dat.tasks.classification import Classification
 from dat.tasks.detection import Detection
-from dat.types import Images, Task
+from dat.types import Batch, DrawingTask, Images, Task
 
 Trained = TrainedModel | TrainedDetector | TrainedNetwork
 
@@ -26,6 +27,11 @@ class Asked:
     images: Images
     task: Task[Any]
     targets: Any
+
+    def batch(self, place: int = 0) -> Batch[Any]:
+        """As methods take it; what is drawn for it follows from the place of its first picture."""
+        batch = Batch(self.images, self.targets, torch.Generator().manual_seed(stream_seed(0, place)))
+        return self.task.drawn(batch) if isinstance(self.task, DrawingTask) else batch
 
 
 def asked(run: Trained, images: Images) -> Asked:

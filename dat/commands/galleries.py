@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from PIL import Image
 
 from dat.analysis.codes import Change, discrete_change
@@ -20,13 +19,12 @@ from dat.discretizers.frozen import FrozenDiscretizer
 from dat.discretizers.listing import in_columns
 from dat.discretizers.pretrained import load_discretizer
 from dat.discretizers.quality import psnr_db
-from dat.engine.steps import stream_seed
 from dat.errors import UsageError
 from dat.progress import Bar
 from dat.report.figures import code_side, enlarged, mark_codes
 from dat.report.strips import beside, captioned, pixels_of, png, stacked
 from dat.results import write_bytes
-from dat.types import Batch, DrawingTask, Images
+from dat.types import Images
 
 ALPHAS = (0.0, 0.2, 0.4, 0.6, 0.8)
 """Those of the slides."""
@@ -110,9 +108,7 @@ def step_through(
 
 def _change(run: Trained, discretizer: FrozenDiscretizer, images: Images, alpha: float) -> Change:
     of = asked(run, images)
-    batch = Batch(of.images, of.targets, torch.Generator().manual_seed(stream_seed(0, 0)))
-    batch = of.task.drawn(batch) if isinstance(of.task, DrawingTask) else batch
-    return discrete_change(run.model, of.task, discretizer, images, batch.targets, alpha=alpha)
+    return discrete_change(run.model, of.task, discretizer, images, of.batch().targets, alpha=alpha)
 
 
 def _strip(changes: Mapping[float, Change], stride: int) -> Image.Image:

@@ -6,7 +6,7 @@ import hashlib
 import io
 import json
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -34,24 +34,23 @@ from dat.commands.trained import (
     run_folder_of,
 )
 from dat.data.annotations import open_annotated
-from dat.data.images import decode
-from dat.data.picture_files import find_pictures
+from dat.data.folders import PictureFolder
 from dat.data.pipeline import CenterCrop
 from dat.discretizers.frozen import FrozenDiscretizer
 from dat.discretizers.pretrained import load_discretizer
 from dat.engine.processes import on_cpu
-from dat.engine.steps import stream_seed
 from dat.errors import CheckpointError, DataError, UsageError
 from dat.evaluation.identity import checkpoint_hash
 from dat.evaluation.labels import check_batch_size
 from dat.methods.at import AT
+from dat.progress import Bar
 from dat.recipe.contest import contestant, training_of
 from dat.recipe.header import recipe_hash
 from dat.recipe.methods import alpha_of, build_method
 from dat.recipe.unlabelled import build_judged
 from dat.results import Row, from_json, versions, write_bytes
 from dat.studies.words import step_of
-from dat.types import Batch, DrawingTask, Images
+from dat.types import Images
 
 Shapes = UInt8[np.ndarray, "pictures 3 height width"]
 Arrays = dict[str, np.ndarray]
@@ -103,25 +102,6 @@ class Source(Protocol):
     def name(self, index: int, /) -> str:
         """What to call it."""
         ...
-
-
-@dataclass(frozen=True, eq=False)
-class Files:
-    """Pictures of a folder, of which nobody knows a class."""
-
-    paths: Sequence[Path]
-
-    def __len__(self) -> int:
-        """How many."""
-        return len(self.paths)
-
-    def read(self, index: int) -> Any:
-        """One, as RGB. Raises: DataError: it cannot be read."""
-        return decode(self.paths[index])
-
-    def name(self, index: int) -> str:
-        """Its path."""
-        return str(self.paths[index])
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,9 +172,7 @@ class Specimen:
         """Pictures from a place on, and what each adversary makes of them; what is drawn follows from the place."""
         images = self.pictures.batch(first, size).to(_device_of(self.run.model))
         of = asked(self.run, images)
-        batch = Batch(of.images, of.targets, torch.Generator().manual_seed(stream_seed(0, first)))
-        batch = of.task.drawn(batch) if isinstance(of.task, DrawingTask) else batch
-        return images, adversarial(self.run.model, batch, of.task, self.discretizer, alpha=self.alpha, at=self.at)
+        return images, adversarial(self.run.model, of.batch(first), of.task, self.discretizer, alpha=self.alpha, at=self.at)
 
     def row(self, suite: str, metric: str, value: float, n: int, **more: Any) -> Row:
         """A row of results; `more` are `ci` and further entries of the protocol."""
@@ -221,8 +199,8 @@ def open_specimens(places: Sequence[Path], options: Options) -> list[Specimen]:
 
 
 def _specimen(folder: Path, options: Options, known: dict[object, Pictures]) -> Specimen:
-    run = open_run(folder)
     refuse_unfinished(folder)
+    run = open_run(folder)
     device = torch.device("cpu") if on_cpu(options.cpu) else torch.accelerator.current_accelerator()
     run.model.to(device)
     view = view_of_run(run, options.size)
@@ -262,7 +240,7 @@ def view_of_run(run: Trained, size: int | None) -> Any:
 def _source(run: Trained, folder: Path | None) -> Source:
     """The pictures of a folder, or those that the run is tested on."""
     if folder is not None:
-        return Files(find_pictures([folder]))
+        return PictureFolder(folder)
     data: Any = run.recipe.data
     if isinstance(run, TrainedModel):
         return run.test_pictures()[0].source
@@ -318,8 +296,19 @@ def _device_of(model: nn.Module) -> torch.device:
     return next(model.parameters()).device
 
 
-def kept(folder: Path, specimen: Specimen, verb: str) -> Arrays | None:
-    """What was measured on a model in this way; None where it was not, or is damaged."""
+def measured_once(folder: Path, specimen: Specimen, verb: str, measure: Callable[[], Arrays], bar: Bar) -> Arrays:
+    """What was measured on a model in this way and kept, or else is measured now and kept."""
+    arrays = _kept(folder, specimen, verb)
+    if arrays is not None:
+        bar.skip(specimen.name, len(specimen.pictures))
+        return arrays
+    arrays = measure()
+    _keep(folder, specimen, verb, arrays)
+    return arrays
+
+
+def _kept(folder: Path, specimen: Specimen, verb: str) -> Arrays | None:
+    """None where nothing was, or the file is damaged."""
     try:
         with _place(folder, specimen, verb).open("rb") as opened, np.load(opened) as found:
             arrays = {name: found[name] for name in found.files}
@@ -328,8 +317,7 @@ def kept(folder: Path, specimen: Specimen, verb: str) -> Arrays | None:
         return None
 
 
-def keep(folder: Path, specimen: Specimen, verb: str, arrays: Arrays) -> None:
-    """Write it."""
+def _keep(folder: Path, specimen: Specimen, verb: str, arrays: Arrays) -> None:
     content = io.BytesIO()
     named: dict[str, Any] = {**arrays, "identity": np.array(json.dumps(_identity(specimen)))}
     np.savez_compressed(content, **named)

@@ -266,22 +266,12 @@ def pretraining_of(path: str | Path) -> Path | None:
 def refuse_unfinished(path: str | Path) -> None:
     """Refuse a model whose training was stopped: numbers of it would pass for those of its recipe.
 
-    One that may end early, by `patience`, is taken as it is.
-
     Raises:
         CheckpointError: with the steps that are done, and those that there are; or it is no model of a run.
     """
-    found = _find(path)
-    recipe = read.load(str(found.recipe))
-    assert isinstance(recipe, ClassificationRecipe | DetectionRecipe | SelfSupervisedRecipe)
-    training = training_of(recipe, found.label)
-    pictures = run_folder.read_run(found.folder.parent).get("data", {}).get("train_images", 0)
-    total = training.epochs * (pictures // training.batch_size)
-    steps = [int(one.name.removeprefix("step-")) for one in checkpoint.list_checkpoints(found.folder / "checkpoints")]
-    done = max(steps, default=0)
-    if done < total and training.patience is None:
-        again = "go on with dat train RECIPE --resume, or name another model"
-        raise CheckpointError(f"{found.folder} was stopped after step {done} of {total}; {again}.")
+    folder = _find(path).folder
+    for sentence in checkpoint.unfinished(_newest_state(folder), folder):
+        raise CheckpointError(sentence)
 
 
 def models_of(path: Path) -> list[Path]:

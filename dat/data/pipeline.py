@@ -428,15 +428,16 @@ def _next_of_workers(results: Iterator[Examples | DatError], deaths: list[str]) 
     try:
         return next(results, None)
     except (RuntimeError, OSError, EOFError) as error:
-        if deaths:
-            raise _worker_death(deaths[0]) from error
-        if isinstance(error, RuntimeError):
-            if not str(error).startswith("DataLoader worker (pid"):  # what a worker raised itself begins with "Caught"
-                raise
-            raise _worker_death(str(error)) from error
-        if str(error).startswith("Caught"):
-            raise
-        raise _worker_death(f"its connection broke ({type(error).__name__})") from error
+        if said := deaths[0] if deaths else _said_of_death(error):
+            raise _worker_death(said) from error
+        raise
+
+
+def _said_of_death(error: Exception) -> str:
+    """Empty of what a worker raised itself, which begins with "Caught"; the rest comes from the loader and its connections."""
+    if isinstance(error, RuntimeError):
+        return str(error) if str(error).startswith("DataLoader worker (pid") else ""
+    return "" if str(error).startswith("Caught") else f"its connection broke ({type(error).__name__})"
 
 
 class _Reporting(Dataset[Examples | DatError]):

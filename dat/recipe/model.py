@@ -110,9 +110,9 @@ def open_model(section: ModelSection, parts: Parts, *, num_classes: int) -> Blue
         words = VisualWords(discretizer, discretizer.codebook())
     weights = parts.weights(section.weights) if section.weights is not None else None
     if section.pretrained:
-        weights = pretrained_tensors(section.name, num_classes=num_classes, options=section.options)
         mean, std = ([round(value, 4) for value in values] for values in (section.mean, section.std))
         warn(f"The model begins with timm's weights {section.name}; inside it images are normalised by mean {mean}, std {std}.")
+        weights = pretrained_tensors(section.name, num_classes=num_classes, options=section.options)
     blueprint = Blueprint(section, num_classes, weights, words)
     if weights is not None or words is not None:
         blueprint.untrained(seed=0)

@@ -26,9 +26,11 @@ from dat.commands.asked import Trained, asked
 from dat.commands.specimens import Options, Pictures, Specimen, open_specimens
 from dat.commands.trained import TrainedNetwork, load_classifier
 from dat.data.boxed import Letterbox
+from dat.data.folders import PictureFolder
 from dat.data.pipeline import CenterCrop
 from dat.discretizers import codes
 from dat.discretizers.pretrained import load_discretizer
+from dat.engine import checkpoint
 from dat.errors import CheckpointError, DataError, UsageError
 from dat.methods.at import AT
 from dat.nn.features import encoder_of
@@ -233,12 +235,16 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
         refused(FEW, tmp_path)
 
 
-def test_a_half_finished_run_is_refused(run: Path, tmp_path: Path) -> None:
+def test_a_half_finished_run_is_refused(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     half = shutil.copytree(run, tmp_path / "half")
-    (last,) = (half / "dat-seed0" / "checkpoints").glob("step-*")
-    last.rename(last.with_name("step-00000002"))
-    with pytest.raises(CheckpointError, match=r"dat-seed0 was stopped after step 2 of 5; go on with dat train RECIPE --resume"):
+    checkpoints = half / "dat-seed0" / "checkpoints"
+    (last,) = checkpoints.glob("step-*")
+    state = checkpoint.load(last)
+    assert state.numbers["step"] == state.numbers["steps"] == 5
+    checkpoint.save(checkpoints, 2, checkpoint.State(state.tensors, {**state.numbers, "step": 2}))
+    with pytest.raises(CheckpointError, match=r"dat-seed0 has come to step 2 of 5; .* which --resume completes"):
         refused(FEW, half)
+    assert "Note" not in capsys.readouterr().err, "one sentence, not two"
     assert len(refused(FEW, half / "at-seed0")) == 1
 
 
@@ -258,7 +264,7 @@ def test_pictures_of_several_sizes_are_refused(run: Path, photos: Path, tmp_path
     mixed = shutil.copytree(photos, tmp_path / "mixed")
     Image.new("RGB", (20, 24)).save(mixed / "other.png")
     specimen = open_specimens([run / "at-seed0"], FEW)[0]
-    files = specimens.Files(sorted(mixed.rglob("*.png")))
+    files = PictureFolder(mixed)
     with pytest.raises(DataError, match=r"is 16x16 but .*other.png is 20x24.*add --size"):
         specimens._read(files, CenterCrop(), 50)
     assert specimens._read(files, CenterCrop(12, crop_pct=1.0), 50).pixels.shape == (10, 3, 12, 12)
