@@ -111,7 +111,10 @@ def open_model(section: ModelSection, parts: Parts, *, num_classes: int) -> Blue
     weights = parts.weights(section.weights) if section.weights is not None else None
     if section.pretrained:
         mean, std = ([round(value, 4) for value in values] for values in (section.mean, section.std))
-        warn(f"The model begins with timm's weights {section.name}; inside it images are normalised by mean {mean}, std {std}.")
+        warn(
+            f"The model begins with timm's weights {section.name}; they are downloaded, unless they are here already. "
+            f"Inside it images are normalised by mean {mean}, std {std}."
+        )
         weights = pretrained_tensors(section.name, num_classes=num_classes, options=section.options)
     blueprint = Blueprint(section, num_classes, weights, words)
     if weights is not None or words is not None:

@@ -223,6 +223,14 @@ def test_random_words_are_as_many_as_the_adversary_changed(run: Path) -> None:
     assert float((shown.images["random-codes"] - images).abs().mean()) > 0
 
 
+def test_what_is_drawn_follows_from_the_place_of_a_batch(run: Path) -> None:
+    specimen = open_specimens([run / "dat-seed0"], FEW)[0]
+    twice = replace(specimen, pictures=Pictures(np.tile(specimen.pictures.pixels[:4], (2, 1, 1, 1))))
+    first, again, second = (twice.attacked(place, 4)[1].images["random-codes"] for place in (0, 0, 4))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, second)
+
+
 # What is refused.
 
 

@@ -75,12 +75,13 @@ def test_a_small_recipe_for_folders_fine_tunes_with_what_comes_with_the_package(
 
 
 def test_without_weights_it_stops_before_it_begins_and_says_what_to_write(
-    photos: list[str], asked: Callable[[bool], list[str]], tmp_path: Path
+    photos: list[str], asked: Callable[[bool], list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     asked(False)
     said = r"timm cannot get the weights of resnet18\.a1_in1k .*Write model\.pretrained=false .* model\.weights=FILE"
     with pytest.raises(CheckpointError, match=said):
         train("folder/small", photos, cpu=True)
+    assert "resnet18.a1_in1k; they are downloaded, unless they are here already" in capsys.readouterr().err, "why one waits"
     assert not (tmp_path / "run").exists()
 
 
