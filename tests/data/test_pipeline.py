@@ -452,6 +452,13 @@ def test_every_way_in_which_a_death_shows_is_one_sentence(failure: Exception, sa
         pipeline._next_of_workers(breaking(), ["killed."])
 
 
+def test_a_death_is_told_before_batches_that_were_read_ahead() -> None:
+    ahead = iter([DataError("a batch")])
+    with pytest.raises(DataError, match="died: killed; set"):
+        pipeline._next_of_workers(ahead, ["killed."])
+    assert str(pipeline._next_of_workers(ahead, [])) == "a batch"
+
+
 @pytest.mark.parametrize(
     "failure", [RuntimeError("Caught RuntimeError in a worker"), OSError("Caught OSError"), RuntimeError("a")]
 )

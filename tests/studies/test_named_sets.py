@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from typer.testing import CliRunner
 
 import dat
 from dat.cli import app
+from dat.commands.evaluation_plan import Plan
 from dat.data import folders
 from dat.data.folders import ImageFolder
 from dat.data.overlap import shared_pictures
@@ -312,6 +314,8 @@ def test_so_they_are_by_an_evaluation_on_suites_while_the_training_pictures_are_
         assert found.exit_code == 0, found.stderr
         assert found.stderr.count(said.format(of)) == 1
         assert said.format(of) in (tmp_path / f"out{of}" / "report.md").read_text()
+    without_pictures: Any = SimpleNamespace(tested=SimpleNamespace(trained_on=tmp_path / "train"))
+    assert Plan.leftovers(without_pictures, ["a", "sketch"]) == [], "sets of their own are not made from these"
     shutil.rmtree(tmp_path / "train")
     assert "training pictures" not in CliRunner().invoke(app, [*words, "--out", str(tmp_path / "none")]).stderr
 
