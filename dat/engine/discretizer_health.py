@@ -21,6 +21,8 @@ from dat.types import Images, PerImage, Place
 
 PICTURES = 8
 KEPT_EPOCHS = 9
+MOST, PIXELS = 256, 2**20
+"""So many pictures at a time, and so many pixels of them, are compared with their reconstructions."""
 
 
 def reconstruction_quality(
@@ -57,7 +59,8 @@ def examined(
     """All test pictures, discretized and compared with their reconstructions."""
     named = _Named(perceptual) if perceptual is not None else None
     quality = ReconstructionQuality(discretizer.codebook_size, perceptual=named, features=features)
-    for fetched in evaluation_batches(test, 256):
+    rows, columns = test[0, 0][0].shape[-2:]
+    for fetched in evaluation_batches(test, max(1, min(MOST, PIXELS // (rows * columns)))):
         images = fetched[0].to(place.device)
         codes = discretizer.encode(images)
         quality.update(images, discretizer.decode(codes)[..., : images.shape[2], : images.shape[3]], codes)

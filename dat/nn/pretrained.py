@@ -10,6 +10,7 @@ from typing import Any
 import timm
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from dat.errors import CheckpointError, UsageError
 from dat.nn.zoo import head_keys
@@ -85,6 +86,23 @@ def freeze_backbone(network: nn.Module) -> None:
         )
     for key, parameter in network.named_parameters():
         parameter.requires_grad_(key in last)
+
+
+def freeze_norms(network: nn.Module) -> None:
+    """Keep scale, shift and running statistics of each batch normalisation as they are; in place.
+
+    Raises:
+        UsageError: the network has none.
+    """
+    norms = [part for part in network.modules() if isinstance(part, _BatchNorm) and part.affine]
+    if not norms:
+        raise UsageError(f"freeze is 'norms', but {type(network).__name__} has no batch normalisation; leave it out.")
+    for part in norms:
+        part.requires_grad_(False)
+
+
+FROZEN = {"backbone": freeze_backbone, "norms": freeze_norms}
+"""What of a network can be kept as it begins."""
 
 
 def is_frozen(part: nn.Module) -> bool:

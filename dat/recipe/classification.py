@@ -20,7 +20,7 @@ from dat.recipe.data import Data, DataSection, tested_on, trained_on
 from dat.recipe.discretizer import DiscretizerPlan, DiscretizerSection, check_spec, open_plan
 from dat.recipe.fits import check_batches, check_corruptible, check_network
 from dat.recipe.header import Header, header_of, resolved
-from dat.recipe.methods import MethodSection
+from dat.recipe.methods import MethodSection, wants_auxiliary_norms
 from dat.recipe.model import Blueprint, ModelSection, check_model, open_model
 from dat.recipe.parts import Parts
 from dat.recipe.rehearsal import SIDE, shorter, smaller
@@ -137,6 +137,12 @@ class ClassificationRecipe(Strict):
         if unknown := [(key, label) for key, labels in named.items() for label in labels if label not in self.methods]:
             raise ValueError(
                 f"{unknown[0][0]} names {unknown[0][1]!r}, which is none of the methods: {', '.join(self.methods)}"
+            )
+        own = [label for label, section in self.methods.items() if wants_auxiliary_norms(section)]
+        if own and self.model.freeze is not None:
+            raise ValueError(
+                f"model.freeze is {self.model.freeze!r}, but {own[0]} trains with normalisation layers of its own; write "
+                "model.freeze: null, or leave that method out"
             )
         return self
 

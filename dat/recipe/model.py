@@ -13,7 +13,7 @@ from torch import Tensor
 from dat.engine.steps import stream_seed
 from dat.nn.drvit import DrViT, VisualWords
 from dat.nn.norm import Normalized, with_auxiliary_norms
-from dat.nn.pretrained import freeze_backbone, pretrained_tensors, published
+from dat.nn.pretrained import FROZEN, pretrained_tensors, published
 from dat.nn.zoo import begin_with, create_network, needs_words
 from dat.progress import warn
 from dat.recipe.parts import Parts
@@ -26,7 +26,8 @@ class ModelSection(Strict):
     `weights`: a file to begin with: of the same network (the head may be for other classes), or of a masked autoencoder;
     `FILE#KEY` of a file with several; or the folder `RUN/<method>-seed<k>` of a run.
     `pretrained`: begin with timm's weights of that name, e.g. `resnet50` or `resnet50.a1_in1k`; `mean` and `std` are then
-    those of the weights, unless they are set. `freeze: backbone` trains the last layer alone.
+    those of the weights, unless they are set. `freeze: backbone` trains the last layer alone, `freeze: norms` all but the batch
+    normalisations.
     `discretizer`: whose codes a DrViT reads, as `load` of a discretizer; those of the methods may be another's.
     """
 
@@ -36,7 +37,7 @@ class ModelSection(Strict):
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     weights: str | None = None
     pretrained: bool | None = None
-    freeze: Literal["backbone"] | None = None
+    freeze: Literal["backbone", "norms"] | None = None
     discretizer: str | None = None
 
     @model_validator(mode="after")
@@ -81,7 +82,7 @@ class Blueprint:
         """A new model; with auxiliary normalisation layers where the method trains with them.
 
         Raises:
-            UsageError: there is no such network, or it does not take these options.
+            UsageError: there is no such network, it does not take these options, or nothing of it can be frozen so.
             CheckpointError: the weights do not fit.
         """
         section = self.section
@@ -91,7 +92,7 @@ class Blueprint:
             own = {key: tensor.clone() for key, tensor in self.weights.items()}  # a network takes tensors over, and trains them
             begin_with(network, own, name=str(section.weights or f"timm's {section.name}"))
         if section.freeze is not None:
-            freeze_backbone(network)
+            FROZEN[section.freeze](network)
         model = Normalized(network, mean=section.mean, std=section.std)
         if auxiliary_norms:
             with_auxiliary_norms(model)

@@ -5,6 +5,7 @@ import pytest
 import scipy.linalg
 import torch
 from torch import Tensor, nn
+from torchmetrics.functional.image import structural_similarity_index_measure
 
 from dat.discretizers.quality import (
     Moments,
@@ -68,6 +69,15 @@ def test_similarity_is_the_formula(pictures: tuple[Tensor, Tensor, Tensor]) -> N
     for number in range(2):
         channels = zip(images[number].numpy(), reconstructions[number].numpy(), strict=True)
         assert found[number] == pytest.approx(np.mean([ssim_by_numpy(*pair) for pair in channels]), rel=1e-9)
+
+
+@pytest.mark.parametrize("size", [(6, 6), (7, 40), (64, 33)])
+def test_similarity_is_that_of_torchmetrics(size: tuple[int, int]) -> None:
+    images = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    bright = torch.stack([images[0], 0.99 + images[1] / 100])
+    other = (bright + 0.05 * images.flip(0)).clamp(0, 1)
+    expected = structural_similarity_index_measure(bright, other, sigma=1.5, data_range=1.0, reduction="none")
+    assert torch.allclose(structural_similarity(bright, other), torch.as_tensor(expected), rtol=0, atol=1e-12)
 
 
 def test_measures_are_numpys(pictures: tuple[Tensor, Tensor, Tensor]) -> None:

@@ -22,6 +22,7 @@ from dat.discretizers.pretrained import read_extra
 from dat.discretizers.quantizers.cosine import CosineQuantizer
 from dat.discretizers.quantizers.nearest import CodebookQuantizer, VectorQuantizer, as_vectors
 from dat.discretizers.quantizers.table import create_quantizer
+from dat.engine import discretizer_health
 from dat.engine.codebook import CodebookCare, RunningMeans, forget, sums_by_code
 from dat.engine.discretizer_health import KEPT_EPOCHS, keep_reconstructions, reconstruction_quality, usage_alarm
 from dat.engine.discretizer_loop import DiscretizerTraining, TwoPlayerLearner, discriminator_balance, train_discretizer
@@ -259,6 +260,17 @@ def test_quality_names_the_networks_it_was_measured_with() -> None:
     images = torch.cat([some_digits(8)[0, position][0] for position in range(8)])
     distances = multiscale_gradient_distance(2 * images - 1, 2 * discretizer(images) - 1)
     assert found["multiscale_gradient_distance"] == pytest.approx(distances.mean().item(), rel=1e-5)
+
+
+def test_quality_takes_no_more_pixels_at_a_time_than_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    discretizer, counts, together = FrozenDiscretizer(tiny.vqgan()), list[int](), some_digits(8)
+    whole = reconstruction_quality(discretizer, together, HERE)
+    side = together[0, 0][0].shape[-1]
+    for pixels, at_a_time in ((3 * side**2, [3, 3, 2]), (side, [1] * 8)):
+        monkeypatch.setattr(discretizer_health, "PIXELS", pixels)
+        counts.clear()
+        assert reconstruction_quality(discretizer, together, HERE, advance=counts.append) == pytest.approx(whole, rel=1e-5)
+        assert counts == at_a_time
 
 
 def test_the_health_of_each_epoch_is_logged_and_goes_with_the_weights(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from torch import nn
 from dat.engine import loop
 from dat.engine.loop import Training
 from dat.errors import CheckpointError, UsageError
-from dat.nn.pretrained import freeze_backbone, is_frozen, pretrained_tensors, published
+from dat.nn.pretrained import freeze_backbone, freeze_norms, is_frozen, pretrained_tensors, published
 from dat.nn.zoo import create_network, head_keys
 from dat.recipe import read
 from dat.recipe.header import recipe_hash
@@ -112,6 +112,20 @@ def test_a_frozen_backbone_and_its_statistics_stay(name: str) -> None:
     norms = [part for part in network.modules() if isinstance(part, nn.BatchNorm2d | nn.LayerNorm)]
     assert norms
     assert all(is_frozen(part) for part in norms)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "tf_efficientnet_lite0"])
+def test_frozen_norms_stay_and_the_rest_trains(name: str) -> None:
+    network = create_network(name, num_classes=5, options={})
+    freeze_norms(network)
+    for part in network.modules():
+        if isinstance(part, nn.BatchNorm2d | nn.Conv2d | nn.Linear):
+            assert is_frozen(part) == isinstance(part, nn.BatchNorm2d)
+
+
+def test_a_network_without_batch_normalisation_has_no_norms_to_freeze() -> None:
+    with pytest.raises(UsageError, match="freeze is 'norms', but VisionTransformer has no batch normalisation; leave it out"):
+        freeze_norms(create_network("vit_tiny_patch16_224", num_classes=5, options={}))
 
 
 def test_a_network_without_a_last_layer_is_refused() -> None:

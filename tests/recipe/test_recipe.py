@@ -236,6 +236,12 @@ def test_a_wrong_value_is_refused_with_the_key_and_the_value(override: str, sent
     assert sentence in refusal(override)
 
 
+def test_norms_of_a_methods_own_are_not_frozen():
+    for frozen in ("norms", "backbone"):
+        sentence = f"model.freeze is '{frozen}', but advprop trains with normalisation layers of its own"
+        assert sentence in refusal("methods={advprop: {}, standard: {}}", f"model.freeze={frozen}")
+
+
 def test_what_only_building_can_tell_is_found_by_check():
     for override, sentence in {
         "model.name=small_resnt": "There is no model 'small_resnt'; did you mean small_resnet",
