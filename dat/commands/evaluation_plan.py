@@ -19,7 +19,7 @@ from dat.commands.subject import Tested
 from dat.data.corruptions.frost import frost_textures
 from dat.data.corruptions.severities import ParameterSet
 from dat.data.corruptions.table import CORRUPTIONS, EXTRA_CORRUPTIONS
-from dat.data.folders import ImageSource, PictureFolder, set_name
+from dat.data.folders import ImageSource, set_name
 from dat.data.pipeline import CenterCrop, CropMode, ImageDataset, Interpolation
 from dat.data.subset import spread
 from dat.data.testsets import layouts
@@ -32,7 +32,7 @@ from dat.evaluation.suites import FGSM, SEVERITIES, Clean, Corruption, Suite, cl
 from dat.recipe import file
 from dat.recipe.data import LARGEST
 from dat.recipe.faults import sentence
-from dat.recipe.oddities import leftovers
+from dat.recipe.oddities import leftovers, pictures_in
 from dat.recipe.strict import Strict
 from dat.results import SET
 
@@ -217,11 +217,10 @@ class Plan:
         Raises:
             DataError: as `clean`.
         """
-        folder = self.tested.trained_on
-        if folder is None or not folder.is_dir() or set(suites).isdisjoint(FROM_CLEAN):
+        if set(suites).isdisjoint(FROM_CLEAN) or (trained := pictures_in(self.tested.trained_on)) is None:
             return []
         name = self.called or (set_name(self.root) if self.root is not None else "")
-        return list(leftovers(PictureFolder(folder), {name: self.clean[0].source}))
+        return list(leftovers(trained, {name: self.clean[0].source}))
 
     def _refuse_missing_classes(self, labels: np.ndarray) -> None:
         """Fewer classes are an easier test; only of ImageNet's, subsets are known by their name."""

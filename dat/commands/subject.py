@@ -33,9 +33,9 @@ class Tested:
     """A model that takes images in [0, 1], and what is known of it.
 
     `view` is how pictures are brought to it. `classes` are the names of its outputs, None where they are not known: ImageNet's,
-    if it has 1000. `test` are the pictures its own recipe tests it on, `test_name` what these are called; `trained_on` is the
-    folder of its training pictures, where it is known, which may have gone since. `sigmoid`: it was trained to say yes or no to
-    each class.
+    if it has 1000. `test` are the pictures its own recipe tests it on, `test_name` what these are called; `trained_on` are the
+    folders of its training pictures, where they are known, which may have gone since. `sigmoid`: it was trained to say yes or
+    no to each class.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Tested:
     classes: tuple[str, ...] | None = None
     test: ImageDataset | None = None
     test_name: str = ""
-    trained_on: Path | None = None
+    trained_on: tuple[str, ...] = ()
     seed: int | None = None
     recipe_hash: str = ""
     sigmoid: bool = False
@@ -187,6 +187,7 @@ def of_run(path: Path) -> Tested:
     """
     found = load_classifier(path)
     test, _ = found.test_pictures()
+    section = found.recipe.data
     return Tested(
         found.label,
         found.model,
@@ -194,7 +195,7 @@ def of_run(path: Path) -> Tested:
         classes=found.classes,
         test=test,
         test_name=found.test_name,
-        trained_on=Path(found.recipe.data.train) if isinstance(found.recipe.data, FolderData) else None,
+        trained_on=(section.train, *section.extra_train) if isinstance(section, FolderData) else (),
         seed=found.seed,
         recipe_hash=recipe_hash(found.recipe),
         sigmoid=training_of(found.recipe, found.label).sigmoid,

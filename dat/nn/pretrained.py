@@ -9,11 +9,17 @@ from typing import Any
 
 import timm
 import torch
+from huggingface_hub import constants, get_session, try_to_load_from_cache
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from dat.errors import CheckpointError, UsageError
 from dat.nn.zoo import head_keys
+
+CACHED = "model.safetensors", "pytorch_model.bin"
+"""Files of weights, as timm looks for them."""
+WAIT = 10.0
+"""Seconds until a server that does not answer counts as out of reach."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +62,7 @@ def pretrained_tensors(name: str, *, num_classes: int, options: Mapping[str, Any
         UsageError: the network does not take these options.
     """
     try:
+        _ask_once(name)
         with torch.random.fork_rng(devices=[]):
             network = timm.create_model(name, pretrained=True, num_classes=num_classes, **options)
     except (TypeError, AssertionError) as error:
@@ -71,6 +78,17 @@ def pretrained_tensors(name: str, *, num_classes: int, options: Mapping[str, Any
     found = timm.get_pretrained_cfg(name)
     same = found is not None and found.num_classes == num_classes
     return {key: tensor for key, tensor in network.state_dict().items() if same or key not in head_keys(network)}
+
+
+def _ask_once(name: str) -> None:
+    """One try to reach the server of weights that are not in the cache: timm's many take a minute and a half to fail.
+
+    Raises: what its client raises.
+    """
+    known = timm.get_pretrained_cfg(name)
+    repository = known.hf_hub_id if known is not None else None
+    if repository and not any(isinstance(try_to_load_from_cache(repository, file), str) for file in CACHED):
+        get_session().head(constants.ENDPOINT, timeout=WAIT)
 
 
 def freeze_backbone(network: nn.Module) -> None:

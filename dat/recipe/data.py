@@ -15,7 +15,7 @@ from pydantic import AfterValidator, Discriminator, Field, Tag, field_validator
 from dat.data.concatenated import Concatenated
 from dat.data.draw import Draw
 from dat.data.embedded import digits, in_memory
-from dat.data.folders import ImageFolder, ImageSource, PictureFiles, PictureFolder
+from dat.data.folders import ImageFolder, ImageSource, PictureFiles
 from dat.data.hold_out import held_out, part_of, without_copies
 from dat.data.pipeline import CenterCrop, CropFlip, ImageDataset, ImageNet, Transform
 from dat.data.readable import without_unreadable
@@ -23,7 +23,7 @@ from dat.data.subset import spread
 from dat.errors import DataError, UsageError
 from dat.progress import warn
 from dat.recipe.faults import member
-from dat.recipe.oddities import enlarged, leftovers
+from dat.recipe.oddities import enlarged, leftovers, pictures_in
 from dat.recipe.strict import Strict
 
 LARGEST = 8192
@@ -286,8 +286,7 @@ def notes_of(section: DigitsData | FolderData, tests: Tests, train: ImageSource 
     if isinstance(section, DigitsData):
         return ()
     sources = {name: dataset.source for name, dataset in tests.sets.items()}
-    with suppress(DataError):  # who only evaluates need not have them
-        train = PictureFolder(section.train) if train is None else train
+    train = pictures_in([section.train, *section.extra_train]) if train is None else train
     trained = {} if train is None else {"training": train}
     return (*(leftovers(train, sources) if train is not None else ()), *enlarged(view_of(section), {**trained, **sources}))
 

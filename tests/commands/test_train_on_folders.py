@@ -17,6 +17,7 @@ from torch import nn
 from dat.commands.train import train
 from dat.commands.trained import load_run
 from dat.errors import CheckpointError
+from dat.nn import pretrained as by_name
 
 torch.set_num_threads(1)
 SMALL = "model.options={layers: [1, 1, 1, 1], channels: [8, 8, 8, 16]}"
@@ -54,6 +55,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], list[str]]:
             torch.manual_seed(7)
             return CREATE(name, **settings)
 
+        monkeypatch.setattr(by_name, "_ask_once", lambda name: None)
         monkeypatch.setattr(timm, "create_model", create)
         return names
 

@@ -334,6 +334,18 @@ def test_bfloat16_trains_and_gives_a_float32_model(tmp_path: Path, name: str) ->
     assert half.mean() == pytest.approx(precise.mean(), rel=0.1)
 
 
+@pytest.mark.parametrize(("processor", "precision", "times"), [("AVX2", "bf16", 1), ("AVX2", "fp32", 0), ("AVX512", "bf16", 0)])
+def test_bf16_that_takes_longer_is_spoken_of_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], processor: str, precision: loop.Precision, times: int
+) -> None:
+    loop._say_slow.cache_clear()
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: processor)
+    for _ in range(2):
+        with loop.accelerator(precision, cpu=True):
+            pass
+    assert capsys.readouterr().err.count("precision is 'bf16', for which this CPU has no instructions") == times
+
+
 def test_fp16_without_a_gpu_is_refused(tmp_path: Path) -> None:
     """Accelerate would train in float32 without a word."""
     with pytest.raises(UsageError, match="'fp16', which needs a GPU; write bf16 or fp32"):

@@ -2,16 +2,20 @@
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import timm
 import torch
+from huggingface_hub import constants
+from safetensors.torch import save_file
 from torch import nn
 
 from dat.engine import loop
 from dat.engine.loop import Training
 from dat.errors import CheckpointError, UsageError
+from dat.nn import pretrained as by_name
 from dat.nn.pretrained import freeze_backbone, freeze_norms, is_frozen, pretrained_tensors, published
 from dat.nn.zoo import create_network, head_keys
 from dat.recipe import read
@@ -35,6 +39,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Callable[..., nn.Module]:
             torch.manual_seed(7)
             return create(name, **settings)
 
+    monkeypatch.setattr(by_name, "_ask_once", lambda name: None)
     monkeypatch.setattr(timm, "create_model", with_weights)
     return with_weights
 
@@ -88,6 +93,7 @@ def test_without_them_what_to_write_is_said(monkeypatch: pytest.MonkeyPatch, off
     def unreachable(*_: Any, **__: Any) -> nn.Module:
         raise OSError("We couldn't connect to 'https://huggingface.co'.\nmore")
 
+    monkeypatch.setattr(by_name, "_ask_once", lambda name: None)
     monkeypatch.setattr(timm, "create_model", unreachable)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1") if offline else monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     said = r"timm cannot get the weights of resnet18\.a1_in1k \(We couldn't .*huggingface.co'\)\. Write model\.pretrained=false"
@@ -95,6 +101,49 @@ def test_without_them_what_to_write_is_said(monkeypatch: pytest.MonkeyPatch, off
         open_model(section(pretrained=True), OnDisk(), num_classes=5)
     assert str(caught.value).startswith("HF_HUB_OFFLINE is set") == offline
     assert "hf download timm/resnet18.a1_in1k" in str(caught.value)
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_the_server_is_asked_once_for_what_is_not_in_the_cache(
+    monkeypatch: pytest.MonkeyPatch, hub: Callable[..., nn.Module], cached: bool
+) -> None:
+    monkeypatch.undo()
+    asked: list[str] = []
+
+    class Session:
+        def head(self, url: str, *, timeout: float) -> None:
+            asked.append(url)
+            raise OSError(f"no route in {timeout:.0f} s")
+
+    monkeypatch.setattr(by_name, "get_session", Session)
+    place = "a/model.safetensors" if cached else None
+    monkeypatch.setattr(by_name, "try_to_load_from_cache", lambda repository, file: place)
+    if cached:
+        monkeypatch.setattr(timm, "create_model", hub)
+        assert pretrained_tensors("resnet18.a1_in1k", num_classes=5, options=SMALL)
+        assert asked == []
+    else:
+        with pytest.raises(CheckpointError, match=r"cannot get the weights of resnet18\.a1_in1k \(no route in 10 s\)"):
+            pretrained_tensors("resnet18.a1_in1k", num_classes=5, options=SMALL)
+        assert len(asked) == 1
+
+
+def test_a_file_in_the_cache_is_found_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The layout of huggingface_hub, with a network that has weights of its own."""
+    torch.manual_seed(3)
+    given = timm.create_model("test_resnet").state_dict()
+    known = timm.get_pretrained_cfg("test_resnet")
+    assert known is not None
+    folder = tmp_path / f"models--{str(known.hf_hub_id).replace('/', '--')}"
+    (folder / "snapshots" / "0a").mkdir(parents=True)
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text("0a")
+    save_file(given, folder / "snapshots" / "0a" / "model.safetensors")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    found = pretrained_tensors("test_resnet", num_classes=5, options={})
+    assert found.keys() == given.keys() - {"fc.weight", "fc.bias"}
+    assert all(torch.equal(tensor, given[key]) for key, tensor in found.items())
 
 
 def test_weights_by_name_and_of_a_file_are_refused_together() -> None:
