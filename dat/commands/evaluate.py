@@ -39,7 +39,19 @@ from dat.recipe.header import recipe_hash
 from dat.recipe.methods import alpha_of
 from dat.recipe.parts import PRECISIONS
 from dat.report.page import read_facts
-from dat.results import EVALUATION, LATER_MISTAKES, RESULTS, SET, Row, hashes_of, machine, versions, write_rows, write_text
+from dat.results import (
+    EVALUATION,
+    LATER_MISTAKES,
+    RESULTS,
+    SET,
+    Row,
+    hashes_of,
+    machine,
+    read_rows,
+    versions,
+    write_rows,
+    write_text,
+)
 from dat.studies import measured, mistaken_pictures
 from dat.studies.study import Job
 from dat.types import Place
@@ -352,7 +364,13 @@ def _write_mistaken(run: Path, models: Sequence[Path], opened: Opened) -> None:
         for name, test in tests.sets.items()
         if all(store.path_of(folder, "clean", name).is_file() for folder in folders.values())
     ]
-    mistaken_pictures.write(run / LATER_MISTAKES, sets, pair)
+    earlier = set.intersection(*(_sets_of(folder) for folder in folders.values()))
+    mistaken_pictures.write(run / LATER_MISTAKES, sets, pair, keep=earlier)
+
+
+def _sets_of(folder: Path) -> set[str]:
+    """Names of the sets that the model of a folder was shown as they are."""
+    return {str(row.protocol.get(SET, "")) for row in read_rows(folder / RESULTS) if row.suite == "clean"}
 
 
 def _write_again(folder: Path, name: str, rows: Sequence[Row]) -> None:

@@ -26,6 +26,8 @@ BINS = 15
 """Of equal width, over [0, 1]. Source: as `reliability`."""
 OTHER = -1
 """In the place of a class: what was said is none of the set's."""
+ANOTHER = "another"
+"""What pages call it."""
 CLASS_MEAN, CALIBRATION = "accuracy_macro", "ece"
 """Metrics of rows that stand beside an accuracy, called as torchmetrics does (`average="macro"`) and the literature."""
 

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from dat.errors import DataError
-from dat.evaluation.mistakes import BINS, CALIBRATION, CLASS_MEAN, Answered, reliability
+from dat.evaluation.mistakes import ANOTHER, BINS, CALIBRATION, CLASS_MEAN, Answered, reliability
 from dat.evaluation.right import Model
 from dat.report import figures
 from dat.report.figures import GRID, INK, MUTED, STYLE, Look, looks, png_address, read_arrays, scale_of
@@ -188,7 +188,7 @@ def _class_cell(shares: np.ndarray, place: int, classes: Sequence[str]) -> Cell:
     wrong = shares.copy()
     wrong[place] = 0
     most = int(wrong.argmax())
-    taken = "another" if most == len(classes) else classes[most]
+    taken = ANOTHER if most == len(classes) else classes[most]
     return Cell(number(100 * shares[place]), f"{taken} {100 * wrong[most]:.0f} %" if wrong[most] > 0 else "")
 
 
@@ -259,7 +259,7 @@ def _draw_matrix(axes: Axes, shares: Rates, classes: Sequence[str], scale: float
     image[places, places, :3], image[places, places, 3] = to_rgb(RIGHT), 0.45 * right
     axes.imshow(image, interpolation="none", aspect="equal")
     axes.grid(visible=False)
-    said = [*classes, "another"][: shares.shape[1]]
+    said = [*classes, ANOTHER][: shares.shape[1]]
     short = [tick_of(name) for name in said]
     axes.set_xticks(range(len(said)), short, rotation=90, fontsize=7)
     axes.set_yticks(places, short[: len(classes)] if names_lines else [""] * len(classes))

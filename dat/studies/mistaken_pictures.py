@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -11,7 +12,9 @@ import numpy as np
 
 from dat.data.pipeline import ImageDataset, evaluation_batches
 from dat.data.subset import Subset
-from dat.evaluation.mistakes import Answered
+from dat.errors import DataError
+from dat.evaluation.mistakes import ANOTHER, OTHER, Answered
+from dat.report.figures import read_arrays
 from dat.report.tables import BASELINE
 from dat.results import write_bytes
 from dat.studies.measured import as_bytes
@@ -39,23 +42,29 @@ SetOfAnswers = tuple[str, ImageDataset, Mapping[Job, Answered]]
 """A test set: its name, its pictures that were counted, and what each model said of them as they are."""
 
 
-def write(path: Path, sets: Sequence[SetOfAnswers], pair: tuple[Job, Job]) -> None:
+def write(path: Path, sets: Sequence[SetOfAnswers], pair: tuple[Job, Job], *, keep: Container[str] = ()) -> None:
     """Write the pictures, as the models were shown them, with what both say; the surest mistakes first.
+
+    `keep`: names of other sets whose pictures stay, where the file has them of the same two models.
 
     Raises:
         DataError: a picture cannot be read.
     """
-    found = [
-        one for place, (_, shown, said) in enumerate(sets) for one in _of_set(place, shown, [said.get(job) for job in pair])
-    ]
+    found = {name: [*_of_set(shown, [said.get(job) for job in pair])] for name, shown, said in sets}
+    earlier = {name: stored for name, stored in _stored(path, pair).items() if name in keep and name not in found}
+    _save(path, {**earlier, **found}, pair)
+
+
+def _save(path: Path, sets: Mapping[str, Sequence[_Mistaken]], pair: tuple[Job, Job]) -> None:
+    found = [one for several in sets.values() for one in several]
     content = BytesIO()
     np.savez_compressed(
         content,
         allow_pickle=False,
         methods=np.array([job.label for job in pair]),
         seeds=np.array([job.seed for job in pair]),
-        sets=np.array([name for name, *_ in sets], np.str_),
-        set=np.array([one.place for one in found], np.int64),
+        sets=np.array([*sets], np.str_),
+        set=np.repeat(np.arange(len(sets)), [len(several) for several in sets.values()]),
         right=np.array([one.right for one in found], np.int64),
         names=np.array([one.name for one in found], np.str_),
         labels=np.array([one.label for one in found], np.str_),
@@ -66,11 +75,29 @@ def write(path: Path, sets: Sequence[SetOfAnswers], pair: tuple[Job, Job]) -> No
     write_bytes(path, content.getvalue())
 
 
+def _stored(path: Path, pair: tuple[Job, Job]) -> dict[str, list[_Mistaken]]:
+    """What the file has of each set, if it is of these two models; nothing of one that is not whole, which is made anew."""
+    found: dict[str, list[_Mistaken]] = {}
+    with suppress(DataError, KeyError, IndexError):
+        arrays = read_arrays(path) if path.is_file() else {"methods": np.empty(0, np.str_)}
+        if [*zip(arrays["methods"].tolist(), arrays["seeds"].tolist(), strict=True)] == [(job.label, job.seed) for job in pair]:
+            names = arrays["sets"].tolist()
+            found = {name: [] for name in names}
+            for number, place in enumerate(arrays["set"].tolist()):
+                found[names[place]].append(_stored_picture(arrays, number))
+    return found
+
+
+def _stored_picture(arrays: Mapping[str, np.ndarray], number: int) -> _Mistaken:
+    said, sure = (tuple(arrays[key][number].tolist()) for key in ("said", "sure"))
+    right, name, label = (arrays[key][number].item() for key in ("right", "names", "labels"))
+    return _Mistaken(right, name, label, said, sure, arrays[f"picture.{number}"])
+
+
 @dataclass(frozen=True, eq=False)
 class _Mistaken:
-    """A picture of a set by its place among them, which of the two models is right (0, 1), and what each says, how surely."""
+    """A picture of a set, which of the two models is right (0, 1), and what each says, how surely."""
 
-    place: int
     right: int
     name: str
     label: str
@@ -79,21 +106,25 @@ class _Mistaken:
     picture: np.ndarray
 
 
-def _of_set(place: int, dataset: ImageDataset, both: Sequence[Answered | None]) -> Iterator[_Mistaken]:
+def _of_set(dataset: ImageDataset, both: Sequence[Answered | None]) -> Iterator[_Mistaken]:
     pair = [answered for answered in both if answered is not None]
     if len(pair) < 2:
         return
     chosen = [(right, position) for right in (0, 1) for position in differing(pair[right], pair[1 - right])]
     for (right, position), picture in zip(chosen, _pictures(dataset, [position for _, position in chosen]), strict=True):
         yield _Mistaken(
-            place,
             right,
             dataset.source.name(position),
             dataset.source.classes[dataset.source.targets[position]],
-            tuple(answered.classes[answered.said[position]] for answered in pair),
+            tuple(_said(answered, position) for answered in pair),
             tuple(float("nan") if answered.sure is None else float(answered.sure[position]) for answered in pair),
             picture,
         )
+
+
+def _said(answered: Answered, position: int) -> str:
+    said = answered.said[position]
+    return ANOTHER if said == OTHER else answered.classes[said]
 
 
 def differing(right: Answered, wrong: Answered, *, count: int = PICTURES) -> list[int]:

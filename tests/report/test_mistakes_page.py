@@ -222,6 +222,22 @@ def test_no_more_pictures_than_are_asked_for() -> None:
     assert differing(SAYS["standard", 0], SAYS["standard", 0]) == []
 
 
+def test_what_is_none_of_the_classes_is_called_another(tmp_path: Path) -> None:
+    shown = ImageDataset(ArraySource(np.zeros((60, 3, 8, 8), np.uint8), TARGETS, CLASSES), CenterCrop(), seed=0)
+    says: dict[Model, Answered] = {("standard", 0): saying({}), ("dat", 0): saying({(0, OTHER): 1})}
+    mistaken_pictures.write(tmp_path / MISTAKES, [("", shown, by_job(says))], PAIR)
+    (strip,) = read_strips(tmp_path / MISTAKES)[""]
+    assert [words.split()[0] for _, words in strip.pictures[0].said] == ["cat", "another"]
+
+
+def test_pictures_of_other_models_do_not_stay(tmp_path: Path) -> None:
+    shown = ImageDataset(ArraySource(np.zeros((60, 3, 8, 8), np.uint8), TARGETS, CLASSES), CenterCrop(), seed=0)
+    others = Job("standard", 1), Job("dat", 1)
+    for name, pair in (("a", PAIR), ("b", PAIR), ("c", others)):
+        mistaken_pictures.write(tmp_path / MISTAKES, [(name, shown, by_job(SAYS))], pair, keep=["a"])
+        assert list(read_strips(tmp_path / MISTAKES)) == {"a": ["a"], "b": ["a", "b"], "c": ["c"]}[name]
+
+
 def test_the_pair_is_standard_and_the_first_adversary_of_one_seed() -> None:
     jobs = [Job(label, seed) for seed in (0, 1) for label in ("at", "standard", "dat")]
     assert pair_of(jobs, ["dat"]) == (Job("standard", 0), Job("dat", 0))

@@ -30,10 +30,11 @@ from dat.recipe import read
 from dat.recipe.classification import ClassificationRecipe
 from dat.recipe.header import recipe_hash
 from dat.report.answered import right_of
-from dat.report.mistakes import read_strips
+from dat.report.mistakes import Strip, read_strips
 from dat.report.page import gather
 from dat.report.tables import comparison_table
 from dat.results import LATER_MISTAKES, Row, read_rows, write_rows
+from dat.studies import mistaken_pictures
 
 CLASSES = ("cat", "dog", "fox")
 
@@ -223,6 +224,28 @@ def test_a_run_is_evaluated_on_named_sets_in_one_table_and_its_page_shows_them(r
     ]
 
 
+def test_the_pictures_that_methods_differ_on_stay_when_further_sets_are_shown(
+    run: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    monkeypatch.setattr(mistaken_pictures, "differing", lambda *_: [0, 1])
+
+    def show(*names: str) -> dict[str, tuple[Strip, ...]]:
+        command("eval", tmp_path / "run", "--cpu", *(word for n in names for word in ("--data", f"{n}={photos / n}")))
+        return read_strips(tmp_path / "run" / LATER_MISTAKES)
+
+    shutil.rmtree(tmp_path / "run" / "at-seed0" / "evaluation", ignore_errors=True)
+    first = show("art", "train")
+    assert [len(strip.pictures) for strips in first.values() for strip in strips] == [2, 2, 2, 2]
+    second = show("sketch", "train")
+    assert list(second) == ["art", "sketch", "train"]
+    assert (second["art"], second["train"]) == (first["art"], first["train"])
+    (tmp_path / "run" / "at-seed0" / "evaluation" / "results.jsonl").unlink()  # what was measured of art is gone
+    assert list(show("sketch")) == ["sketch"]
+    (tmp_path / "run" / LATER_MISTAKES).write_bytes(b"none")
+    assert list(show("train")) == ["train"]
+
+
 def test_suites_are_shown_of_each_named_set(run: Path, photos: Path, tmp_path: Path) -> None:
     words = ["eval", run / "standard-seed0", "--suites", "clean,fgsm", "--out", tmp_path, "--cpu", "--json"]
     lines = command(*words, "--data", f"a.1={photos / 'art'}", "--data", f"b={photos / 'sketch'}").splitlines()
@@ -301,6 +324,22 @@ def test_training_pictures_among_the_test_pictures_are_counted_and_named(
     assert told.count("2 of the 14 test pictures of odd are training pictures, too") == 1  # not once for each model
 
 
+def test_training_pictures_are_those_of_further_folders_too(photos: Path, tmp_path: Path) -> None:
+    for part in ("train", "test"):
+        shutil.copytree(photos / part, tmp_path / part)
+    paint(tmp_path / "more", seed=12)
+    left = tmp_path / "test" / "dog" / "left.png"
+    left.write_bytes((tmp_path / "more" / "cat" / "0.png").read_bytes())
+    values = {**recipe(tmp_path, tmp_path / "run", extra_train=[str(tmp_path / "more")]), "methods": {"standard": {}}}
+    model = str(dat.train(values, cpu=True) / "standard-seed0")
+    shutil.rmtree(tmp_path / "train")  # what is still there is compared
+    said = f"1 of the 16 test pictures{{}} are training pictures, too: {left} (in training {tmp_path}/more/cat/0.png)"
+    for of, words in (("", ["--suites", "clean", "--no-self-test"]), (" of odd", ["--data", f"odd={tmp_path / 'test'}"])):
+        found = CliRunner().invoke(app, ["eval", model, *words, "--cpu", "--out", str(tmp_path / f"out{of}")])
+        assert found.exit_code == 0, found.stderr
+        assert found.stderr.count(said.format(of)) == 1
+
+
 def test_so_they_are_by_an_evaluation_on_suites_while_the_training_pictures_are_there(photos: Path, tmp_path: Path) -> None:
     for part in ("train", "test"):
         shutil.copytree(photos / part, tmp_path / part)
@@ -314,7 +353,7 @@ def test_so_they_are_by_an_evaluation_on_suites_while_the_training_pictures_are_
         assert found.exit_code == 0, found.stderr
         assert found.stderr.count(said.format(of)) == 1
         assert said.format(of) in (tmp_path / f"out{of}" / "report.md").read_text()
-    without_pictures: Any = SimpleNamespace(tested=SimpleNamespace(trained_on=tmp_path / "train"))
+    without_pictures: Any = SimpleNamespace(tested=SimpleNamespace(trained_on=(str(tmp_path / "train"),)))
     assert Plan.leftovers(without_pictures, ["a", "sketch"]) == [], "sets of their own are not made from these"
     shutil.rmtree(tmp_path / "train")
     assert "training pictures" not in CliRunner().invoke(app, [*words, "--out", str(tmp_path / "none")]).stderr
