@@ -77,15 +77,17 @@ def _save(path: Path, sets: Mapping[str, Sequence[_Mistaken]], pair: tuple[Job, 
 
 def _stored(path: Path, pair: tuple[Job, Job]) -> dict[str, list[_Mistaken]]:
     """What the file has of each set, if it is of these two models; nothing of one that is not whole, which is made anew."""
-    found: dict[str, list[_Mistaken]] = {}
+    if not path.is_file():
+        return {}
     with suppress(DataError, KeyError, IndexError):
-        arrays = read_arrays(path) if path.is_file() else {"methods": np.empty(0, np.str_)}
-        if [*zip(arrays["methods"].tolist(), arrays["seeds"].tolist(), strict=True)] == [(job.label, job.seed) for job in pair]:
-            names = arrays["sets"].tolist()
-            found = {name: [] for name in names}
-            for number, place in enumerate(arrays["set"].tolist()):
-                found[names[place]].append(_stored_picture(arrays, number))
-    return found
+        arrays = read_arrays(path)
+        names: list[str] = [*map(str, arrays["sets"])]
+        found: dict[str, list[_Mistaken]] = {name: [] for name in names}
+        for number, place in enumerate(arrays["set"].tolist()):
+            found[names[place]].append(_stored_picture(arrays, number))
+        models = zip(arrays["methods"].tolist(), arrays["seeds"].tolist(), strict=True)
+        return found if [*models] == [(job.label, job.seed) for job in pair] else {}
+    return {}
 
 
 def _stored_picture(arrays: Mapping[str, np.ndarray], number: int) -> _Mistaken:
