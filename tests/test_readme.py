@@ -41,6 +41,7 @@ PAGES = [
     "docs/analysis.md",
     "docs/detection.md",
     "docs/selfsupervised.md",
+    "docs/your-own-pictures.md",
 ]
 EXAMPLES = ["changed_codes.py", "compare_discretizers.py", "own_loop.py", "own_task.py"]
 CLASSES = [f"class-{number}" for number in range(10)]
@@ -54,7 +55,7 @@ def blocks(page: str, *languages: str) -> list[str]:
 def commands(page: str) -> Iterator[list[str]]:
     """Every line of a shell block that calls `dat`, in words."""
     for block in blocks(page, "sh", "console"):
-        for line in block.splitlines():
+        for line in block.replace("\\\n", " ").splitlines():
             words = shlex.split(line.removeprefix("$ "), comments=True)
             if words[:1] == ["accelerate"]:
                 words = words[words.index("-m") + 1 :]
@@ -215,6 +216,7 @@ def test_every_example_is_tested():
         ("docs/analysis.md", 7),
         ("docs/detection.md", 8),
         ("docs/selfsupervised.md", 6),
+        ("docs/your-own-pictures.md", 7),
     ],
 )
 def test_the_commands_of_a_page_can_be_parsed(page: str, count: int):
