@@ -4,8 +4,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 FAST := not slow and not gpu and not network
-# One thread per test process: tests are small, and threads of several processes would fight for the cores.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n logical --maxprocesses 8
+# One thread per test process: tests are small, and threads of several processes would fight for the cores. What is compiled
+# is kept, whatever the environment says: every test process compiles all that it imports, and halves its start by that.
+PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -n logical --maxprocesses 8
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-slow check bench clean

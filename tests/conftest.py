@@ -6,11 +6,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from jaxtyping import install_import_hook
+import shape_checks
 
-# Every function of the package checks the shapes and types of its annotations while tests run.
 if os.environ.get("DAT_SHAPE_CHECKS", "1") == "1":
-    install_import_hook("dat", "beartype.beartype")
+    shape_checks.install()
 
 
 def pytest_collection_finish() -> None:

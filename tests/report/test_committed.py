@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -38,10 +39,14 @@ def comparison(folder: Path) -> Comparison:
     return comparison_of(folder)
 
 
+@cache
 def comparison_of(folder: Path) -> Comparison:
     rows = read_rows(folder / "results.jsonl")
     order = json.loads((folder / "run.json").read_text())["methods"]
     return comparison_table(sorted((row for row in rows if row.source == "ours"), key=lambda row: order.index(row.method)))
+
+
+report_of = cache(gather)
 
 
 def read(path: Path) -> str:
@@ -170,7 +175,7 @@ def test_the_page_is_that_of_the_rows(folder: Path):
 
 
 def test_what_the_facts_list_is_kept(folder: Path):
-    assert gather(folder).alarms == ()
+    assert report_of(folder).alarms == ()
 
 
 def test_the_page_and_the_text_of_detectors_are_those_of_the_rows():
@@ -193,7 +198,7 @@ def test_the_page_and_the_text_of_detectors_are_those_of_the_rows():
 
 @pytest.mark.parametrize("folder", ONE_SEED, ids=lambda folder: folder.name)
 def test_the_pages_of_one_seed_are_those_of_the_rows(folder: Path):
-    report = (selfsupervised_page.gather if folder.name in PRETRAINED else gather)(folder)
+    report = (selfsupervised_page.gather if folder.name in PRETRAINED else report_of)(folder)
     assert report.alarms == ()
     made, kept = (
         text.split("## Where the numbers come from")[0] for text in (markdown_page(report), read(folder / "report.md"))
@@ -230,7 +235,7 @@ def found_value(found: dict[tuple[str, str, str], float], method: str, suite: st
 @pytest.mark.parametrize("folder", [ROOT / "results/cifar10-finetune", SHARES])
 def test_the_table_of_fine_tuning_is_that_of_the_rows(folder: Path):
     shown = table_of(read(folder / "README.md"), "Accuracy in percent")
-    tables = gather(folder).tables
+    tables = report_of(folder).tables
     made = {line.title: numbers(line, (0, 1, 3)) for line in tables["accuracy"].lines}
     if folder == SHARES:
         made |= {line.title: [*made[line.title], *numbers(line, (1, 2))] for line in tables["difference-to"].lines}
@@ -245,7 +250,7 @@ def numbers(line: Line, places: Sequence[int]) -> list[str]:
 
 def test_the_four_cells_are_those_of_the_rows():
     lines = read(FEATURES / "README.md").split("| Pre-trained ", 1)[1].split("\n\n")[0].splitlines()[2:]
-    reports = [gather(FEATURES / name).tables["accuracy"] for name in CELLS]
+    reports = [report_of(FEATURES / name).tables["accuracy"] for name in CELLS]
     made = [
         [f"{line.cells[place].text} {line.cells[place].spread}" for place in (0, 1, 3)]
         for table in reports
@@ -267,7 +272,7 @@ def test_a_text_says_which_intervals_are_older_than_the_code():
 
 
 def page_of(folder: Path) -> str:
-    return markdown_page(gather(folder))
+    return markdown_page(report_of(folder))
 
 
 # Tables that are written into a text by hand.

@@ -1,0 +1,77 @@
+"""Every function of the package checks shapes and types of its annotations while tests run, at what that costs at least.
+
+jaxtyping binds the arguments of each call anew to remember the sizes of axes. Functions that name no array have none to
+remember: beartype alone checks the same of them, in a fiftieth of the time.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable
+from types import FunctionType, NoneType
+from typing import Any, Literal, NewType, TypeVar, get_args, get_origin
+
+import jaxtyping
+from beartype import BeartypeConf, beartype
+from jaxtyping import AbstractArray, TypeCheckError
+from jaxtyping._decorator import _destring_annotation  # as jaxtyping reads them, so that the same is checked
+
+PLAIN = beartype(conf=BeartypeConf(violation_type=TypeCheckError))
+original = jaxtyping.jaxtyped
+
+
+def install() -> None:
+    """For what is imported of `dat` from now on."""
+    setattr(jaxtyping, "jaxtyped", lambda **settings: functools.partial(checked, **settings))  # noqa: B010
+    jaxtyping.install_import_hook("dat", "beartype.beartype")
+
+
+def checked(what: Any, *, typechecker: Any) -> Any:
+    """A function or class, as jaxtyping's own decorator gives it but for functions without arrays, which beartype checks."""
+    if not inspect.isclass(what):
+        return plainly(what) if is_plain(what) else original(what, typechecker=typechecker)
+    made = vars(what).get("__init__")
+    if dataclasses.is_dataclass(what) and isinstance(made, FunctionType) and is_plain(made):
+        setattr(what, "__init__", plainly(made))  # noqa: B010
+        return what
+    return original(what, typechecker=typechecker)
+
+
+def is_plain(what: object) -> bool:
+    """Whether it is a function that returns at once and names no array; what cannot be told is not plain."""
+    if not isinstance(what, FunctionType) or hasattr(what, "__wrapped__") or inspect.isgeneratorfunction(what):
+        return False
+    return not inspect.iscoroutinefunction(what) and not any(map(names_arrays, hints_of(what).values()))
+
+
+def hints_of(function: FunctionType) -> dict[str, Any]:
+    """Its annotations; `Any` where one cannot be read yet, as in jaxtyping."""
+    return {name: _destring_annotation(hint, function.__globals__) for name, hint in function.__annotations__.items()}
+
+
+def names_arrays(hint: Any) -> bool:
+    """Whether jaxtyping checks any of it; so, too, where that cannot be told."""
+    if get_origin(hint) is Literal:
+        return False
+    if parts := get_args(hint):
+        return any(names_arrays(part) for part in parts)
+    if isinstance(hint, list | tuple):  # the arguments of a Callable
+        return any(map(names_arrays, hint))
+    if isinstance(hint, TypeVar):
+        return any(map(names_arrays, (hint.__bound__, *hint.__constraints__)))
+    if isinstance(hint, NewType):
+        return names_arrays(hint.__supertype__)
+    if isinstance(hint, type):
+        return issubclass(hint, AbstractArray)
+    return hint not in (None, Ellipsis, NoneType)
+
+
+def plainly(function: FunctionType) -> Callable[..., Any]:
+    """It, checked by beartype alone; to others it looks as it was."""
+    twin = FunctionType(function.__code__, function.__globals__, function.__name__, function.__defaults__, function.__closure__)
+    twin.__qualname__, twin.__module__ = function.__qualname__, function.__module__
+    twin.__kwdefaults__, twin.__annotations__ = function.__kwdefaults__, hints_of(function)
+    twin.__dict__.update(function.__dict__)
+    return functools.update_wrapper(PLAIN(twin), function)
