@@ -6,7 +6,8 @@ BIN := $(VENV)/bin
 FAST := not slow and not gpu and not network
 # One thread per test process: tests are small, and threads of several processes would fight for the cores. What is compiled
 # is kept, whatever the environment says: every test process compiles all that it imports, and halves its start by that.
-PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -n logical --maxprocesses 8
+# A file of tests is one process's, so that what its tests share, as a training, is made once.
+PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-slow check bench clean

@@ -11,6 +11,22 @@ import shape_checks
 if os.environ.get("DAT_SHAPE_CHECKS", "1") == "1":
     shape_checks.install()
 
+DEAREST = (
+    "engine/test_processes.py",
+    "commands/test_check_recipes.py",
+    "engine/test_resume.py",
+    "commands/test_corrected.py",
+    "commands/test_train.py",
+    "report/test_committed.py",
+    "test_readme.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files that take longest come first: `make test` gives a file to one process, and none shall be left with one."""
+    places = {Path(__file__).parent / name: place for place, name in enumerate(DEAREST)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))
+
 
 def pytest_collection_finish() -> None:
     """Leave what is there now out of garbage collections: each end of a training asks for one, and they took seconds."""
