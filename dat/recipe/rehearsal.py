@@ -39,7 +39,7 @@ from dat.recipe.parts import Precision
 from dat.recipe.perceptual import FrechetSection, MultiscaleGradientSection, NoPerceptual, PerceptualSection, build_perceptual
 from dat.recipe.unlabelled import DigitPictures, FolderPictures, UnlabelledData, augmented
 
-STEPS, BATCH, CLASSES, SIDE = 2, 10, 10, 32
+STEPS, BATCH, CLASSES, SIDE = 2, 6, 10, 32
 MADE_UP = "made-up-f"
 """Name of a discretizer that is not there, before its stride."""
 SMALLER: Mapping[str, Mapping[str, Any]] = {
