@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from dat.version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from dat.analysis.codes import codes as codes
     from dat.analysis.codes import discrete_change as discrete_change
     from dat.analysis.spectrum import spectrum as spectrum
     from dat.analysis.statistics import statistics as statistics
@@ -124,6 +125,7 @@ _HOME = {
     "augmix": "augment.augmix",
     "calibrated": "methods.calibration",
     "code_adversary": "attacks.codes",
+    "codes": "analysis.codes",
     "corrupt": "data.corruptions.table",
     "cross_entropy": "tasks.losses",
     "discrete_adversary": "attacks.discrete",

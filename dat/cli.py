@@ -5,12 +5,14 @@ Nothing heavy is imported until a verb needs it: `dat --help` does not wait for 
 
 from __future__ import annotations
 
+import inspect
 import json as jsonlib
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,6 +22,7 @@ from dat.engine.allocator import keep_freed_memory
 from dat.errors import DatError, UsageError
 
 if TYPE_CHECKING:
+    from dat.commands.specimens import Options
     from dat.results import Row
 
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY.SUB=VALUE]...", help="Recipe keys to change.")]
@@ -35,7 +38,7 @@ SourceFolder = Annotated[Path, typer.Argument(metavar="FOLDER", help="Pictures i
 CopyFolder = Annotated[Path, typer.Option("--out", help="Folder of the copy.")]
 CopySize = Annotated[str, typer.Option("--size", help="Side in pixels; `none`: each picture keeps its own.")]
 CropPct = Annotated[float, typer.Option(help="The short side is resized to size / crop-pct before the centre is cut out.")]
-Analyzed = Annotated[list[Path], typer.Argument(metavar="RUN...", help="RUN/<method>-seed<k>, or whole runs.")]
+Runs = Annotated[list[Path], typer.Argument(metavar="RUN...", help="RUN/<method>-seed<k>, or whole runs.")]
 AnalyzedData = Annotated[Path | None, typer.Option(help="A folder of pictures; by default those that the run is tested on.")]
 Figures = Annotated[Path | None, typer.Option(help="Folder of the rows and the picture; in that of the first RUN.")]
 Pictures = Annotated[int, typer.Option(help="So many at most, drawn by a fixed seed.")]
@@ -460,61 +463,104 @@ def _discretize(
         print(out / discretize.PICTURE)
 
 
-@analyze_app.command("statistics", epilog="Example:  dat analyze statistics runs/photos --data photos/test")
-def analyze_statistics(
-    runs: Analyzed,
+@dataclass(frozen=True)
+class Analyzed:
+    """What every analysis is asked for; the folder of its rows and picture is in that of the first run, unless one is named."""
+
+    runs: list[Path]
+    data: Path | None
+    out: Path | None
+    pictures: int
+    batch_size: int | None
+    size: int | None
+    json: bool
+    cpu: bool
+
+    def options(self, alpha: float | None, epsilon: float | None, source: str | None) -> Options:
+        """Checked, with what not every analysis takes."""
+        from dat.commands.specimens import Options
+
+        return Options(self.data, self.pictures, self.batch_size, alpha, epsilon, source, self.size, self.cpu)
+
+    def show(self, analysis: Any, rows: Sequence[Row], folder: Path) -> None:
+        """Print the rows as JSON, or the table of their module and where its picture is."""
+        for row in rows if self.json else ():
+            print(jsonlib.dumps(asdict(row)))
+        if not self.json:
+            print(f"{analysis.as_table(rows)}\n\n{folder / analysis.PICTURE}")
+
+
+def _shared(
+    runs: Runs,
     data: AnalyzedData = None,
     out: Figures = None,
     pictures: Pictures = 512,
     batch_size: BatchSize = None,
-    alpha: Alpha = None,
-    epsilon: Epsilon = None,
-    source: With = None,
     size: Size = None,
     json: Json = False,
     cpu: Cpu = False,
-) -> None:
+) -> Analyzed:
+    return Analyzed(runs, data, out, pictures, batch_size, size, json, cpu)
+
+
+def _analysis(command: Callable[..., None]) -> Callable[..., None]:
+    """A command whose first parameter is `Analyzed`, with the options of `_shared` in its place, as the parser sees it."""
+    shared = inspect.signature(_shared, eval_str=True).parameters
+    _, *own = inspect.signature(command, eval_str=True).parameters.values()
+
+    @wraps(command)
+    def called(**given: Any) -> None:
+        command(_shared(**{name: given.pop(name) for name in shared}), **given)
+
+    parameters = [*shared.values(), *own]
+    vars(called)["__signature__"] = inspect.Signature(parameters)
+    called.__annotations__ = {one.name: one.annotation for one in parameters}
+    return called
+
+
+@analyze_app.command("statistics", epilog="Example:  dat analyze statistics runs/photos --data photos/test")
+@_analysis
+def analyze_statistics(asked: Analyzed, alpha: Alpha = None, epsilon: Epsilon = None, source: With = None) -> None:
     """How alike clean and adversarial pictures are to the normalisation layers of models (Fig. 2): the correlation of the
     channels' means and variances, after PGD in pixels, DAT, as many random codes, and Q(x) alone. A call goes on where it was.
     """
     from dat.commands import analyze_statistics as analysis
-    from dat.commands.specimens import Options
 
-    options = Options(data, pictures, batch_size, alpha, epsilon, source, size, cpu)
-    _print_analysis(
-        analysis, analysis.statistics(runs, out or runs[0] / "statistics", options), out or runs[0] / "statistics", json
-    )
+    out = asked.out or asked.runs[0] / "statistics"
+    asked.show(analysis, analysis.statistics(asked.runs, out, asked.options(alpha, epsilon, source)), out)
 
 
 @analyze_app.command("spectrum", epilog="Example:  dat analyze spectrum runs/photos/dat-seed0 --data photos/test")
-def analyze_spectrum(
-    runs: Analyzed,
-    data: AnalyzedData = None,
-    out: Figures = None,
-    pictures: Pictures = 512,
-    batch_size: BatchSize = None,
-    alpha: Alpha = None,
-    epsilon: Epsilon = None,
-    source: With = None,
-    size: Size = None,
-    json: Json = False,
-    cpu: Cpu = False,
-) -> None:
+@_analysis
+def analyze_spectrum(asked: Analyzed, alpha: Alpha = None, epsilon: Epsilon = None, source: With = None) -> None:
     """What adversaries of models do to pictures (Fig. 3): frequencies, sizes in l_0, l_2 and l_inf, and colours of a patch,
     after PGD in pixels, DAT, as many random codes, and Q(x) alone. A call goes on where it was.
     """
     from dat.commands import analyze_spectrum as analysis
-    from dat.commands.specimens import Options
 
-    options = Options(data, pictures, batch_size, alpha, epsilon, source, size, cpu)
-    _print_analysis(analysis, analysis.spectra(runs, out or runs[0] / "spectrum", options), out or runs[0] / "spectrum", json)
+    out = asked.out or asked.runs[0] / "spectrum"
+    asked.show(analysis, analysis.spectra(asked.runs, out, asked.options(alpha, epsilon, source)), out)
 
 
-def _print_analysis(analysis: Any, rows: Sequence[Row], folder: Path, json: bool) -> None:
-    for row in rows if json else ():
-        print(jsonlib.dumps(asdict(row)))
-    if not json:
-        print(f"{analysis.as_table(rows)}\n\n{folder / analysis.PICTURE}")
+@analyze_app.command("codes", epilog="Example:  dat analyze codes runs/photos/dat-seed0 --alpha 0 --alpha 0.1 --alpha 0.4")
+@_analysis
+def analyze_codes(
+    asked: Analyzed,
+    alpha: Annotated[
+        list[float] | None, typer.Option(help="Once for each length of the step (0, 0.1, 0.2, 0.4, and that of the run).")
+    ] = None,
+    source: Annotated[
+        list[str] | None, typer.Option("--with", help="Once for each discretizer: a name, or a file; that of the run.")
+    ] = None,
+) -> None:
+    """How many codes the adversary of words modifies, by the length of its step (Table 8), and what that does to the loss, to
+    what a model says and to the pixels, beside a random step as long and as many random codes. A call goes on where it was.
+    """
+    from dat.commands import analyze_codes as analysis
+
+    out = asked.out or asked.runs[0] / "codes"
+    rows = analysis.sweep(asked.runs, out, asked.options(None, None, None), alphas=alpha or (), sources=source or ())
+    asked.show(analysis, rows, out)
 
 
 @discretizer_app.command("list", epilog="Example:  dat discretizer list")

@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 import json
 import math
 import os
@@ -170,6 +172,13 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "ci": (tuple, type(None)),
 }
 """What the entries of a row are."""
+
+
+def write_csv(path: Path, lines: Iterable[Sequence[object]]) -> None:
+    """Lines of values as a spreadsheet reads them, with commas; None becomes an empty cell."""
+    content = io.StringIO()
+    csv.writer(content, lineterminator="\n").writerows(lines)
+    write_text(path, content.getvalue())
 
 
 def write_text(path: Path, text: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from dat.attacks.discrete import discrete_adversary
 from dat.attacks.gradient import evaluating, into_range, unit_l2
-from dat.discretizers import codes
+from dat.discretizers.codes import changed, resample
 from dat.nn.outputs import logits_of
-from dat.types import ClassifyingTask, Codes, Discretizer, Images, PerImage, Targets, Task, climbed_losses
+from dat.types import Batch, ClassifyingTask, Codes, Discretizer, Images, LossFn, PerImage, Targets, Task, climbed_losses
 
 Noise = Float[Tensor, "batch 3 height width"]
 ByShown = Float[Tensor, "shown count"]
@@ -40,7 +40,7 @@ class Change:
     @property
     def rates(self) -> PerImage:
         """Modified codes of each image, in percent."""
-        return 100 * self.changed.flatten(1).float().mean(dim=1)
+        return _rates(self.changed)
 
 
 def discrete_change(
@@ -71,7 +71,7 @@ def _change(asked: _Asked, images: Images, stepped: Images) -> Change:
     before, after = asked.codes
     height, width = images.shape[2:]
     reconstruction = asked.discretizer.decode(before)[..., :height, :width]
-    return Change(images, reconstruction, stepped, codes.changed(before, after))
+    return Change(images, reconstruction, stepped, changed(before, after))
 
 
 class _Asked:
@@ -91,6 +91,59 @@ class _Asked:
 
     def __call__(self, images: Images) -> Images:
         return self.decode(self.encode(images))[..., : images.shape[2], : images.shape[3]]
+
+
+RECONSTRUCTION, DISCRETE, RANDOM_STEP, RANDOM_CODES = "reconstruction", "discrete", "random-step", "random-codes"
+COMPARED = (RECONSTRUCTION, DISCRETE, RANDOM_STEP, RANDOM_CODES)
+"""What `codes` compares: Q(x); Q(x + delta); the same with a random delta as long; and as many codes drawn blindly."""
+
+
+@dataclass(frozen=True, eq=False)
+class Modified:
+    """What was done to some pictures in each way of `COMPARED`, picture by picture.
+
+    `rates`: modified codes, in percent; `losses`; `l2`: how far in pixels from Q(x), so that it is 0 where no code is modified.
+    """
+
+    images: Mapping[str, Images]
+    rates: Mapping[str, PerImage]
+    losses: Mapping[str, PerImage]
+    l2: Mapping[str, PerImage]
+
+
+def codes(
+    images: Images, loss_fn: LossFn, discretizer: Discretizer, *, alpha: float, generator: torch.Generator | None = None
+) -> Modified:
+    """Which share of the codes the adversary modifies (Table 8), and what that does, beside steps that know no loss.
+
+    The random codes of each picture are as many as the adversary modified in it, at places and by codes that are uniform: at
+    an equal rate, so that what the adversary does beyond it is more than its rate. `loss_fn` gives one loss per image.
+    In bfloat16 rounding modifies more codes than a step of alpha 0.1: give a discretizer in float32.
+    """
+    asked, batch = _Asked(discretizer), Batch(images, images, generator)
+    attacked = _change(asked, images, discrete_adversary(images, loss_fn, asked, alpha=alpha))
+    stepped = random_change(discretizer, images, batch.draw(torch.randn, *images.shape[1:]), alpha=alpha)
+    words = asked.codes[0]
+    chance, choice = (batch.draw(torch.rand, *words.shape[1:]) for _ in range(2))
+    drawn = _as_many(words, attacked.changed, discretizer.codebook_size, chance, choice)
+    blind = discretizer.decode(drawn)[..., : images.shape[2], : images.shape[3]]
+    shown = dict(zip(COMPARED, (attacked.reconstruction, attacked.adversarial, stepped.adversarial, blind), strict=True))
+    rates = (0 * attacked.rates, attacked.rates, stepped.rates, _rates(changed(words, drawn)))
+    with torch.no_grad():
+        losses = {name: loss_fn(one) for name, one in shown.items()}
+    l2 = {name: (one - attacked.reconstruction).flatten(1).norm(dim=1) for name, one in shown.items()}
+    return Modified(shown, dict(zip(COMPARED, rates, strict=True)), losses, l2)
+
+
+def _as_many(words: Codes, where: Tensor, codebook_size: int, chance: Tensor, choice: Tensor) -> Codes:
+    """In each picture as many codes replaced by others as there are places in `where`: those of the smallest `chance`."""
+    ranks = chance.flatten(1).argsort(dim=1).argsort(dim=1)
+    counts = where.flatten(1).sum(dim=1, keepdim=True)
+    return torch.where((ranks < counts).view_as(words), resample(words, codebook_size, 1.0, chance, choice), words)
+
+
+def _rates(where: Tensor) -> PerImage:
+    return 100 * where.flatten(1).float().mean(dim=1)
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,7 @@ from dat.recipe.methods import alpha_of, build_method
 from dat.recipe.unlabelled import build_judged
 from dat.results import Row, from_json, versions, write_bytes
 from dat.studies.words import step_of
-from dat.types import Images
+from dat.types import Batch, Images, Task
 
 Shapes = UInt8[np.ndarray, "pictures 3 height width"]
 Arrays = dict[str, np.ndarray]
@@ -168,11 +168,15 @@ class Specimen:
         for number in range(len(self.pictures) // self.batch_size):
             yield self.attacked(number * self.batch_size, self.batch_size)
 
+    def batch(self, first: int, size: int) -> tuple[Batch[Any], Task[Any]]:
+        """Pictures from a place on with what the model says of them, and its task; what is drawn follows from the place."""
+        of = asked(self.run, self.pictures.batch(first, size).to(_device_of(self.run.model)))
+        return of.batch(first), of.task
+
     def attacked(self, first: int, size: int) -> tuple[Images, Shown]:
-        """Pictures from a place on, and what each adversary makes of them; what is drawn follows from the place."""
-        images = self.pictures.batch(first, size).to(_device_of(self.run.model))
-        of = asked(self.run, images)
-        return images, adversarial(self.run.model, of.batch(first), of.task, self.discretizer, alpha=self.alpha, at=self.at)
+        """Pictures from a place on, and what each adversary makes of them."""
+        batch, task = self.batch(first, size)
+        return batch.images, adversarial(self.run.model, batch, task, self.discretizer, alpha=self.alpha, at=self.at)
 
     def row(self, suite: str, metric: str, value: float, n: int, **more: Any) -> Row:
         """A row of results; `more` are `ci` and further entries of the protocol."""

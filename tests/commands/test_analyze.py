@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 from collections.abc import Callable
@@ -20,8 +21,9 @@ from typer.testing import CliRunner
 
 import dat
 from dat.analysis.adversaries import ADVERSARIES
+from dat.analysis.codes import COMPARED as CODES_COMPARED
 from dat.cli import app
-from dat.commands import analyze_spectrum, analyze_statistics, specimens
+from dat.commands import analyze_codes, analyze_spectrum, analyze_statistics, specimens
 from dat.commands.asked import Trained, asked
 from dat.commands.specimens import Options, Pictures, Specimen, open_specimens
 from dat.commands.trained import TrainedNetwork, load_classifier
@@ -31,7 +33,7 @@ from dat.data.pipeline import CenterCrop
 from dat.discretizers import codes
 from dat.discretizers.pretrained import load_discretizer
 from dat.engine import checkpoint
-from dat.errors import CheckpointError, DataError, UsageError
+from dat.errors import CheckpointError, DataError, DatError, UsageError
 from dat.methods.at import AT
 from dat.nn.features import encoder_of
 from dat.recipe import read
@@ -139,6 +141,76 @@ def test_rows_of_spectra_are_means_over_pictures(run: Path, photos: Path, tmp_pa
         assert min(picture.size) > 500
 
 
+def test_rows_of_codes_are_those_of_plain_calls(run: Path, photos: Path, tmp_path: Path) -> None:
+    arguments = ("--data", photos, "--alpha", 0, "--alpha", 2, "--with", "cifar-f2-1024-fast", "--with", "cifar-f4-1024-fast")
+    printed = analyze("codes", run, *arguments, "--out", tmp_path, "--batch-size", 5)
+    assert str(tmp_path / "codes.png") in printed.stdout
+    rows = read_rows(tmp_path / "codes.jsonl")
+    keys = ("model", "discretizer", "alpha")
+    found = {(*(row.protocol[key] for key in keys), row.suite, row.metric): row for row in rows}
+    assert len(found) == len(rows) == 2 * 2 * 2 * (4 * 4 + 2)
+    (specimen,) = open_specimens([run / "dat-seed0"], Options(data=photos, source="cifar-f4-1024-fast", cpu=True))
+    model, images = specimen.run.model, specimen.pictures.batch(0, 9)
+    said = model(images).argmax(dim=1)
+
+    def loss_fn(shown: torch.Tensor) -> torch.Tensor:
+        return F.cross_entropy(model(shown), said, reduction="none")
+
+    plain = dat.codes(images, loss_fn, specimen.discretizer, alpha=2.0)
+    of = ("dat-seed0", "cifar-f4-1024-fast", 2.0)
+    with torch.no_grad():
+        same = 100 * (model(plain.images["discrete"]).argmax(dim=1) == said).double()
+        gap = (loss_fn(plain.images["discrete"]) - loss_fn(plain.images["reconstruction"])).double()
+    expected = {"modified_code_rate": plain.rates["discrete"], "l2": plain.l2["discrete"], "same_answer": same}
+    for metric, values in expected.items():
+        row, (mean, interval) = found[*of, "codes/discrete", metric], mean_interval(values.tolist())
+        assert row.value == pytest.approx(mean, abs=1e-4)
+        assert row.ci is not None
+        assert interval is not None
+        low, high = interval if metric == "l2" else (max(0, interval[0]), min(100, interval[1]))
+        assert row.ci == pytest.approx((low, high), abs=1e-3)
+        assert (row.n, row.protocol["interval"]) == (9, "Student over pictures")
+        assert "pixel" not in row.protocol
+    losses = [found[*of, f"codes/{way}", "loss"].value for way in ("discrete", "reconstruction")]
+    assert losses[0] - losses[1] == pytest.approx(float(gap.mean()), abs=1e-4)
+    for model_name, discretizer, alpha in {key[:3] for key in found}:
+        at = {way: found[model_name, discretizer, alpha, f"codes/{way}", "modified_code_rate"].value for way in CODES_COMPARED}
+        assert at["discrete"] == at["random-codes"]
+        assert (at["discrete"] > 0) == (alpha > 0)
+        blind = found[model_name, discretizer, alpha, "codes/discrete-minus-random-codes", "loss"]
+        ways = [found[model_name, discretizer, alpha, f"codes/{way}", "loss"].value for way in ("discrete", "random-codes")]
+        assert blind.value == pytest.approx(ways[0] - ways[1])
+    sheet = list(csv.DictReader((tmp_path / "codes.csv").read_text().splitlines()))
+    assert [float(line["value"]) for line in sheet] == [row.value for row in rows]
+    assert {line["alpha"] for line in sheet} == {"0.0", "2.0"}
+
+
+def test_steps_are_those_of_table_8_and_of_the_run_and_are_kept(run: Path, tmp_path: Path) -> None:
+    few = Options(pictures=4, batch_size=4, cpu=True)
+    first = analyze_codes.sweep([run / "dat-seed0"], tmp_path, few)
+    assert sorted({float(str(row.protocol["alpha"])) for row in first}) == [0, 0.1, 0.2, 0.3, 0.4]
+    with patch("dat.commands.analyze_codes.codes", side_effect=AssertionError("measured again")):
+        assert analyze_codes.sweep([run / "dat-seed0"], tmp_path, few) == first
+        with pytest.raises(AssertionError, match="measured again"):
+            analyze_codes.sweep([run / "dat-seed0"], tmp_path, few, alphas=[0.7])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--alpha", -1), r"--alpha is -1.0, the L2 length of a step; write 0 or more"),
+        (("--alpha", 1, "--alpha", 1), r"--alpha names one twice \(1.0, 1.0\); name each once"),
+        (("--with", "a", "--with", "a"), r"--with names one twice \(a, a\); name each once"),
+        (("--with", "nonesuch"), "nonesuch"),
+    ],
+)
+def test_steps_and_discretizers_that_are_none_are_refused(
+    arguments: tuple[object, ...], said: str, run: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(DatError, match=said):
+        analyze("codes", run, "--out", tmp_path, *arguments)
+
+
 @pytest.mark.parametrize("verb", [analyze_statistics.statistics, analyze_spectrum.spectra])
 def test_what_was_measured_is_kept(verb: Callable[..., Any], run: Path, tmp_path: Path) -> None:
     first = verb([run], tmp_path, FEW)
@@ -202,6 +274,15 @@ def test_every_task_is_attacked_and_its_layers_are_seen(make: Callable[[], Train
     assert all("decoder" not in name and "projector" not in name for name in found)
     again = specimen.attacked(4, 4)[1]
     assert all(torch.equal(one, again.images[name]) for name, one in shown.images.items())
+
+
+@pytest.mark.parametrize(("make", "side"), [(lambda: learned_without_classes("mae"), 16), (detector, 64)])
+def test_codes_of_tasks_without_classes_have_no_answers(make: Callable[[], Trained], side: int, tmp_path: Path) -> None:
+    with patch("dat.commands.analyze_codes.open_specimens", return_value=[specimen_of(make(), side)]):
+        rows = analyze_codes.sweep([tmp_path], tmp_path, FEW, alphas=[1.0])
+    assert {row.metric for row in rows} == {"modified_code_rate", "loss", "l2"}
+    assert "same answer" not in analyze_codes.as_table(rows)
+    assert next(row.value for row in rows if row.suite == "codes/discrete") > 0
 
 
 def test_the_adversary_raises_the_loss_of_what_the_model_says(run: Path) -> None:
