@@ -563,6 +563,42 @@ def analyze_codes(
     asked.show(analysis, rows, out)
 
 
+@app.command(epilog="Example:  dat reproduce table8")
+def reproduce(
+    table: Annotated[str, typer.Argument(metavar="TABLE", help="table1, table2, table6 or table8.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="data=FOLDER, and recipe keys to change in all runs.")
+    ] = None,
+    scale: Annotated[str, typer.Option(help="demo (digits, minutes), cifar (data=FOLDER, a night), or imagenet.")] = "demo",
+    out: Annotated[Path | None, typer.Option(help="Folder of the runs and the table; runs/reproduce-TABLE-SCALE.")] = None,
+    json: Json = False,
+    cpu: Cpu = False,
+) -> None:
+    """A table of the paper beside what is measured here: list the runs behind it, train what is missing, and print paper, ours,
+    delta and n; Markdown, CSV and LaTeX beside. At imagenet's scale nothing is trained: its needs and commands are told.
+
+    A call goes on where the last one was stopped. Exit code 1 if something is missing at imagenet's scale.
+    """
+    from dat.commands import reproduce as reproduction
+
+    found = reproduction.open_reproduction(table, overrides or (), scale=scale, out=out)
+    listing = found.listing()
+    if _is_main():
+        print(f"{listing}\n", file=sys.stderr if json else sys.stdout, flush=True)
+    if not found.is_papers:
+        found.carry_out(cpu=cpu)
+    if not _is_main():
+        return
+    numbers = found.numbers(cpu=cpu)
+    text, page = found.write(numbers)
+    for number in numbers if json else ():
+        print(jsonlib.dumps(asdict(number) | {"delta": number.delta}))
+    if not json:
+        print(f"{text}\n\nTable: {page}, and .csv and .tex beside it" + f"\n\n{reproduction.as_needs(found)}" * found.is_papers)
+    if found.is_papers and not all(is_here for *_, is_here in found.missing()):
+        raise typer.Exit(1)
+
+
 @discretizer_app.command("list", epilog="Example:  dat discretizer list")
 def list_discretizers(json: Json = False) -> None:
     """Names of discretizers: ours, which come with the package, and the public ones, with licence and source."""

@@ -21,9 +21,10 @@ _following: ContextVar[float | None] = ContextVar("following", default=0.0)
 def followed_by(seconds: float | None) -> Iterator[None]:
     """Bars made inside also say the time left of the whole: their own, and `seconds` of what follows them.
 
-    None: nobody can tell yet, before the first training is done.
+    Inside another one both follow. None: nobody can tell yet, before the first training is done.
     """
-    token = _following.set(seconds)
+    outer = _following.get()
+    token = _following.set(None if seconds is None or outer is None else outer + seconds)
     try:
         yield
     finally:

@@ -94,7 +94,7 @@ class _Asked:
 
 
 RECONSTRUCTION, DISCRETE, RANDOM_STEP, RANDOM_CODES = "reconstruction", "discrete", "random-step", "random-codes"
-COMPARED = (RECONSTRUCTION, DISCRETE, RANDOM_STEP, RANDOM_CODES)
+COMPARED: tuple[str, ...] = (RECONSTRUCTION, DISCRETE, RANDOM_STEP, RANDOM_CODES)
 """What `codes` compares: Q(x); Q(x + delta); the same with a random delta as long; and as many codes drawn blindly."""
 
 
@@ -127,7 +127,9 @@ def codes(
     chance, choice = (batch.draw(torch.rand, *words.shape[1:]) for _ in range(2))
     drawn = _as_many(words, attacked.changed, discretizer.codebook_size, chance, choice)
     blind = discretizer.decode(drawn)[..., : images.shape[2], : images.shape[3]]
-    shown = dict(zip(COMPARED, (attacked.reconstruction, attacked.adversarial, stepped.adversarial, blind), strict=True))
+    shown: dict[str, Images] = dict(
+        zip(COMPARED, (attacked.reconstruction, attacked.adversarial, stepped.adversarial, blind), strict=True)
+    )
     rates = (0 * attacked.rates, attacked.rates, stepped.rates, _rates(changed(words, drawn)))
     with torch.no_grad():
         losses = {name: loss_fn(one) for name, one in shown.items()}

@@ -64,7 +64,7 @@ def sweep(
             for alpha in sorted({*alphas} or {*ALPHAS, specimen.alpha})
         ]
         with Bar("codes", sum(len(specimen.pictures) for _, specimen in steps)) as bar:
-            found = [(name, specimen, _measured(specimen, out, bar)) for name, specimen in steps]
+            found = [(name, specimen, measured(specimen, out, bar)) for name, specimen in steps]
         rows = [row for one in found for row in _rows(*one)]
         write_rows(out / ROWS, rows)
         write_csv(out / SHEET, _sheet(rows))
@@ -72,7 +72,8 @@ def sweep(
     return rows
 
 
-def _measured(specimen: Specimen, out: Path, bar: Bar) -> Arrays:
+def measured(specimen: Specimen, out: Path, bar: Bar) -> Arrays:
+    """By way of `COMPARED` and picture what the step of a model does (`METRICS`); what is kept of it in a folder is taken."""
     verb = f"codes-{checkpoint_hash(specimen.discretizer)[:8]}-{specimen.alpha:g}"
     return measured_once(out, specimen, verb, partial(_arrays, specimen, bar), bar)
 
