@@ -22,6 +22,7 @@ from dat.analysis.codes import COMPARED, DISCRETE
 from dat.attacks.rate import Length, Rate
 from dat.commands import analyze_codes, train
 from dat.commands.specimens import Options, open_specimens
+from dat.data.testsets import layouts
 from dat.discretizers import names
 from dat.discretizers.listing import in_columns
 from dat.engine import run_folder
@@ -119,7 +120,8 @@ class Reproduction:
 
     def missing(self) -> list[tuple[str, str, bool]]:
         """What the paper's scale needs: what, which, and whether it is here."""
-        return list(dict.fromkeys(need for run in self.runs for need in _needs(run.recipe))) + _machine()
+        needs = dict.fromkeys(need for run in self.runs for need in _needs(run.recipe))
+        return [*needs, *_test_sets(self.data), *_machine()]
 
     def carry_out(self, *, cpu: bool = False) -> None:
         """Train what is left, one run after the other; bars say the time left of all of them.
@@ -234,7 +236,7 @@ def _scaled(plan: TablePlan, scale: Any, folder: Path, changes: Sequence[str]) -
         recipe = classification(name, changes)
         rows = {label: label for label in recipe.methods}
         cost = f"{minutes:g} minutes" if minutes < 120 else f"{minutes / 60:.0f} hours"
-        yield Planned(name, recipe, tuple(changes), folder / Path(name).name, f"{cost} of one core", 60 * minutes, rows)
+        yield Planned(name, recipe, tuple(changes), folder / Path(name).stem, f"{cost} of one core", 60 * minutes, rows)
 
 
 def _papers(plan: TablePlan, folder: Path, changes: Sequence[str]) -> Iterator[Planned]:
@@ -288,6 +290,13 @@ def _needs(recipe: ClassificationRecipe) -> Iterator[tuple[str, str, bool]]:
         yield "discretizer", str(recipe.discretizer.load), _is_here(str(recipe.discretizer.load))
     if recipe.model.weights is not None:
         yield "weights", str(recipe.model.weights), Path(str(recipe.model.weights)).is_file()
+
+
+def _test_sets(root: str | None) -> Iterator[tuple[str, str, bool]]:
+    """Those that the paper evaluates on, beside ImageNet's own, in the folder that was named."""
+    for name in SUITES.split(",")[2:]:
+        is_root = root is not None and Path(root).is_dir()
+        yield "test set", name, is_root and any(place != Path(str(root)) for place in layouts.locate(name, str(root)))
 
 
 def _is_here(source: str) -> bool:
