@@ -7,6 +7,7 @@ OUT/table8.md  table8.csv  table8.tex
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -83,8 +84,8 @@ class Planned:
     @property
     def command(self) -> str:
         """What trains it alone."""
-        words = ["accelerate launch -m dat train", self.name, f"out={self.folder}", *self.overrides]
-        return " ".join(words) + " --resume" * run_folder.holds_run(self.folder)
+        words = shlex.join([self.name, f"out={self.folder}", *self.overrides])
+        return f"accelerate launch -m dat train {words}" + " --resume" * run_folder.holds_run(self.folder)
 
 
 @dataclass(frozen=True)
