@@ -542,7 +542,7 @@ def analyze_spectrum(asked: Analyzed, alpha: Alpha = None, epsilon: Epsilon = No
     asked.show(analysis, analysis.spectra(asked.runs, out, asked.options(alpha, epsilon, source)), out)
 
 
-@analyze_app.command("codes", epilog="Example:  dat analyze codes runs/photos/dat-seed0 --alpha 0 --alpha 0.1 --alpha 0.4")
+@analyze_app.command("codes", epilog="Example:  dat analyze codes runs/photos/dat-seed0 --alpha 0.4")
 @_analysis
 def analyze_codes(
     asked: Analyzed,

@@ -176,7 +176,7 @@ def test_rows_of_codes_are_those_of_plain_calls(run: Path, photos: Path, tmp_pat
     for model_name, discretizer, alpha in {key[:3] for key in found}:
         at = {way: found[model_name, discretizer, alpha, f"codes/{way}", "modified_code_rate"].value for way in CODES_COMPARED}
         assert at["discrete"] == at["random-codes"]
-        assert (at["discrete"] > 0) == (alpha > 0)
+        assert (at["discrete"] > 0) == (alpha != 0)
         blind = found[model_name, discretizer, alpha, "codes/discrete-minus-random-codes", "loss"]
         ways = [found[model_name, discretizer, alpha, f"codes/{way}", "loss"].value for way in ("discrete", "random-codes")]
         assert blind.value == pytest.approx(ways[0] - ways[1])
