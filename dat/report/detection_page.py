@@ -18,9 +18,7 @@ from dat.report.page import (
     alarms_of,
     attempt,
     data_words,
-    html_page,
     in_order,
-    markdown_page,
     no_adversaries,
     overview_plot,
     protocols,
@@ -29,12 +27,13 @@ from dat.report.page import (
     read_file,
     section,
     short,
-    tell,
+    trade_plot,
     training_plot,
+    write_pages,
 )
-from dat.report.reading import chance, changed_words, cost, lead, modified_codes, on_suite, seeds
+from dat.report.reading import chance, changed_words, cost, lead, modified_codes, on_suite, opening, seeds
 from dat.report.tables import METRICS, Comparison, Table, accuracy_table, all_tables, comparison_table, plain_table
-from dat.results import RESULTS, RUN, Row, read_rows, write_text
+from dat.results import RESULTS, RUN, Row, read_rows
 
 COLUMNS = {
     ("clean", "ap"): "AP",
@@ -48,8 +47,8 @@ COLUMNS = {
 }
 """Suites and metrics that methods are compared by, and what they are called."""
 SIZES = {"ap_small": "Small", "ap_medium": "Medium", "ap_large": "Large"}
-SAID = ("AP", "FGSM, AP", "mPC")
-"""Columns of which the text speaks."""
+SAID, ROBUST = ("AP", "FGSM, AP", "mPC"), ("mPC", "FGSM, AP")
+"""Columns of which the text speaks, and of which the plane of clean against robust precision is."""
 WORDS = (
     "AP: COCO's average precision, mean over overlaps from 0.50 to 0.95; AP50 and AP75: at one overlap. mPC: mean AP over "
     "the corruptions, of the pictures of the column before it; rPC: its percentage of these pictures' clean AP."
@@ -57,17 +56,13 @@ WORDS = (
 
 
 def write_detection_report(run: Path, *, mixed: bool = False) -> Path:
-    """Write `report.md` and `report.html` into the folder of a comparison of detectors; the path of the page.
+    """Write `report.md`, `report.html` and `tables/` into the folder of a comparison of detectors; the path of the page.
 
     Raises:
         DataError: there are no results, or a line of them is damaged.
         UsageError: rows of one suite were measured in different ways, and `mixed` is off.
     """
-    report = gather(run, mixed=mixed)
-    tell(report.alarms)
-    write_text(run / "report.md", markdown_page(report))
-    write_text(run / "report.html", html_page(report))
-    return run / "report.html"
+    return write_pages(run, gather(run, mixed=mixed))
 
 
 def detection_outcome(run: Path) -> str:
@@ -86,7 +81,11 @@ def gather(run: Path, *, mixed: bool = False) -> Report:
     facts = attempt("The facts of the run", partial(read_facts, run / RUN), left_out) or {}
     rows = in_order(rows, facts)
     comparison = _compared(rows, COLUMNS, mixed=mixed)
-    plots = {"The overview": partial(overview_plot, measure="average precision"), "The training curves": training_plot}
+    plots = {
+        "Clean against robust precision": partial(trade_plot, measure="average precision", clean="AP", robust=ROBUST),
+        "The overview": partial(overview_plot, measure="average precision"),
+        "The training curves": training_plot,
+    }
     drawn = [attempt(what, partial(draw, run, comparison), left_out) for what, draw in plots.items()]
     boxed = attempt("The pictures", partial(read_boxed_pictures, run / "pictures.npz", adversary=_adversary(facts)), left_out)
     recipe = attempt("The recipe", partial(read_file, run / "recipe.yaml"), left_out) or ""
@@ -94,6 +93,7 @@ def gather(run: Path, *, mixed: bool = False) -> Report:
         title=str(facts.get("title") or run.name),
         subtitle=_subtitle(facts, comparison),
         methods=comparison.methods,
+        opening=opening(comparison, _of_text(comparison)),
         reading=(*_sentences(comparison), *no_adversaries(facts), WORDS),
         tables={table.name: table for table in _tables(rows, comparison, facts)},
         plots={plot.name: replace(plot, caption=_precision(plot.caption)) for plot in drawn if plot},
@@ -151,11 +151,15 @@ def _precision(text: str) -> str:
 
 
 def _sentences(comparison: Comparison) -> list[str]:
-    suites = [suite for suite in comparison.suites if suite in SAID]
+    suites = _of_text(comparison)
     found = [*lead(comparison, suites), *(on_suite(comparison, suite) for suite in suites)]
     words = modified_codes(comparison), changed_words(comparison)
     said = (*found, *words, cost(comparison), seeds(comparison), chance(comparison))
     return [_precision(text) for text in said if text]
+
+
+def _of_text(comparison: Comparison) -> list[str]:
+    return [suite for suite in comparison.suites if suite in SAID]
 
 
 def _adversary(facts: Facts) -> str:

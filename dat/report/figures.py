@@ -25,7 +25,7 @@ from matplotlib.lines import Line2D
 from PIL import Image, ImageDraw
 
 from dat.errors import DataError
-from dat.report.tables import BASELINE, CLEAN_OF_C, Comparison, Estimate, method_title, suite_title
+from dat.report.tables import CLEAN_OF_C, Comparison, Estimate, method_title
 
 INK, MUTED, GRID, PAPER = "#1f2329", "#656d77", "#d9dde2", "#fffefc"
 PAGE_COLOURS = {INK: "ink", MUTED: "muted", GRID: "grid", PAPER: "paper"}
@@ -221,37 +221,6 @@ def draw_severities(
     axes.plot([x for x, _ in found], [value.mean for _, value in found], color=look.color, lw=1.1, alpha=0.75)
     for x, value in found:
         draw_interval(axes, value, x, look, horizontal=False)
-
-
-@mpl.rc_context(STYLE)
-def corruption_figure(comparison: Comparison) -> Figure:
-    """Paired difference to the baseline on each corruption, with intervals; the groups stand apart."""
-    others = {method: look for method, look in looks(comparison.methods).items() if method != BASELINE}
-    names = [name for members in comparison.corruptions.values() for name in members]
-    figure, (axes,) = panels(1, width=8.2, height=1.1 + 0.36 * (len(names) + len(comparison.corruptions)))
-    positions, labels, row = [], [], 0.0
-    for group, members in comparison.corruptions.items():
-        axes.text(0.0, row, group.capitalize(), transform=axes.get_yaxis_transform(), va="center", weight="bold")
-        for name in members:
-            row += 1
-            positions, labels = [*positions, row], [*labels, suite_title(f"c/{name}")]
-            draw_differences(axes, comparison, others, f"c/{name}", row)
-        row += 1
-    axes.axvline(0, color=INK, lw=0.9, zorder=1)
-    axes.set_yticks(positions, labels)
-    axes.set_ylim(row - 0.4, -0.6)
-    axes.grid(axis="y", visible=False)
-    axes.set_xlabel(f"difference in accuracy to {method_title(BASELINE).lower()}, percentage points")
-    add_legend(figure, others)
-    return figure
-
-
-def draw_differences(axes: Axes, comparison: Comparison, shown: dict[str, Look], suite: str, row: float) -> None:
-    """The paired differences of all methods on one corruption, below each other."""
-    axes.axhspan(row - 0.46, row + 0.46, color=GRID, alpha=0.22, lw=0)
-    for index, (method, look) in enumerate(shown.items()):
-        if value := comparison.difference(suite, method):
-            draw_interval(axes, value, row + 2.3 * shift(index, len(shown)), look)
 
 
 def series(log: Log, key: str, *, points: int = 240) -> tuple[np.ndarray, np.ndarray]:

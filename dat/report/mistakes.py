@@ -87,6 +87,7 @@ class SetOfMistakes:
 
     title: str
     worst: str
+    classes: str
     confusion: str
     reliability: str
     strips: tuple[Strip, ...] = ()

@@ -5,15 +5,17 @@ Reads files only. What a run does not hold is left out, and the page says so.
 
 from __future__ import annotations
 
+import base64
 import sys
 import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from hashlib import sha256
 from html import escape
 from importlib import resources
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jinja2
 from matplotlib.figure import Figure
@@ -24,6 +26,8 @@ from dat.evaluation.right import Kept, Model
 from dat.report import figures
 from dat.report.answered import Said, kept_answers, right_of, said_of, unused_answers
 from dat.report.boxed_pictures import BoxedPictures
+from dat.report.formats import TABLES, markdown_table, write_tables
+from dat.report.heat import class_heat, corruption_heat
 from dat.report.mistakes import (
     CHOSEN,
     WHOLE,
@@ -38,13 +42,11 @@ from dat.report.mistakes import (
     worst_table,
 )
 from dat.report.paper import paper_table
-from dat.report.reading import sentences
+from dat.report.reading import opening, sentences
 from dat.report.tables import (
     BASELINE,
     TIMES,
-    Cell,
     Comparison,
-    Line,
     Table,
     accuracy_table,
     all_tables,
@@ -56,6 +58,7 @@ from dat.report.tables import (
     spread_words,
     suite_title,
 )
+from dat.report.trade_figure import costs_of, trade_figures
 from dat.results import (
     LATER_MISTAKES,
     MISTAKES,
@@ -81,6 +84,8 @@ KNOWN = {"kind", "name", "recipe_hash", "methods"}
 CELL = 2
 """So many slashes are in the name of a cell of corruptions."""
 
+PARTS_OF_A_SET = "worst", "by-class", "confusion", "reliability"
+"""Tables and figures of what went wrong on a test set."""
 PROTOCOL_TITLES = {
     "c": "Corruptions (mean)",
     "codes": "Codes changed",
@@ -111,21 +116,29 @@ class Plot:
 
 @dataclass(frozen=True)
 class Gallery:
-    """Rows of pictures as PNG data addresses, each with words below it, under headings; a caption."""
+    """Rows of pictures as PNG data addresses, each with words below it, under headings; a caption.
+
+    `stops`: so many of a row are views of one picture, between which a page can slide.
+    """
 
     title: str
     headings: tuple[str, ...]
     rows: tuple[tuple[tuple[str, ...], str], ...]
     caption: str
+    stops: int = 0
 
 
 @dataclass(frozen=True)
 class Report:
-    """All that a page shows. `alarms` say what is not as it was written, `left_out` what the run did not hold."""
+    """All that a page shows. `alarms` say what is not as it was written, `left_out` what the run did not hold.
+
+    `opening` answers in a line or two what `reading` tells at length.
+    """
 
     title: str
     subtitle: str
     methods: tuple[str, ...]
+    opening: str
     reading: tuple[str, ...]
     tables: dict[str, Table]
     plots: dict[str, Plot]
@@ -141,7 +154,7 @@ class Report:
 
 
 def write_report(run: Path, *, mixed: bool = False) -> Path:
-    """Write `report.md` and `report.html` into the folder of a comparison; the path of the page.
+    """Write `report.md`, `report.html` and `tables/` into the folder of a comparison; the path of the page.
 
     `mixed` allows rows of one suite that were measured in different ways.
 
@@ -149,10 +162,15 @@ def write_report(run: Path, *, mixed: bool = False) -> Path:
         DataError: there are no results, or a line of them is damaged.
         UsageError: the folder is no comparison, or its rows cannot be compared.
     """
-    report = gather(run, mixed=mixed)
+    return write_pages(run, gather(run, mixed=mixed))
+
+
+def write_pages(run: Path, report: Report) -> Path:
+    """Write what a page shows as Markdown and HTML, and its tables as files; its path. Alarms go to stderr, too."""
     tell(report.alarms)
-    write_text(run / "report.md", markdown_page(report))
-    write_text(run / "report.html", html_page(report))
+    named = replace(report, provenance={**report.provenance, **write_tables(run / TABLES, report.tables.values())})
+    write_text(run / "report.md", markdown_page(named))
+    write_text(run / "report.html", html_page(named))
     return run / "report.html"
 
 
@@ -174,11 +192,19 @@ def gather(run: Path, *, mixed: bool = False) -> Report:
     later = attempt("What was evaluated later", partial(later_table, run, rows, comparison), left_out)
     drawn = [attempt(what, partial(draw, run, comparison), left_out) for what, draw in PLOTS.items()]
     wrong = gather_mistakes(run, comparison, said_on_run(kept, rows, left_out), left_out)
-    tables = (*all_tables(comparison), later, paper_table(comparison, rows), balance_table(rows), *wrong.tables)
+    tables = (
+        *all_tables(comparison),
+        corruption_heat(comparison),
+        later,
+        paper_table(comparison, rows),
+        balance_table(rows),
+        *wrong.tables,
+    )
     return Report(
         title=str(facts.get("title") or facts.get("name") or run.name),
         subtitle=subtitle(facts, comparison),
         methods=comparison.methods,
+        opening=opening(comparison),
         reading=(*sentences(comparison), *no_adversaries(facts), *odd_pictures(facts)),
         tables={table.name: table for table in tables if table},
         plots={plot.name: plot for plot in (*drawn, *wrong.plots) if plot},
@@ -264,12 +290,13 @@ def mistakes_of(
     sets, tables, plots = list[SetOfMistakes](), list[Table](), list[Plot | None]()
     for place, (name, models) in enumerate(said.items()):
         title = name if len(said) > 1 else ""
-        worst, confusion, calibration = (f"{what}-{place}" for what in ("worst", "confusion", "reliability"))
-        of_set = SetOfMistakes(title, worst, confusion, calibration, strips.get(name, ()))
+        worst, classes, confusion, calibration = (f"{what}-{place}" for what in PARTS_OF_A_SET)
+        of_set = SetOfMistakes(title, worst, classes, confusion, calibration, strips.get(name, ()))
         table = attempt("The worst classes", partial(worst_table, models, name=worst, title=title), left_out)
         if table is not None:
             sets.append(of_set)
-            tables.append(table)
+            by_class = attempt("Differences by class", partial(class_heat, models, name=of_set.classes, title=title), left_out)
+            tables += [one for one in (table, by_class) if one]
             plots.append(confusion_plot(models, methods, of_set))
             plots.append(attempt("The calibration", partial(reliability_plot, models, methods, of_set), left_out))
     return Mistakes(tuple(sets), tuple(tables), tuple(plots))
@@ -475,6 +502,24 @@ def overview_plot(_run: Path, comparison: Comparison, *, measure: str = "accurac
     )
 
 
+def trade_plot(_run: Path, comparison: Comparison, **axes: Any) -> Plot:
+    """Clean against robust accuracy, with the cost of a step; `axes` as `trade_figures`."""
+    label = "Clean against robust accuracy of each method"
+    svgs = [
+        figures.svg_text(figure, name=f"trade-{place}", label=f"{label}: {comparison.title(suite)}", methods=comparison.methods)
+        for place, (suite, figure) in enumerate(trade_figures(comparison, **axes).items())
+    ]
+    base = method_title(BASELINE).lower()
+    dear = f" The area of a mark, and the number behind its name, is what a training step costs, in steps of {base} training."
+    parts = (
+        "Who pays what: further up is more robust, further right better on clean pictures.",
+        dear * bool(costs_of(comparison)),
+        f" Dotted: {base} training." * (BASELINE in comparison.methods),
+        " Light crosses: 95 % intervals of the means." * bool(comparison.layout(comparison.suites[0])),
+    )
+    return Plot("trade", "\n".join(svgs), "".join(parts))
+
+
 def severity_plot(_run: Path, comparison: Comparison) -> Plot:
     """Accuracy against severity."""
     require_corruptions(comparison)
@@ -486,30 +531,6 @@ def severity_plot(_run: Path, comparison: Comparison) -> Plot:
         "Accuracy against the severity of the corruption, over all corruptions and in each group. Severity 0: the same "
         "pictures as they are, where that was measured. Marks: mean over seeds"
         f"{spread_words(comparison, suites, drawn=True)}; they are set slightly apart.",
-    )
-
-
-def differences_words(comparison: Comparison) -> str:
-    """What is drawn through the differences on each corruption."""
-    names = [f"c/{name}" for members in comparison.corruptions.values() for name in members]
-    if not any(comparison.layout(name) for name in names):
-        return spread_words(comparison, names)
-    return (
-        ". Lines: 95 % intervals, as those of the tables, for all methods and corruptions at once; one that crosses 0 is open"
-    )
-
-
-def corruption_plot(_run: Path, comparison: Comparison) -> Plot:
-    """Differences to the baseline on each corruption."""
-    require_corruptions(comparison)
-    if BASELINE not in comparison.methods or len(comparison.methods) < 2:
-        raise DataError(f"There is no {BASELINE!r} method to compare another with.")
-    return draw(
-        comparison,
-        "differences",
-        figures.corruption_figure(comparison),
-        "Difference in accuracy to standard training on each corruption (mean over severities)"
-        f"{differences_words(comparison)}.",
     )
 
 
@@ -553,9 +574,9 @@ def require_corruptions(comparison: Comparison) -> None:
 
 
 PLOTS: dict[str, Callable[[Path, Comparison], Plot]] = {
+    "Clean against robust accuracy": trade_plot,
     "The overview": overview_plot,
     "Accuracy against severity": severity_plot,
-    "Differences by corruption": corruption_plot,
     "The training curves": training_plot,
     "The curve of the discretizer": discretizer_plot,
 }
@@ -640,7 +661,7 @@ def short(value: object) -> str:
 
 
 def html_page(report: Report) -> str:
-    """The page: styles, figures and pictures inside, no script, no address outside."""
+    """The page: styles, figures, pictures and one script inside, no address outside."""
     colours = figures.method_colours(report.methods)
     return render(
         "page.html.j2",
@@ -652,18 +673,20 @@ def html_page(report: Report) -> str:
 
 
 def render(template: str, **values: object) -> str:
-    """A template of this folder, filled."""
+    """A template of this folder, filled; it has the script, and the hash by which its policy allows that script alone."""
     loader = jinja2.FunctionLoader(lambda name: resources.files("dat.report").joinpath(name).read_text())
     environment = jinja2.Environment(
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    return environment.get_template(template).render(**values)
+    script = resources.files("dat.report").joinpath("page.js").read_text()
+    digest = base64.b64encode(sha256(script.encode()).digest()).decode()
+    return environment.get_template(template).render(**values, script=script, script_hash=f"sha256-{digest}")
 
 
 def markdown_page(report: Report) -> str:
     """The reading and the tables in GitHub Markdown; the figures are on the other page."""
     parts = [f"# {report.title}", report.subtitle, *alarm_list(report.alarms), "## What the numbers show"]
-    parts.append("\n".join(f"- {text}" for text in report.reading))
+    parts += [report.opening] * bool(report.opening) + ["\n".join(f"- {text}" for text in report.reading)]
     parts += ["## Tables", *map(markdown_table, report.tables.values())]
     parts += ["The figures and pictures are in [report.html](report.html).", "## Where the numbers come from"]
     parts.append(definition_list(report.provenance))
@@ -680,22 +703,3 @@ def alarm_list(alarms: Sequence[str]) -> list[str]:
 def definition_list(entries: Mapping[str, str]) -> str:
     """Names with what they stand for, as a Markdown list."""
     return "\n".join(f"- **{name}**: {text}" for name, text in entries.items())
-
-
-def markdown_table(table: Table) -> str:
-    """A table with its caption above and its notes below."""
-    headings = [table.corner, *(f"{c.title} ({c.detail})" if c.detail else c.title for c in table.columns)]
-    rows = [headings, ["---", *["---:"] * len(table.columns)], *map(markdown_line, table.lines)]
-    lines = "\n".join(f"| {' | '.join(row)} |" for row in rows)
-    return "\n\n".join([f"**{table.caption}**", lines, *table.notes])
-
-
-def markdown_line(line: Line) -> list[str]:
-    """The cells of a line, with its group before its title."""
-    return [f"{line.group}: {line.title}" if line.group else line.title, *map(markdown_cell, line.cells)]
-
-
-def markdown_cell(cell: Cell) -> str:
-    """A number with its spread, bold or marked as a tie."""
-    text = f"**{cell.text}**" if cell.mark == "best" else cell.text
-    return f"{'≈ ' * (cell.mark == 'tie')}{text} {cell.spread}".rstrip()

@@ -22,10 +22,8 @@ from dat.report.page import (
     alarms_of,
     attempt,
     data_words,
-    html_page,
     in_order,
     later_table,
-    markdown_page,
     odd_pictures,
     overview_plot,
     protocols,
@@ -34,12 +32,13 @@ from dat.report.page import (
     read_file,
     section,
     short,
-    tell,
+    trade_plot,
     training_plot,
+    write_pages,
 )
-from dat.report.reading import called, chance, cost, lead, on_suite, seeds
+from dat.report.reading import called, chance, cost, lead, on_suite, opening, seeds
 from dat.report.tables import Comparison, Table, accuracy_table, all_tables, comparison_table, plain_table
-from dat.results import RESULTS, RUN, Row, read_rows, write_text
+from dat.results import RESULTS, RUN, Row, read_rows
 
 COLUMNS = {
     ("clean", "knn"): "k-NN",
@@ -50,6 +49,8 @@ COLUMNS = {
     ("c", "probe"): "Probe, corr.",
 }
 """Suites and metrics that methods are compared by, and what they are called."""
+JUDGE, ROBUST = "k-NN", ("k-NN, corr.", "k-NN, FGSM")
+"""Columns of which the page speaks first: neighbours, which fit nothing."""
 RAW = "raw-pixels"
 """What stands in the place of a method where the pictures themselves are the features."""
 WHERE = {"clean": "on clean pictures", "c": "on corrupted ones"}
@@ -67,17 +68,13 @@ PARTS = {
 
 
 def write_selfsupervised_report(run: Path, *, mixed: bool = False) -> Path:
-    """Write `report.md` and `report.html` into the folder of a comparison of pre-trainings; the path of the page.
+    """Write `report.md`, `report.html` and `tables/` into the folder of a comparison of pre-trainings; the path of the page.
 
     Raises:
         DataError: there are no results, or a line of them is damaged.
         UsageError: rows of one suite were measured in different ways, and `mixed` is off.
     """
-    report = gather(run, mixed=mixed)
-    tell(report.alarms)
-    write_text(run / "report.md", markdown_page(report))
-    write_text(run / "report.html", html_page(report))
-    return run / "report.html"
+    return write_pages(run, gather(run, mixed=mixed))
 
 
 def selfsupervised_outcome(run: Path) -> str:
@@ -107,7 +104,11 @@ def gather(run: Path, *, mixed: bool = False) -> Report:
     facts = attempt("The facts of the run", partial(read_facts, run / RUN), left_out) or {}
     rows = in_order(rows, facts)
     comparison = _compared(rows, mixed=mixed)
-    plots = {"The overview": overview_plot, "The training curves": training_plot}
+    plots = {
+        "Clean against robust features": partial(trade_plot, clean=JUDGE, robust=ROBUST),
+        "The overview": overview_plot,
+        "The training curves": training_plot,
+    }
     drawn = [attempt(what, partial(draw, run, comparison), left_out) for what, draw in plots.items()]
     later = attempt("What was evaluated later", partial(_later_table, run, rows, comparison), left_out)
     recipe = attempt("The recipe", partial(read_file, run / "recipe.yaml"), left_out) or ""
@@ -115,6 +116,7 @@ def gather(run: Path, *, mixed: bool = False) -> Report:
         title=str(facts.get("title") or run.name),
         subtitle=_subtitle(facts, comparison),
         methods=comparison.methods,
+        opening=opening(comparison, [suite for suite in comparison.suites if suite in (JUDGE, *ROBUST)]),
         reading=(*odd_pictures(facts), *_sentences(comparison), *of_pixels(rows, comparison), WORDS),
         tables={table.name: table for table in (*all_tables(comparison), later) if table},
         plots={plot.name: plot for plot in drawn if plot},
@@ -184,7 +186,7 @@ def _gallery(arrays: dict[str, np.ndarray], title: str, names: Sequence[str], ca
         near = [str(other) for name in names if f"{name}_labels" in arrays for other in arrays[f"{name}_labels"][index]]
         words = f"Label {label}" + f"; neighbours: {', '.join(near)}" * bool(near)
         rows.append((tuple(figures.png_address(figures.enlarged(picture)) for picture in pictures), words))
-    return Gallery(title, tuple(headings), tuple(rows), caption)
+    return Gallery(title, tuple(headings), tuple(rows), caption, stops=len(names) if len(names) == len(headings) else 0)
 
 
 def _compared(rows: Iterable[Row], *, mixed: bool = False) -> Comparison:

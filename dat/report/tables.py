@@ -21,7 +21,8 @@ from dat.report.grounds import corrected, no_interval, over_each, seeds_words
 from dat.report.layout import FEWEST_SEEDS, Layout, Seed, layout_of, rounding_of, shared_seeds
 from dat.results import INTERVAL, SET, SOUGHT, Row, differing, mean_interval, of_set, without_set
 
-Mark = Literal["", "best", "tie"]
+Mark = Literal["", "best", "tie", "open"]
+"""`open`: a difference whose interval does not say on which side of 0 it is."""
 Scores = dict[str, dict[str, dict[Seed, float]]]
 """suite -> method -> seed -> value"""
 Answers = Mapping[tuple[str, Seed], Mapping[str, Correct]]
@@ -413,12 +414,16 @@ def averaged(scores: Scores, members: Sequence[str]) -> dict[str, dict[Seed, flo
 
 @dataclass(frozen=True)
 class Cell:
-    """A number as text, its half interval as text, how it ranks, and `shade` in [-1, 1]: how far from the baseline."""
+    """A number as text, its half interval as text, how it ranks, and `shade` in [-1, 1]: how far from the baseline.
+
+    `estimate`: what the text is of, where it is one, for files that are not read by eye.
+    """
 
     text: str
     spread: str = ""
     mark: Mark = ""
     shade: float = 0.0
+    estimate: Estimate | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -444,7 +449,7 @@ class Line:
 class Table:
     """Columns and lines, with what the first column holds, a caption, and notes that explain every sign used.
 
-    `shading` explains the shade of the cells, where a page can show it.
+    `shading` explains the shade of the cells of a heat map, where a page can show it.
     """
 
     name: str
@@ -461,7 +466,6 @@ BEST = "Bold: best, it differs from every other."
 TIED = "≈: cannot be told apart from the highest mean."
 OVERLAP = "Intervals of two means may overlap and the methods differ."
 EXCLUDES = "Bold: the interval excludes 0."
-SHADING = "Shaded: the interval of the difference to standard excludes 0 (blue above, orange below; stronger is further)."
 COST = "Cost: the median over seeds of the ratio to standard training in the same seed, with the lowest and the highest."
 COST_ONCE = "Cost: the ratio to standard training, of one seed: no spread."
 CUT = f"{MINUS} and +: both sides of an interval that was cut at 0 or 100."
@@ -488,7 +492,8 @@ def cell(value: Estimate | None, *, mark: Mark = "", decimals: int = 1, signed: 
     """Mean and half of its interval."""
     if value is None:
         return ABSENT
-    return Cell(number(value.mean, decimals=decimals, signed=signed), spread_text(value, decimals=decimals), mark)
+    text = number(value.mean, decimals=decimals, signed=signed)
+    return Cell(text, spread_text(value, decimals=decimals), mark, estimate=value)
 
 
 def spread_text(value: Estimate, *, decimals: int = 1) -> str:
@@ -690,15 +695,13 @@ def counted_corruptions(count: int) -> str:
 
 
 def corruption_table(comparison: Comparison) -> Table:
-    """Corruptions by methods, shaded by the paired difference to the baseline where its interval excludes 0."""
+    """Corruptions by methods."""
     names = [(group, name) for group, members in comparison.corruptions.items() for name in members]
     suites = [f"c/{name}" for _, name in names]
-    scale = max((abs(shade(comparison, s, m, 1.0)) for s in suites for m in comparison.methods), default=0.0) or 1.0
     lines = [
-        Line(suite_title(suite), corruption_cells(comparison, suite, scale), group=group)
+        Line(suite_title(suite), corruption_cells(comparison, suite), group=group)
         for suite, (group, _) in zip(suites, names, strict=True)
     ]
-    is_shaded = any(value.shade for line in lines for value in line.cells)
     return Table(
         name="corruptions",
         caption="Accuracy in percent on each corruption: mean over severities, then over seeds"
@@ -707,24 +710,13 @@ def corruption_table(comparison: Comparison) -> Table:
         columns=tuple(Column(method_title(method), method=method) for method in comparison.methods),
         lines=tuple(lines),
         notes=ranking_notes(comparison, suites, what="corruptions") + cut_notes(lines),
-        shading=SHADING * is_shaded,
     )
 
 
-def corruption_cells(comparison: Comparison, suite: str, scale: float) -> tuple[Cell, ...]:
+def corruption_cells(comparison: Comparison, suite: str) -> tuple[Cell, ...]:
     """Accuracy of every method on one suite, best or tied ones marked."""
-    found = [(method, cell(comparison.estimate(suite, method))) for method in comparison.methods]
     marks = comparison.marks(suite)
-    return tuple(
-        Cell(value.text, value.spread, marks.get(method, ""), shade(comparison, suite, method, scale))
-        for method, value in found
-    )
-
-
-def shade(comparison: Comparison, suite: str, method: str, scale: float) -> float:
-    """Difference to the baseline over `scale`; 0 where its interval does not exclude 0."""
-    value = comparison.difference(suite, method)
-    return value.mean / scale if value and value.sign else 0.0
+    return tuple(cell(comparison.estimate(suite, m), mark=marks.get(m, "")) for m in comparison.methods)
 
 
 def all_tables(comparison: Comparison) -> list[Table]:
@@ -768,5 +760,5 @@ def plain_table(table: Table) -> str:
 
 def plain_cell(value: Cell) -> str:
     """A cell in plain text; the sign in front keeps the numbers of a column below each other."""
-    sign = {"best": "*", "tie": "~", "": ""}[value.mark]
+    sign = {"best": "*", "tie": "~", "open": "~", "": ""}[value.mark]
     return f"{sign}{value.text} {value.spread}".rstrip()

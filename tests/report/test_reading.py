@@ -9,7 +9,7 @@ from scipy import stats
 from synthetic_run import full_rows, row, rows_of
 
 from dat.report.layout import Seed, rounding_of
-from dat.report.reading import listed, reading, sentences
+from dat.report.reading import listed, opening, reading, sentences
 from dat.report.tables import MINUS, Comparison, comparison_table
 from dat.results import Row
 
@@ -32,6 +32,52 @@ def test_the_first_sentence_says_whether_it_helped_on_what_and_at_what_cost():
         "as long (3.00 to 3.50 over 3 seeds)."
     ).replace("-", MINUS)
     assert text[1].startswith("Clean: the highest mean is that of ")
+
+
+PAID = rows_of("clean", {"standard": LOW, "dat": [70.0, 70.5, 71.2]})
+OPEN = rows_of("c", {"standard": LOW, "dat": BETWEEN})
+GAINED = rows_of("fgsm", {"standard": LOW, "dat": HIGH})
+COST = rows_of("cost", {"standard": [1.0, 2.0, 1.0], "dat": [3.0, 7.0, 3.25]})
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        (
+            [*PAID, *OPEN, *GAINED, *COST],
+            "DAT helped under FGSM (+10.1 points) and hurt on clean images (-9.9), at 3.2 times the cost of a step; on the "
+            "corruptions it is open.",
+        ),
+        (GAINED, "DAT helped under FGSM (+10.1 points); its cost was not measured."),
+        ([*OPEN, *COST], "DAT made no difference that can be told on the corruptions, at 3.2 times the cost of a step."),
+    ],
+)
+def test_a_page_opens_with_what_helped_what_hurt_and_what_it_cost(rows: list[Row], said: str):
+    assert opening(comparison_table(rows)) == f"Against standard training, {said}".replace("-", MINUS)
+
+
+def test_the_opening_of_many_methods_counts_them():
+    values = {"standard": LOW, "at": HIGH, "augmix": [85.0, 85.5, 86.2], "advprop": [70.0, 70.5, 71.1]}
+    rows = rows_of("clean", values) + rows_of("fgsm", dict.fromkeys(values, BETWEEN))
+    rows += rows_of("cost", {method: [1.0 + place] * 3 for place, method in enumerate(values)})
+    assert opening(comparison_table(rows)) == (
+        "Against standard training, of 3 methods on clean images 2 helped (most: AT, +10.1 points) and 1 hurt; under FGSM none "
+        "helped; at 2.0 to 4.0 times the cost of a step."
+    )
+
+
+def test_the_opening_claims_nothing_of_one_seed_or_without_the_baseline():
+    few = comparison_table(rows_of("clean", {"standard": [80.0], "dat": [99.0]}))
+    assert opening(few) == "Whether DAT helped against standard training cannot be told (one seed: no interval)."
+    several = comparison_table(rows_of("clean", {"standard": [80.0], "at": [99.0], "augmix": [99.0]}))
+    assert (
+        opening(several) == "Whether any of 2 methods helped against standard training cannot be told (one seed: no interval)."
+    )
+    assert opening(comparison_table(rows_of("clean", {"at": LOW, "dat": HIGH}))) == ""
+    assert opening(answered([], seeds=1)) == (
+        "Of these models alone, against standard training, DAT was above it on clean images (+2.2 points); its cost was not "
+        "measured."
+    )
 
 
 def test_a_clear_win():

@@ -1,3 +1,5 @@
+import base64
+import hashlib
 import json
 import re
 from collections.abc import Callable
@@ -12,6 +14,7 @@ from synthetic_run import full_rows, row, write_run
 from dat.commands.train import SHOWN
 from dat.errors import DataError, UsageError
 from dat.evaluation.right import Kept, path_of, write_kept
+from dat.report import page as page_module
 from dat.report.page import attempt, gather, read_facts, read_pictures, write_report
 from dat.report.tables import all_tables, comparison_table
 from dat.results import hashes_of, write_rows
@@ -56,12 +59,37 @@ def text(run: Path) -> str:
 
 def test_page_needs_nothing_outside_itself(text: str):
     page = Page(text)
-    assert not page.all("script")
+    assert page.all("script") == [{}]
     assert all((image["src"] or "").startswith("data:") for image in page.all("img"))
     assert {link["href"] for link in page.all("link")} == {"data:,"}
     assert not re.search(r"@import|url\((?!#)", text)
     addresses = set(re.findall(r"https?://[^\"'<> ]+", text))
     assert addresses <= {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}
+
+
+def test_the_policy_allows_the_script_of_the_page_and_nothing_else(text: str):
+    script = text.split("<script>")[1].split("</script>")[0]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    policy = next(meta["content"] or "" for meta in Page(text).all("meta") if "http-equiv" in meta)
+    allowed = ["default-src 'none'", "style-src 'unsafe-inline'", "img-src data:", f"script-src 'sha256-{digest}'"]
+    assert policy.split("; ") == allowed
+    assert not re.search(r"<[^>]+ on[a-z]+=", text)
+
+
+def test_the_script_is_small_and_asks_for_nothing():
+    script = (Path(page_module.__file__).parent / "page.js").read_text()
+    assert script.count("\n") < 100
+    assert not re.search(r"fetch|XMLHttp|import|eval|http|innerHTML|localStorage|cookie", script)
+
+
+def test_the_page_begins_with_a_line_or_two_and_the_plane_of_what_is_paid(run: Path, text: str):
+    lead = re.search(r'<p class="lead">(.*?)</p>', text)
+    assert lead is not None
+    assert lead[1].startswith("Against standard training, DAT helped under FGSM (+")
+    assert "times the cost of a step" in lead[1]
+    assert len(lead[1]) < 200
+    assert text.index('class="lead"') < text.index('id="figure-trade"') < text.index('<ul class="reading">')
+    assert lead[1].replace("\u00a0", " ") in (run / "report.md").read_text()
 
 
 def test_identifiers_are_unique_and_references_lead_somewhere(text: str):
@@ -78,8 +106,8 @@ def test_identifiers_are_unique_and_references_lead_somewhere(text: str):
 
 def test_tables_and_figures_are_said_in_words(text: str):
     page = Page(text)
-    assert len(page.all("table")) == 6
-    assert len(page.all("caption")) == 5
+    assert len(page.all("table")) == 7
+    assert len(page.all("caption")) == 6
     assert all(heading["scope"] in {"col", "row", "rowgroup"} for heading in page.all("th"))
     assert len(page.all("figure")) == len(page.all("figcaption")) == 6
     assert all(svg["role"] == "img" and svg["aria-label"] for svg in page.all("svg"))
@@ -136,7 +164,7 @@ def test_damaged_files_are_left_out_with_the_reason(tmp_path: Path):
     (run / "dat-seed0" / "log.jsonl").write_text("3\n")
     (run / "run.json").write_text("[]")
     report = gather(run)
-    assert set(report.plots) == {"overview", "severity", "differences"}
+    assert set(report.plots) == {"trade", "overview", "severity"}
     assert any("discretizer/log.jsonl is not JSON lines" in line for line in report.left_out)
     assert any("dat-seed0/log.jsonl is no JSON object" in line for line in report.left_out)
     assert any("run.json holds no JSON object" in line for line in report.left_out)

@@ -3,7 +3,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 from scipy import stats
-from synthetic_run import METHODS, full_rows, row, rows_of
+from synthetic_run import full_rows, row, rows_of
 
 from dat.errors import DataError, UsageError
 from dat.report.reading import sentences
@@ -12,7 +12,6 @@ from dat.report.tables import (
     accuracy_table,
     all_tables,
     comparison_table,
-    corruption_table,
     difference_table,
     group_table,
     terminal_table,
@@ -186,7 +185,6 @@ def test_a_method_does_not_differ_from_itself():
     found = comparison.difference("clean", "standard")
     assert found is not None
     assert (found.mean, found.interval, found.sign) == (0, None, 0)
-    assert [cell.shade for cell in corruption_table(comparison).lines[0].cells] == [0]
 
 
 def test_methods_without_common_seeds_are_not_judged():
@@ -320,19 +318,6 @@ def test_difference_tables_have_opposite_signs():
     assert [line.method for line in to.lines] == ["at", "random-codes", "dat"]
     assert [line.method for line in of.lines] == ["standard", "at", "random-codes"]
     assert to.lines[2].cells == of.lines[0].cells
-
-
-def test_shade_only_where_the_interval_excludes_0():
-    comparison = comparison_table(full_rows())
-    table = corruption_table(comparison)
-    assert len(table.lines) == 15
-    for line in table.lines:
-        suite = "c/" + line.title.replace(" ", "_").replace("JPEG", "jpeg")
-        for method, cell in zip(METHODS, line.cells, strict=True):
-            difference = comparison.difference(suite, method)
-            assert difference is not None
-            assert np.sign(cell.shade) == difference.sign
-    assert max(abs(cell.shade) for line in table.lines for cell in line.cells) == pytest.approx(1)
 
 
 def test_tables_that_the_rows_do_not_support_are_absent():

@@ -22,6 +22,7 @@ from dat.evaluation.robustness import Answers, answers_of, members_of, picture_s
 from dat.evaluation.suites import clean_beside
 from dat.report import figures
 from dat.report.answered import Said
+from dat.report.formats import TABLES, markdown_table, write_tables
 from dat.report.mistakes import SetOfMistakes
 from dat.report.page import (
     Facts,
@@ -31,7 +32,6 @@ from dat.report.page import (
     attempt,
     definition_list,
     draw,
-    markdown_table,
     mistakes_of,
     read_facts,
     render,
@@ -105,10 +105,17 @@ def write_page(page: ScorePage, folders: Sequence[Path]) -> tuple[str, Path]:
     """Write a page into the first of the folders that it is of; its tables as plain text, and its path."""
     tell(page.alarms)
     name = "report" if len(folders) == 1 else "comparison"
+    found = write_tables(folders[0] / tables_of(name), page.tables.values())
+    page = replace(page, provenance={**page.provenance, **found})
     write_text(folders[0] / f"{name}.md", markdown_page(page, name))
     path = folders[0] / f"{name}.html"
     write_text(path, html_page(page, name))
     return terminal_page(page), path
+
+
+def tables_of(name: str) -> str:
+    """The folder of the tables of a page, which is another for a comparison than for the model in whose folder it stands."""
+    return TABLES if name == "report" else f"{name}-{TABLES}"
 
 
 def gather(folders: Sequence[Path], *, mixed: bool = False) -> ScorePage:
@@ -398,12 +405,13 @@ def markdown_page(page: ScorePage, name: str) -> str:
 
 
 def html_page(page: ScorePage, name: str) -> str:
-    """The page: styles and figures inside, no script, no address outside."""
+    """The page: styles and figures inside, one script, no address outside."""
     colours = figures.method_colours(page.models).values()
     return render(
         "scorecard.html.j2",
         report=page,
         name=name,
+        tables=tables_of(name),
         order={model: index for index, model in enumerate(page.models)},
         light=[light for light, _ in colours],
         dark=[dark for _, dark in colours],

@@ -189,7 +189,11 @@ def interval_text(interval: tuple[float, float] | None, *, signed: bool = False)
 
 def row_cell(row: Row | None) -> Cell:
     """A number with its interval."""
-    return ABSENT if row is None else Cell(number(row.value, decimals=2), interval_text(row.ci))
+    return (
+        ABSENT
+        if row is None
+        else Cell(number(row.value, decimals=2), interval_text(row.ci), estimate=Estimate(row.value, row.ci, 1, row.n))
+    )
 
 
 def numbers_table(cards: Sequence[Card], keys: Sequence[Key], *, name: str, caption: str) -> Table:
@@ -245,7 +249,7 @@ def corruption_error(card: Card, suite: str, corruption: str, severities: Sequen
 
 def error_cell(value: Estimate | None) -> Cell:
     """An error with its interval."""
-    return ABSENT if value is None else Cell(number(value.mean, decimals=2), interval_text(value.interval))
+    return ABSENT if value is None else Cell(number(value.mean, decimals=2), interval_text(value.interval), estimate=value)
 
 
 def errors_table(cards: Sequence[Card], suite: str, metric: str = "accuracy") -> Table:
@@ -322,6 +326,7 @@ def difference_cell(found: Difference | str) -> Cell:
         number(found.value, decimals=2, signed=True),
         interval_text(found.ci, signed=True),
         "" if found.is_open else "best",
+        estimate=Estimate(found.value, found.ci, 1, found.n),
     )
 
 
