@@ -42,7 +42,7 @@ from dat.types import Place
 RECIPE = "recipe.yaml"
 SHOWN = (RESULTS, RECIPE, "pictures.npz", "reconstructions.npz", MISTAKES, f"{RIGHT}/*.npz")
 """What the page of a run is made from, beside `run.json`, which keeps their hashes, logs, and weights, which have their own."""
-OUTCOME = ("report.html", "report.md", "pictures.npz", "equal-time.yaml", MISTAKES, RESULTS)
+OUTCOME = ("report.html", "report.md", "tables", "pictures.npz", "equal-time.yaml", MISTAKES, RESULTS)
 """What a run ends with: of one recipe, never of two."""
 KEPT = ("discretizer",)
 """Facts that a run goes on with."""
@@ -180,11 +180,13 @@ def _put_aside(header: Header, begun: Sequence[str], advice: str) -> None:
     if before == header.recipe_hash:
         return
     aside = folder / "earlier" / before
-    if found := [name for name in OUTCOME if (folder / name).is_file()]:
+    if found := [name for name in OUTCOME if (folder / name).exists()]:
         aside.mkdir(parents=True, exist_ok=True)
         if (folder / RECIPE).is_file():
             shutil.copyfile(folder / RECIPE, aside / RECIPE)
         for name in found:
+            if (aside / name).is_dir():  # of the same recipe, an earlier time
+                shutil.rmtree(aside / name)
             (folder / name).replace(aside / name)
     used = f"; it uses what has begun: {', '.join(begun)}" if begun else ""
     kept = f"; its results so far are in {aside}" if (aside / RESULTS).is_file() else ""

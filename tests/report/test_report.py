@@ -125,7 +125,7 @@ def test_both_pages_hold_every_number_of_every_table(run: Path, text: str):
                 assert f"{cell.text}" in markdown
                 assert cell.text in text
     sizes = {line.count("|") for line in markdown.splitlines() if line.startswith("| Corruption") or "blur |" in line}
-    assert sizes == {6}
+    assert sizes == {5, 6}  # differences to standard have a column less
 
 
 def test_page_holds_the_facts_and_escapes_them(text: str):
