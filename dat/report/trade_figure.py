@@ -128,7 +128,7 @@ def _name_points(panel: Axes, points: Mapping[str, Point], sizes: Mapping[str, f
     crosses = np.array([np.transpose(line) for point in points.values() for line in _cross(*point)])
     lines = (placed.transform(crosses.reshape(-1, 2)) * scale).reshape(-1, 4) + THIN
     needed = np.array([_size(panel, names[method].text, scale) for method in points])
-    boxes = named_apart(marks, needed, panel.bbox.extents * scale, lines)
+    boxes = named_apart(marks, needed, np.array(panel.bbox.extents) * scale, lines)
     for method, mean, centre, mark, box in zip(points, means, centres, marks, boxes, strict=True):
         line = {"arrowstyle": "-", "color": MUTED, "lw": 0.6, "shrinkA": 0, "shrinkB": 0} if away(box, mark) > LED else None
         written: dict[str, Any] = {"textcoords": "offset points", "va": "bottom", "fontsize": LETTER, "zorder": 4}

@@ -87,7 +87,7 @@ def test_of_many_classes_those_that_differ_most_are_shown_and_that_is_said():
     classes = tuple(f"class {k}" for k in range(50))
     targets = np.repeat(np.arange(49), 20)  # one class has no picture
     place = np.tile(np.arange(20), 49)
-    said = {
+    said: dict[Model, Answered] = {
         (method, 0): Answered(classes, targets, np.where(place < 10 + worth * (targets % 10), targets, 49), None)
         for method, worth in (("standard", 0), ("dat", 1))
     }
