@@ -39,6 +39,7 @@ SHIPPED = {
     "cifar10/controls",
     "cifar10/finetune",
     "demo",
+    "imagenette/base",
     "imagenette/finetune",
     *(f"detection/{name}" for name in ("coco-fasterrcnn-gpu", "coco-fcos-gpu", "finetune", "light", "small")),
     *(f"discretizer/{name}" for name in ("cifar-f2", "cifar-f4", "digits", "paper", "photos-f4", "taming")),
