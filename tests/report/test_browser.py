@@ -67,6 +67,7 @@ def test_nothing_is_wider_than_the_screen(browser: tuple[dict[str, Any], str], p
     assert found["cut"] == []
     assert found["wide"] <= 0
     assert found["captions"] <= 0
+    assert found["spills"] == 0, "a table that fits has a bar to scroll it by"
     assert found["buttons"] > 10
 
 

@@ -20,6 +20,8 @@ async function frame(text, width) {
       cut: outside.map((one) => one.outerHTML.slice(0, 120)),
       wide: page.documentElement.scrollWidth - page.documentElement.clientWidth,
       captions: Math.max(...captions),
+      spills: [...page.querySelectorAll(".scroll")].filter(({ firstElementChild: held, clientWidth, scrollWidth }) =>
+        held.offsetWidth <= clientWidth && scrollWidth > clientWidth).length,
       buttons: page.querySelectorAll("th button").length,
       pictures: page.querySelectorAll("table.pictures img").length,
       hidden: page.querySelectorAll("details table.pictures img").length,
