@@ -37,8 +37,8 @@ from dat.recipe.header import recipe_hash
 from dat.recipe.parts import OnDisk
 from dat.recipe.table_plan import TablePlan, check_scale, classification, load_plan
 from dat.report.answered import kept_answers, right_of
-from dat.report.page import markdown_table
-from dat.report.reproduced import CODES, MCE, Beside, beside, latex, sheet, table_of
+from dat.report.formats import latex_text, markdown_table
+from dat.report.reproduced import CODES, MCE, Beside, beside, sheet, table_of
 from dat.report.tables import Comparison, Table, comparison_table, plain_table
 from dat.results import RESULTS, Row, read_rows, write_csv, write_text
 from dat.studies.study import Job
@@ -207,7 +207,7 @@ class Reproduction:
         table, place = self.table(found), self.folder / self.name
         write_text(place.with_suffix(".md"), f"# {self.plan.title}\n\n{markdown_table(table)}\n")
         write_csv(place.with_suffix(".csv"), sheet(found))
-        write_text(place.with_suffix(".tex"), latex(table))
+        write_text(place.with_suffix(".tex"), latex_text(table))
         return plain_table(table), place.with_suffix(".md")
 
 

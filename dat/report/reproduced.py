@@ -1,8 +1,7 @@
-"""A table of the paper beside what was measured here: `paper | ours | delta | n`, as text, Markdown, CSV and LaTeX."""
+"""A table of the paper beside what was measured here: `paper | ours | delta | n`, and as lines of a spreadsheet."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -124,34 +123,3 @@ def sheet(found: Sequence[Beside]) -> Iterator[Sequence[object]]:
             *gap_ends,
             one.is_same,
         )
-
-
-def latex(table: Table) -> str:
-    """The table as LaTeX's `tabular` within `table`, with rules of booktabs."""
-    heads = [table.corner, *(column.title for column in table.columns)]
-    details = ["", *(column.detail for column in table.columns)]
-    lines = [_row(heads), _row(details), r"\midrule"]
-    group = ""
-    for line in table.lines:
-        if line.group != group:
-            group = line.group
-            lines.append(rf"\multicolumn{{{len(heads)}}}{{l}}{{\textit{{{_escaped(group)}}}}} \\")
-        lines.append(_row([line.title, *(f"{one.text} {one.spread}".strip() for one in line.cells)]))
-    body = "\n".join(lines)
-    caption = _escaped(" ".join((table.caption, *table.notes)))
-    head = rf"\begin{{table}}\centering\caption{{{caption}}}" + "\n" + rf"\begin{{tabular}}{{l{'r' * len(table.columns)}}}"
-    return f"% needs \\usepackage{{booktabs}}\n{head}\n\\toprule\n{body}\n\\bottomrule\n\\end{{tabular}}\\end{{table}}\n"
-
-
-def _row(cells: Sequence[str]) -> str:
-    return " & ".join(map(_escaped, cells)) + r" \\"
-
-
-SIGNS = {"\N{MINUS SIGN}": "$-$", "±": r"$\pm$", "\N{EM DASH}": "---", "≈": r"$\approx$"}
-
-
-def _escaped(text: str) -> str:
-    for sign, spelled in SIGNS.items():
-        text = text.replace(sign, f"\0{spelled}\0")
-    parts = text.split("\0")
-    return "".join(part if place % 2 else re.sub(r"([&%#_{}$])", r"\\\1", part) for place, part in enumerate(parts))

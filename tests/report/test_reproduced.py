@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import csv
-import re
 from pathlib import Path
 
 import pytest
 
-from dat.report.reproduced import ORIENTATION, beside, latex, sheet, table_of
+from dat.report.reproduced import ORIENTATION, beside, sheet, table_of
 from dat.report.tables import Comparison, comparison_table, plain_table
 from dat.results import write_csv
 from tests.report.synthetic_run import full_rows
@@ -84,14 +83,3 @@ def test_the_sheet_has_the_numbers(comparison: Comparison, tmp_path: Path) -> No
     assert float(line["delta"]) == pytest.approx(one.delta)
     assert (line["baseline"], line["seeds"], line["measured_as_in_the_paper"]) == ("standard", "3", "False")
     assert next(line for line in lines if line["row"] == "standard")["delta"] == ""
-
-
-def test_latex_escapes_and_its_lines_have_as_many_cells(comparison: Comparison) -> None:
-    text = latex(table_of("t", "50 % of _all_ & #1.", beside(ROWS, QUOTED, comparison, is_same=False), TITLES, []))
-    assert r"50 \% of \_all\_ \& \#1." in text
-    assert r"\textit{Plain \& simple}" in text
-    assert r"$\pm$" in text
-    assert "±" not in text and "\N{MINUS SIGN}" not in text and "\N{EM DASH}" not in text  # noqa: PT018
-    lines = [line for line in text.splitlines() if line.endswith(r"\\") and "multicolumn" not in line]
-    assert {len(re.findall(r"(?<!\\)&", line)) for line in lines} == {6}
-    assert text.count("{") == text.count("}")
