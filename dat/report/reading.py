@@ -460,4 +460,5 @@ def called(method: str) -> str:
 def place(suite: str) -> str:
     """Where a comparison was made, within a sentence."""
     plain, pictures = without_set(suite)
-    return PLACES.get(plain, f"on {suite_title(plain)}") + f" of {pictures}" * bool(pictures)
+    where = PLACES.get(plain, f"on {suite_title(plain)}")
+    return where + f" {'of' if where.startswith('on ') else 'on'} the set {pictures}" * bool(pictures)

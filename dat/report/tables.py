@@ -266,10 +266,13 @@ def counted(rows: Iterable[Row]) -> list[Row]:
     return [row for row in rows if row.source == "ours" and row.metric == METRICS.get(row.suite, "accuracy")]
 
 
-def comparison_table(rows: Iterable[Row], *, mixed: bool = False, answers: Answers | None = None) -> Comparison:
+def comparison_table(
+    rows: Iterable[Row], *, mixed: bool = False, answers: Answers | None = None, named: bool = False
+) -> Comparison:
     """Methods by test sets, over seeds. Rows of other sources (`paper`) and other metrics are left out.
 
-    `mixed` allows rows of one suite that were measured in different ways. `answers` are of the models of these rows.
+    `mixed` allows rows of one suite that were measured in different ways. `answers` are of the models of these rows. `named`:
+    a single set has its name in headings, too.
 
     Raises:
         UsageError: rows of one suite have different protocols.
@@ -277,7 +280,7 @@ def comparison_table(rows: Iterable[Row], *, mixed: bool = False, answers: Answe
     """
     rows = list(rows)
     adversaries = adversaries_of(rows)
-    rows, pictures = by_set(counted(rows))
+    rows, pictures = by_set(counted(rows), named=named)
     if not whole_suites(rows):
         raise DataError("The results hold no accuracy of ours on a whole test set (clean, fgsm, c); run `dat eval` first.")
     if not mixed:
@@ -301,10 +304,10 @@ def comparison_table(rows: Iterable[Row], *, mixed: bool = False, answers: Answe
     )
 
 
-def by_set(rows: Sequence[Row]) -> tuple[list[Row], str]:
-    """The rows, those on other sets than the first under names of their own; and the first's name where there are others."""
+def by_set(rows: Sequence[Row], *, named: bool = False) -> tuple[list[Row], str]:
+    """The rows, those on other sets than the first under names of their own; and the first's name if `named` or not alone."""
     first, *others = dict.fromkeys(str(row.protocol.get(SET, "")) for row in rows if row.metric == "accuracy") or [""]
-    if not others:
+    if not (others or named):
         return [*rows], ""
     return [row if (name := str(row.protocol.get(SET, ""))) in ("", first) else _on(row, name) for row in rows], first
 
@@ -731,13 +734,13 @@ def all_tables(comparison: Comparison) -> list[Table]:
     return tables
 
 
-def terminal_table(rows: Iterable[Row], *, mixed: bool = False) -> str:
-    """The table of test sets as aligned plain text, with a legend; no line ends in blanks.
+def terminal_table(rows: Iterable[Row], *, mixed: bool = False, named: bool = False) -> str:
+    """The table of test sets as aligned plain text, with a legend; no line ends in blanks. `named`: as for `comparison_table`.
 
     Raises:
         UsageError, DataError: as `comparison_table`.
     """
-    return plain_table(accuracy_table(comparison_table(rows, mixed=mixed)))
+    return plain_table(accuracy_table(comparison_table(rows, mixed=mixed, named=named)))
 
 
 def plain_table(table: Table) -> str:

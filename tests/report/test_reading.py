@@ -9,7 +9,7 @@ from scipy import stats
 from synthetic_run import full_rows, row, rows_of
 
 from dat.report.layout import Seed, rounding_of
-from dat.report.reading import listed, opening, reading, sentences
+from dat.report.reading import listed, opening, place, reading, sentences
 from dat.report.tables import MINUS, Comparison, comparison_table
 from dat.results import Row
 
@@ -292,3 +292,17 @@ def test_many_methods_are_told_in_short():
     assert "above it are AugMix (+15.0) and DAT (+10.1); below it are AT (" in text[2]
     assert "of 4 the difference is open" in text[2]
     assert max(map(len, text)) < 420
+
+
+@pytest.mark.parametrize(
+    ("suite", "said"),
+    [
+        ("clean", "on clean images"),
+        ("clean@snow", "on clean images of the set snow"),
+        ("c@snow", "on the corruptions of the set snow"),
+        ("fgsm@snow", "under FGSM on the set snow"),
+        ("sketch@snow", "on Sketch of the set snow"),
+    ],
+)
+def test_where_it_was_measured_is_said_with_the_name_of_the_set(suite: str, said: str) -> None:
+    assert place(suite) == said

@@ -224,6 +224,13 @@ def test_a_run_is_evaluated_on_named_sets_in_one_table_and_its_page_shows_them(r
     ]
 
 
+def test_a_single_named_set_has_its_name_in_the_table(run: Path, photos: Path, tmp_path: Path) -> None:
+    shown = command("eval", run / "at-seed0", "--data", f"art={photos / 'art'}", "--out", tmp_path, "--cpu")
+    assert re.search(r"^Method +Clean \(art\)\n", shown)
+    plain = command("eval", run / "at-seed0", f"data.test={photos / 'test'}", "--out", tmp_path, "--cpu")
+    assert re.search(r"^Method +Clean +FGSM", plain)
+
+
 def test_the_pictures_that_methods_differ_on_stay_when_further_sets_are_shown(
     run: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
