@@ -27,7 +27,6 @@ FETCHED = ("pip", "curl", "tar")
 QUICK = {
     "train": (
         "data.size=32",
-        "model.options={layers: [1, 1, 1, 1], channels: [8, 8, 8, 16]}",
         "evaluation.suites=[clean]",
         "training.epochs=1",
         "--cpu",
@@ -105,7 +104,7 @@ def test_the_tutorial_works_as_it_is_typed(
         elif line.split(maxsplit=1)[0] not in FETCHED:
             subprocess.run(["bash", "-c", line], check=True, cwd=tmp_path)
     assert [verb for verb, _ in said] == ["data", "data", "train", "eval", "report", "predict", "predict"]
-    assert weights_are_there == ["resnet18.a1_in1k"]
+    assert weights_are_there == ["tf_efficientnet_lite0.in1k"]
     outputs = [output for _, output in said]
     page = (tmp_path / "runs" / "photos" / "report.md").read_text()
     titles = [line for line in page.splitlines() if line.startswith("| Method | Clean")]
