@@ -103,15 +103,15 @@ def test_the_tutorial_works_as_it_is_typed(
             said.append((line.split()[1], typed(line)))
         elif line.split(maxsplit=1)[0] not in FETCHED:
             subprocess.run(["bash", "-c", line], check=True, cwd=tmp_path)
-    assert [verb for verb, _ in said] == ["data", "data", "train", "eval", "report", "predict", "predict"]
+    assert [verb for verb, _ in said] == ["data", "data", "train", "train", "eval", "report", "predict", "predict"]
     assert weights_are_there == ["tf_efficientnet_lite0.in1k"]
     outputs = [output for _, output in said]
     page = (tmp_path / "runs" / "photos" / "report.md").read_text()
     titles = [line for line in page.splitlines() if line.startswith("| Method | Clean")]
     assert re.search(r"Clean \(photo\).*\| Clean \(snow\)", titles[0]), "two named sets in one table"
     assert any("Clean (art)" in title and "Clean (photo)" in title for title in titles), "what was evaluated later"
-    assert re.search(r"Clean \(art\) +Clean \(blur\)", outputs[3])
-    assert len([line for line in outputs[5].splitlines() if line.startswith("holiday/")]) == 5
+    assert re.search(r"Clean \(art\) +Clean \(blur\)", outputs[4])
+    assert len([line for line in outputs[6].splitlines() if line.startswith("holiday/")]) == 5
     with Image.open(tmp_path / "seen.png") as seen:
         assert seen.width > 100
     assert capsys.readouterr().out.count(" %") == 5  # of the Python

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
@@ -21,10 +22,12 @@ def pixels_of(images: Tensor) -> np.ndarray:
 
 
 def captioned(picture: Image.Image, words: str) -> Image.Image:
-    """A picture above its words."""
-    whole = Image.new("RGB", (picture.width, picture.height + BAND * (1 + words.count("\n"))), "white")
+    """A picture above its words, as wide as the wider of the two."""
+    lines, font = words.split("\n"), _font()
+    width = max(picture.width, *(2 + math.ceil(font.getlength(line)) for line in lines))
+    whole = Image.new("RGB", (width, picture.height + BAND * len(lines)), "white")
     whole.paste(picture, (0, 0))
-    ImageDraw.Draw(whole).text((2, picture.height + 2), words, fill="black", font=_font())
+    ImageDraw.Draw(whole).text((2, picture.height + 2), words, fill="black", font=font)
     return whole
 
 

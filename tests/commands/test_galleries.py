@@ -89,6 +89,9 @@ def test_words_stand_below_a_picture() -> None:
     white, red = Image.new("RGB", (60, 20), "white"), Image.new("RGB", (60, 20), "red")
     assert captioned(white, "one\ntwo").size == (60, 20 + 2 * BAND)
     assert np.asarray(captioned(white, "word")).min() == 0
+    wide = captioned(white, "more words than a picture is wide")
+    assert wide.width > 60
+    assert np.asarray(wide)[20:, 60:].min() == 0, "the last of them is there"
     row = beside([red, captioned(red, "")])
     assert row.size == (120 + GAP, 20 + BAND)
     assert stacked([red, red, red]).size == (60, 60 + 2 * GAP)

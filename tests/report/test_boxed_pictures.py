@@ -98,7 +98,7 @@ def test_boxes_are_said_by_class_the_most_first_with_the_lowest_and_the_highest_
 def page_of(pictures: BoxedPictures) -> str:
     empty: dict[str, Any] = {"subtitle": "", "reading": ("So.",), "tables": {}, "plots": {}, "pictures": None, "provenance": {}}
     more: dict[str, Any] = {"protocols": {}, "recipe": "", "alarms": (), "left_out": ()}
-    return html_page(Report(title="Cells", methods=("standard",), **empty, **more, boxed=pictures))
+    return html_page(Report(title="Cells", opening="So.", methods=("standard",), **empty, **more, boxed=pictures))
 
 
 def test_the_page_draws_every_box_over_its_picture_and_tells_lines_apart_by_more_than_colour(tmp_path: Path) -> None:
