@@ -82,7 +82,7 @@ def test_a_comparison_of_detectors_from_files_to_a_page(values: dict[str, Any]) 
         said_of_words(found, method)
     page = (folder / "report.md").read_text()
     assert "| Method | AP (1 \N{MULTIPLICATION SIGN} 4 images) | AP50" in page
-    assert "ccuracy" not in page.split("How each suite was measured")[0].split("## Recipe")[0]
+    assert "ccuracy" not in page.split("## Where the numbers come from")[0]
     assert "Codes changed" in page
     assert "Loss at Q(x + delta)" in page
     shows_pictures(
