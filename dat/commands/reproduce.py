@@ -236,14 +236,14 @@ def _scaled(plan: TablePlan, scale: Any, folder: Path, changes: Sequence[str]) -
     for name, minutes in plan.scales[scale].runs.items():
         recipe = classification(name, changes)
         rows = {label: label for label in recipe.methods}
-        cost = f"{minutes:g} minutes" if minutes < 120 else f"{minutes / 60:.0f} hours"
-        yield Planned(name, recipe, tuple(changes), folder / Path(name).stem, f"{cost} of one core", 60 * minutes, rows)
+        cost = f"about {minutes:g} minutes" if minutes < 120 else f"about {minutes / 60:.0f} hours"
+        yield Planned(name, recipe, tuple(changes), folder / Path(name).stem, cost, 60 * minutes, rows)
 
 
 def _papers(plan: TablePlan, folder: Path, changes: Sequence[str]) -> Iterator[Planned]:
     for key, row in plan.rows.items():
         recipe = classification(row.recipe, changes)
-        cost = f"{row.gpu_hours:,.0f} GPU hours"
+        cost = f"about {row.gpu_hours:,.0f} GPU hours"
         yield Planned(
             row.recipe, recipe, tuple(changes), folder / key, cost, 3600 * row.gpu_hours, {next(iter(recipe.methods)): key}
         )

@@ -172,6 +172,13 @@ def test_frozen_norms_stay_and_the_rest_trains(name: str) -> None:
             assert is_frozen(part) == isinstance(part, nn.BatchNorm2d)
 
 
+def test_a_recipe_freezes_what_it_names() -> None:
+    for frozen, trains in (("norms", {"conv1", "fc"}), ("backbone", {"fc"})):
+        network = open_model(section(freeze=frozen), OnDisk(), num_classes=5).untrained(0).network
+        parts = {name: getattr(network, name) for name in ("conv1", "bn1", "fc")}
+        assert {name for name, part in parts.items() if not is_frozen(part)} == trains
+
+
 def test_a_network_without_batch_normalisation_has_no_norms_to_freeze() -> None:
     with pytest.raises(UsageError, match="freeze is 'norms', but VisionTransformer has no batch normalisation; leave it out"):
         freeze_norms(create_network("vit_tiny_patch16_224", num_classes=5, options={}))
