@@ -37,7 +37,7 @@ class RowSection(Strict):
 
 
 class ScaleSection(Strict):
-    """Recipes, whose methods are called as the rows, with about how many minutes they take on two cores; `note`: what is not the paper's."""
+    """Recipes, whose methods are called as the rows, with about their minutes on two cores; `note`: what is not the paper's."""
 
     runs: dict[str, float]
     note: str
