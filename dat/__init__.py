@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from dat.augment.augmix import augmix as augmix
     from dat.boxes import Boxes as Boxes
     from dat.commands.evaluate import evaluate as evaluate
+    from dat.commands.export import export as export
     from dat.commands.train import train as train
     from dat.commands.trained import TrainedDetector as TrainedDetector
     from dat.commands.trained import TrainedModel as TrainedModel
@@ -132,6 +133,7 @@ _HOME = {
     "discrete_change": "analysis.codes",
     "evaluate": "commands.evaluate",
     "evaluating": "attacks.gradient",
+    "export": "commands.export",
     "fgsm": "attacks.pixels",
     "input_gradient": "attacks.gradient",
     "load_discretizer": "discretizers.pretrained",

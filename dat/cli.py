@@ -315,6 +315,32 @@ def predict(
         raise typer.Exit(1)
 
 
+@app.command(epilog="Example:  dat export runs/photos/dat-seed0 --to onnx")
+def export(
+    source: Annotated[
+        str, typer.Argument(metavar="RUN", help="RUN/<method>-seed<k>; with --discretizer also a name or a file.")
+    ],
+    to: Annotated[str, typer.Option(help="timm, onnx or torch-export.")],
+    out: Annotated[Path | None, typer.Option(help="The folder; `exported/<to>` in that of the model.")] = None,
+    discretizer: Annotated[
+        bool, typer.Option("--discretizer", help="The frozen discretizer: encode (pictures to codes) and decode.")
+    ] = False,
+    size: Annotated[int | None, typer.Option(help="Side in pixels that the discretizer is shown; that of the run.")] = None,
+    json: Json = False,
+) -> None:
+    """Write a trained network so that it runs without this package: a folder for timm, a file of ONNX, or of torch.export.
+
+    It takes pictures in [0, 1], any number at once, and is compared with ours before it is kept.
+    """
+    from dat.commands import export as exporting
+
+    written = exporting.export(source, to, out, discretizer=discretizer, size=size)
+    for one in written if json else ():
+        print(jsonlib.dumps({**asdict(one), "file": str(one.file)}))
+    if not json:
+        print(exporting.as_table(written))
+
+
 @app.command(epilog="Example:  dat report runs/demo")
 def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="A run of `dat train`, or folders of `dat eval`.")],

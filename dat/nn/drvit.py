@@ -112,7 +112,7 @@ class DrViT(nn.Module):
             size = f"{pixels.shape[-2]} x {pixels.shape[-1]}"
             raise UsageError(f"Images are {size} pixels, but this DrViT was made for {self.img_size}; set its img_size.")
         tokens = torch.cat([self.patch_embed(pixels), self._word_vectors(pixels)], dim=2)
-        tokens = torch.cat([self.cls_token.expand(len(tokens), -1, -1), tokens], dim=1) + self.pos_embed
+        tokens = torch.cat([self.cls_token.expand(tokens.shape[0], -1, -1), tokens], dim=1) + self.pos_embed
         return self.norm(self.blocks(tokens)[:, 1:].mean(dim=1))
 
     def no_weight_decay(self) -> set[str]:

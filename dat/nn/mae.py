@@ -111,7 +111,7 @@ class MaskedAutoencoder(nn.Module):
     def features(self, pixels: Pixels) -> Features:
         """The mean of the latents of all patches, none hidden: what a classifier of `global_pool: avg` begins with."""
         tokens = self.patch_embed(pixels) + self.pos_embed[:, 1:]
-        first = (self.cls_token + self.pos_embed[:, :1]).expand(len(tokens), -1, -1)
+        first = (self.cls_token + self.pos_embed[:, :1]).expand(tokens.shape[0], -1, -1)
         return self.norm(self.blocks(torch.cat([first, tokens], dim=1)))[:, 1:].mean(dim=1)
 
     def reconstruct(self, pixels: Pixels, noise: Noise) -> tuple[Pixels, Mask]:
@@ -127,13 +127,13 @@ class MaskedAutoencoder(nn.Module):
         """Latents of the class token and of the patches that are seen; what is hidden (1); where each patch is in the order."""
         tokens = self.patch_embed(pixels) + self.pos_embed[:, 1:]
         seen, mask, restore = random_masking(tokens, noise, mask_ratio=self.mask_ratio)
-        first = (self.cls_token + self.pos_embed[:, :1]).expand(len(seen), -1, -1)
+        first = (self.cls_token + self.pos_embed[:, :1]).expand(seen.shape[0], -1, -1)
         return self.norm(self.blocks(torch.cat([first, seen], dim=1))), mask, restore
 
     def decode(self, latent: Kept, restore: Order) -> Patches:
         """The pixels of every patch, predicted from the latents of those that were seen."""
         first, seen = self.decoder_embed(latent).split([1, latent.shape[1] - 1], dim=1)
-        hidden = self.mask_token.to(seen.dtype).expand(len(seen), restore.shape[1] - seen.shape[1], -1)
+        hidden = self.mask_token.to(seen.dtype).expand(seen.shape[0], restore.shape[1] - seen.shape[1], -1)
         tokens = _gathered(torch.cat([seen, hidden], dim=1), restore)
         decoded = self.decoder_blocks(torch.cat([first, tokens], dim=1) + self.decoder_pos_embed)
         return self.decoder_pred(self.decoder_norm(decoded))[:, 1:]

@@ -249,7 +249,7 @@ class TokenQuantizer(Quantizer):
     def encode(self, latents: Latents) -> Codes:
         """Code of the nearest row for each token, `(batch, tokens)`."""
         vectors = as_vectors(F.normalize(latents, dim=1) if self.l2_norm else latents)
-        return nearest_code(vectors, self.rows).view(len(latents), -1)
+        return nearest_code(vectors, self.rows).view(latents.shape[0], -1)
 
     def decode(self, codes: Codes) -> Latents:
         """The row for each token, `(batch, token_size, 1, tokens)`."""
@@ -270,7 +270,7 @@ class Transformer(nn.Module):
 
     def attend(self, patches: Sequence, tokens: Sequence) -> tuple[Sequence, Sequence]:
         """Patches and tokens after they have seen each other, and a class that is dropped again."""
-        class_patch = self.class_embedding.expand(len(patches), 1, -1)
+        class_patch = self.class_embedding.expand(patches.shape[0], 1, -1)
         placed = torch.cat([class_patch, patches], dim=1) + self.positional_embedding
         sequence = self.ln_pre(torch.cat([placed, tokens + self.latent_token_positional_embedding], dim=1))
         for block in self.transformer:
@@ -296,7 +296,7 @@ class Encoder(Transformer):
     def forward(self, images: Features, latent_tokens: Tokens) -> Features:
         """One row of vectors, `(batch, token_size, 1, tokens)`."""
         patches = self.patch_embed(images).flatten(2).mT
-        _, tokens = self.attend(patches, latent_tokens.expand(len(images), -1, -1))
+        _, tokens = self.attend(patches, latent_tokens.expand(images.shape[0], -1, -1))
         batch, length, width = tokens.shape
         channels = tokens.reshape(batch, width, length) if self.is_legacy else tokens.mT
         return self.conv_out(channels.unsqueeze(2))
@@ -322,7 +322,7 @@ class Decoder(Transformer):
     def forward(self, vectors: Features) -> Features:
         """Logits of the pixel decoder's codes, one map entry per patch; images around [0, 1] without a pixel decoder."""
         tokens = self.decoder_embed(vectors.flatten(2).mT)
-        patches, _ = self.attend(self.mask_token.expand(len(tokens), self.side**2, -1), tokens)
+        patches, _ = self.attend(self.mask_token.expand(tokens.shape[0], self.side**2, -1), tokens)
         return self.conv_out(self.ffn(patches.mT.unflatten(2, (self.side, self.side))))
 
 

@@ -26,6 +26,8 @@ def largest_product(vectors: Vectors, rows: Codebook, bias: PerCode | None = Non
     with torch.no_grad():
         exact = rows.double().T
         shift = exact.new_zeros(()) if bias is None else bias.double()
+        if torch.compiler.is_exporting():  # how many chunks there are depends on the batch
+            return torch.addmm(shift, vectors.double(), exact).argmax(dim=1)
         chunks = vectors.split(max(1, MOST_SCORES // len(rows)))
         return torch.cat([torch.addmm(shift, chunk.double(), exact).argmax(dim=1) for chunk in chunks])
 

@@ -50,7 +50,8 @@ def nearest_code(vectors: Vectors, codebook: Codebook, *, budget: int = 64 * 2**
     Equal to the float64 search at every setting of the matmul precision: float32 scores decide where their rounding
     cannot, float64 scores where float32 could not, and `sum((z - e)^2)` in float64 what is left (ties, mostly).
     Takes at most `budget` bytes beside its inputs and result (no less than some hundred bytes per unit of depth),
-    is not differentiable, and ignores the autocast of the caller.
+    is not differentiable, and ignores the autocast of the caller. While `torch.export` looks on, all scores are taken at once,
+    in float64: what the data decide is in no graph.
 
     Raises:
         UsageError: the depths differ, or the codebook is empty.
@@ -61,6 +62,8 @@ def nearest_code(vectors: Vectors, codebook: Codebook, *, budget: int = 64 * 2**
             f"Vectors of shape {tuple(vectors.shape)} cannot be looked up in a codebook of shape "
             f"{tuple(codebook.shape)}; both need the same depth, and the codebook at least one code."
         )
+    if torch.compiler.is_exporting():
+        return _by_all_scores(vectors, codebook)
     codes = torch.empty(len(vectors), dtype=torch.int64, device=vectors.device)
     rows, columns = _chunk_sizes(vectors, codebook, budget)
     with torch.no_grad(), torch.autocast(vectors.device.type, enabled=False):
@@ -100,15 +103,17 @@ def as_vectors(latents: Latents) -> Vectors:
 
 def as_grid(indices: Indices, latents: Latents) -> Codes:
     """What was found for each row of `as_vectors(latents)`, at its position."""
-    return indices.view(len(latents), *latents.shape[2:])
+    return indices.view(latents.shape[0], *latents.shape[2:])  # len() would make a constant of it for torch.export
 
 
 def check_finite(*tensors: Tensor) -> None:
-    """Refuse latents or codebooks that are no numbers; one pass over them.
+    """Refuse latents or codebooks that are no numbers; one pass over them, and none while `torch.export` looks on.
 
     Raises:
         DivergenceError: a value is NaN or infinite.
     """
+    if torch.compiler.is_exporting():
+        return
     if not all(math.isfinite(extreme) for tensor in tensors if tensor.numel() for extreme in tensor.detach().aminmax()):
         raise DivergenceError(
             "Latents or codebook hold NaN or infinite values; the discretizer has diverged or its weights are damaged."
@@ -212,6 +217,12 @@ def _nearest(vectors: Vectors, codebook: Codebook, columns: int) -> Indices:
     if len(doubtful):
         codes[doubtful] = _by_distances(vectors[doubtful], codebook, columns)
     return codes
+
+
+def _by_all_scores(vectors: Vectors, codebook: Codebook) -> Indices:
+    """Codes by the largest `2 z.e - |e|^2` in float64; of scores that are equal there the lowest."""
+    rows = codebook.double()
+    return (2 * vectors.double() @ rows.T - rows.square().sum(dim=1)).argmax(dim=1)
 
 
 def _by_scores(vectors: Vectors, codebook: Codebook, columns: int) -> tuple[Indices, Certain]:
