@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from dat.boxes import Boxes as Boxes
     from dat.commands.evaluate import evaluate as evaluate
     from dat.commands.export import export as export
+    from dat.commands.pull import pull as pull
+    from dat.commands.push import push as push
     from dat.commands.train import train as train
     from dat.commands.trained import TrainedDetector as TrainedDetector
     from dat.commands.trained import TrainedModel as TrainedModel
@@ -141,6 +143,8 @@ _HOME = {
     "margin": "tasks.losses",
     "modified_code_rate": "discretizers.codes",
     "pgd": "attacks.pixels",
+    "pull": "commands.pull",
+    "push": "commands.push",
     "pyramid": "attacks.pyramid",
     "random_start": "attacks.pixels",
     "save_discretizer": "discretizers.pretrained",

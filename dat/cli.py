@@ -341,6 +341,35 @@ def export(
         print(exporting.as_table(written))
 
 
+@app.command(epilog="Example:  dat push runs/photos/dat-seed0 me/photos-dat --dry-run")
+def push(
+    source: Annotated[str, typer.Argument(metavar="RUN", help="RUN/<method>-seed<k> of classification or detection.")],
+    name: Annotated[str, typer.Argument(metavar="USER/NAME", help="What it is called on the Hugging Face Hub.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be sent, and the card; send nothing.")] = False,
+    private: Annotated[bool, typer.Option("--private", help="Only for those whom you let in.")] = False,
+    licence: Annotated[str, typer.Option("--licence", "--license", help="What the card says, e.g. apache-2.0.")] = "unknown",
+    json: Json = False,
+) -> None:
+    """Send a model to the hub: weights, recipe, results, and a card that is made from them. Nothing else of the run is sent."""
+    from dat.commands import push as pushing
+
+    parcel = pushing.push(source, name, private=private, dry_run=dry_run, licence=licence)
+    print(jsonlib.dumps(asdict(parcel)) if json else pushing.as_text(parcel))
+
+
+@app.command(epilog="Example:  dat pull me/photos-dat")
+def pull(
+    name: Annotated[str, typer.Argument(metavar="USER/NAME", help="What it is called on the Hugging Face Hub.")],
+    revision: Annotated[str | None, typer.Option(help="A branch, a tag or a commit; the newest.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The folder of the run; runs/NAME.")] = None,
+) -> None:
+    """Fetch a model that `dat push` sent, as the folder of a run: tensors and data only, nothing of it can run."""
+    from dat.commands import pull as pulling
+
+    found = pulling.pull(name, out, revision=revision)
+    print(f"{found.model} (commit {found.commit})")
+
+
 @app.command(epilog="Example:  dat report runs/demo")
 def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="A run of `dat train`, or folders of `dat eval`.")],

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast, get_args
 
+import psutil
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -84,7 +86,7 @@ def export(
         source: `RUN/<method>-seed<k>`; with `discretizer` also a discretizer's name or file, of which `size` is then asked.
         to: timm, onnx or torch-export.
         out: the folder; by default `exported/<to>` in that of the model.
-        discretizer: the frozen discretizer of the run, as two files: `encode` (pictures to codes), `decode` (codes to pictures).
+        discretizer: the frozen discretizer of the run, in two files: `encode` (pictures to codes) and `decode` (back).
         size: side in pixels of what the discretizer is shown; by default that of the run.
 
     Raises:
@@ -147,16 +149,29 @@ def staged(folder: Path) -> Iterator[Path]:
     Raises:
         RunFolderError: it cannot be written.
     """
-    stage = folder / f".unfinished-{os.getpid()}.tmp"
+    stage, was_there = folder / f"{_UNFINISHED}{os.getpid()}", folder.exists()
     try:
-        for leftover in folder.glob(".unfinished-*.tmp"):
-            shutil.rmtree(leftover, ignore_errors=True)
+        _remove_leftovers(folder)
         stage.mkdir(parents=True)
         yield stage
     except OSError as error:
-        raise RunFolderError(f"{folder} cannot be written ({error.strerror}); write --out ANOTHER_FOLDER.") from error
+        raise RunFolderError(f"{folder} cannot be written ({error.strerror or error}); write --out ANOTHER_FOLDER.") from error
     finally:
         shutil.rmtree(stage, ignore_errors=True)
+        if not was_there and folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+
+
+_UNFINISHED = f".unfinished-{platform.node()}-"
+"""Before the number of the process that writes there."""
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """What processes of this machine left that are no more."""
+    for leftover in folder.glob(f"{_UNFINISHED}*"):
+        number = leftover.name.removeprefix(_UNFINISHED)
+        if number.isdigit() and (int(number) == os.getpid() or not psutil.pid_exists(int(number))):
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _moved(one: Written, folder: Path) -> Written:
@@ -239,7 +254,9 @@ def _network(source: Path) -> _Piece:
         "classes": json.dumps(run.classes),
         "output": "logits, for a sigmoid" if training_of(run.recipe, run.label).sigmoid else "logits, for a softmax",
         "crop": json.dumps({"crop_pct": run.view.crop_pct, "interpolation": run.view.interpolation}),
-        **{"method": run.label, "seed": str(run.seed), "recipe_hash": recipe_hash(run.recipe)},
+        "method": run.label,
+        "seed": str(run.seed),
+        "recipe_hash": recipe_hash(run.recipe),
     }
     return _Piece("model", _Classifier(run.model), "logits", probes(size), {**_given(size), **facts})
 
@@ -252,8 +269,8 @@ def _classifier(source: Path) -> TrainedModel:
     run = load_run(source)
     if isinstance(run, TrainedDetector):
         raise UsageError(
-            f"{source} is a detector: how many boxes it keeps depends on the picture, which no graph of fixed shapes holds, and "
-            "without that part it would give no boxes; export a classifier, or the discretizer of this run with --discretizer."
+            f"{source} is a detector: how many boxes it keeps depends on the picture, which no graph of fixed shapes holds, "
+            "and without that part it would give no boxes; export a classifier, or its discretizer (--discretizer)."
         )
     return run
 

@@ -184,9 +184,11 @@ def load_run(path: str | Path, overrides: Sequence[str] = ()) -> TrainedModel | 
         raise CheckpointError(f"{found.folder.parent} {sentence}")
     state = _state_of(found, recipe.methods)
     classes = _class_names(found.folder.parent)
+    tensors = weights_of(state.tensors)
+    norms = any(".auxiliary." in key for key in tensors)  # of a model that was sent without them there are none
     with torch.random.fork_rng(devices=[]):
-        model = _as_trained(recipe, found.label, found.seed, len(classes))
-    load_strictly(model, weights_of(state.tensors), name=f"{found.folder.name} with the settings given")
+        model = as_trained(recipe, found.seed, len(classes), auxiliary_norms=norms)
+    load_strictly(model, tensors, name=f"{found.folder.name} with the settings given")
     model = without_auxiliary_norms(model).eval()
     if isinstance(recipe, DetectionRecipe):
         return TrainedDetector(model, classes, Letterbox(*recipe.data.size), recipe, found.label, found.seed)
@@ -338,14 +340,15 @@ def _class_names(run: Path) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _as_trained(recipe: ClassificationRecipe | DetectionRecipe, label: str, seed: int, num_classes: int) -> nn.Module:
+def as_trained(
+    recipe: ClassificationRecipe | DetectionRecipe, seed: int, num_classes: int, *, auxiliary_norms: bool
+) -> nn.Module:
     """The model in the form in which it trained; weights to begin with need not be there, as those of the state count."""
-    norms = wants_auxiliary_norms(recipe.methods[label])
     if isinstance(recipe, DetectionRecipe):
         bare = recipe.model.model_copy(update={"weights": None, "backbone_weights": None})
-        return DetectorBlueprint(bare, num_classes).untrained(seed, auxiliary_norms=norms)
+        return DetectorBlueprint(bare, num_classes).untrained(seed, auxiliary_norms=auxiliary_norms)
     begun = recipe.model.model_copy(update={"weights": None, "pretrained": None})
-    return open_model(begun, OnDisk(), num_classes=num_classes).untrained(seed, auxiliary_norms=norms)
+    return open_model(begun, OnDisk(), num_classes=num_classes).untrained(seed, auxiliary_norms=auxiliary_norms)
 
 
 def _newest_state(folder: Path) -> checkpoint.State:

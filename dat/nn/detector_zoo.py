@@ -24,6 +24,7 @@ from dat.errors import CheckpointError, UsageError
 from dat.nn.detectors import BACKGROUND_FIRST, Detector
 from dat.nn.transformers_detectors import PREFIX, TransformersDetector, from_folder
 from dat.nn.weights import fitted, load_strictly, read_tensors
+from dat.nn.zoo import refuse_loading
 from dat.types import Images
 
 AnyDetector = Detector | TransformersDetector
@@ -239,6 +240,7 @@ def _timm_features(backbone: str, options: Mapping[str, Any]) -> Any:
     if not timm.is_model(backbone):
         near: Sequence[str] = difflib.get_close_matches(backbone, timm.list_models(), n=3)
         raise UsageError(f"There is no backbone {backbone!r}; did you mean {', '.join(near) or 'one of timm.list_models()'}?")
+    refuse_loading(backbone, options)
     try:
         return timm.create_model(backbone, features_only=True, out_indices=(2, 3, 4), **options)
     except (RuntimeError, IndexError, AssertionError) as error:

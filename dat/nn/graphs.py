@@ -118,8 +118,7 @@ def _read_onnx(path: Path) -> Run:
 
 
 def _read_program(path: Path) -> Run:
-    network = torch.export.load(path).module()
-    return lambda batch: network(batch)
+    return torch.export.load(path).module()
 
 
 @contextmanager

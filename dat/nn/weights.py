@@ -32,6 +32,18 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     return _read_safetensors(path) if _is_safetensors(path) else (_read_torch(path, (*WRAPPERS, TOP))[1], {})
 
 
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """Tensors by name of a safetensors file, and of no other.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, or of another kind.
+    """
+    _check_there(path)
+    if not _is_safetensors(path):
+        raise CheckpointError(f"{path.name} ({path.stat().st_size} bytes) is no safetensors file, whatever its name says.")
+    return _read_safetensors(path)[0]
+
+
 def read_weights(source: str | Path) -> tuple[dict[str, Tensor], str]:
     """The weights of a classifier, of `FILE` or `FILE#KEY`, and which of the file they are: KEY, or the name of an average.
 

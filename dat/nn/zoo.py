@@ -81,6 +81,8 @@ def _he_initialise(module: nn.Module) -> None:
 HEADS = ("fc", "head", "classifier", "linear")
 """What most networks call their last layer."""
 NETWORKS = {"small_resnet": SmallResNet}
+LOADING = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir")
+"""Words of timm that fetch and read files; settings of a network do not."""
 
 
 def create_network(name: str, *, num_classes: int, options: Mapping[str, Any], words: VisualWords | None = None) -> nn.Module:
@@ -90,6 +92,7 @@ def create_network(name: str, *, num_classes: int, options: Mapping[str, Any], w
         UsageError: no network of that name, it does not take these options, or words are missing or for a network without.
     """
     _check_name(name, words)
+    refuse_loading(name, options)
     try:
         if words is not None:
             return drvit.drvit(name, words, num_classes=num_classes, options=options)
@@ -98,6 +101,12 @@ def create_network(name: str, *, num_classes: int, options: Mapping[str, Any], w
         return timm.create_model(name, num_classes=num_classes, **options)
     except (TypeError, AssertionError) as error:
         raise UsageError(f"Model {name!r} does not take the options {dict(options)}: {error}.") from error
+
+
+def refuse_loading(name: str, options: Mapping[str, Any]) -> None:
+    """Raises: UsageError: an option would fetch or read weights, which the options of a recipe must not."""
+    if odd := [key for key in options if key in LOADING]:
+        raise UsageError(f"The option {odd[0]} of {name} fetches or reads weights; write model.pretrained or model.weights.")
 
 
 def begin_with(network: nn.Module, tensors: Mapping[str, Tensor], *, name: str) -> None:

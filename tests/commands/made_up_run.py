@@ -8,12 +8,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from dat.commands.trained import _as_trained
+from dat.commands.trained import as_trained
 from dat.engine import checkpoint
 from dat.recipe import read
 from dat.recipe.classification import ClassificationRecipe
 from dat.recipe.detection import DetectionRecipe
 from dat.recipe.header import recipe_hash, resolved
+from dat.recipe.methods import wants_auxiliary_norms
 from dat.recipe.pretraining import PretrainingBlueprint
 from dat.recipe.selfsupervised import SelfSupervisedRecipe
 from dat.results import Row, write_rows
@@ -60,7 +61,7 @@ def _model(recipe: Any, label: str, classes: int) -> nn.Module:
     if isinstance(recipe, SelfSupervisedRecipe):
         return PretrainingBlueprint(recipe.model, recipe.task, SIDE).untrained(0)
     assert isinstance(recipe, ClassificationRecipe | DetectionRecipe)
-    return _as_trained(recipe, label, 0, classes)
+    return as_trained(recipe, 0, classes, auxiliary_norms=wants_auxiliary_norms(recipe.methods[label]))
 
 
 def rows(digest: str) -> list[Row]:

@@ -1,6 +1,7 @@
 """`dat export`: what is written runs without this package, and says what ours says."""
 
 import json
+import platform
 import subprocess
 import sys
 from collections.abc import Callable
@@ -44,7 +45,7 @@ SELF_SUPERVISED: dict[str, Any] = {
 DETECTION: dict[str, Any] = {
     "kind": "detection",
     "data": {"source": "boxes", "train": "train.json", "test": "test.json", "size": [64, 64]},
-    "model": {"name": "fcos", "backbone": "test_resnet", "options": {"width": 32, "convs": 1}},
+    "model": {"name": "fcos", "backbone": "test_resnet", "options": {"width": 32, "convs": 1, "score_thresh": 0.0}},
     "methods": {"standard": {}},
 }
 
@@ -171,8 +172,8 @@ def test_what_differs_is_not_kept(run: Path, tmp_path: Path, monkeypatch: pytest
 
 
 def test_what_a_stopped_call_left_is_removed(run: Path, tmp_path: Path) -> None:
-    (tmp_path / ".unfinished-1.tmp").mkdir()
-    (tmp_path / ".unfinished-1.tmp" / "model.safetensors").write_bytes(b"half")
+    (tmp_path / f".unfinished-{platform.node()}-4194305").mkdir()
+    (tmp_path / f".unfinished-{platform.node()}-4194305" / "model.safetensors").write_bytes(b"half")
     (tmp_path / "notes.txt").write_text("mine")
     dat.export(run, "timm", tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors", "notes.txt"]
@@ -215,8 +216,8 @@ def test_networks_that_cannot_be_written_so_are_refused(tmp_path: Path) -> None:
         dat.export(made_up_run(tmp_path / "b", model=SMALL_RESNET), "timm")
     with pytest.raises(UsageError, match=r"is a detector: how many boxes it keeps depends on the picture"):
         dat.export(made_up_run(tmp_path / "c", label="standard", **DETECTION), "onnx")
+    plain = made_up_run(tmp_path / "d", label="standard", methods={"standard": {}}, discretizer=None)
     with pytest.raises(CheckpointError, match="was trained without a discretizer"):
-        plain = made_up_run(tmp_path / "d", label="standard", methods={"standard": {}}, discretizer=None)
         dat.export(plain, "torch-export", discretizer=True)
     damaged = made_up_run(tmp_path / "e")
     (weights,) = damaged.glob("checkpoints/*/model.safetensors")
