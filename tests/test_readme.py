@@ -41,6 +41,7 @@ PAGES = [
     "docs/analysis.md",
     "docs/detection.md",
     "docs/selfsupervised.md",
+    "docs/export.md",
     "docs/your-own-pictures.md",
 ]
 EXAMPLES = ["changed_codes.py", "compare_discretizers.py", "own_loop.py", "own_task.py"]
@@ -216,6 +217,7 @@ def test_every_example_is_tested():
         ("docs/analysis.md", 8),
         ("docs/detection.md", 8),
         ("docs/selfsupervised.md", 6),
+        ("docs/export.md", 8),
         ("docs/your-own-pictures.md", 8),
     ],
 )
