@@ -97,7 +97,7 @@ def _write_onnx(graph: Graph, program: torch.export.ExportedProgram, path: Path)
     size = sum(tensor.nbytes for tensor in program.state_dict.values())
     if size > LARGEST:
         raise UsageError(f"The network has {size / 2**30:.1f} GiB, and one file of ONNX holds 2; write --to torch-export.")
-    names = {"input_names": [graph.given], "output_names": [graph.gives]}
+    names: dict[str, Any] = {"input_names": [graph.given], "output_names": [graph.gives]}
     shapes = {graph.given: {0: "batch"}}
     made: Any = torch.onnx.export(program, (), dynamo=True, verbose=False, dynamic_shapes=shapes, **names)
     made.model.metadata_props.update(graph.facts)

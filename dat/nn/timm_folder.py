@@ -14,6 +14,7 @@ from typing import Any
 import safetensors.torch
 import timm
 import torch
+from timm.data import resolve_model_data_config  # pyright: ignore[reportPrivateImportUsage]  # timm's documented import
 from torch import nn
 
 from dat.errors import UsageError
@@ -71,7 +72,7 @@ def read_timm_folder(folder: Path) -> nn.Module:
     """The network as timm alone loads it, behind the normalisation that its configuration names; in eval mode."""
     with torch.random.fork_rng(devices=[]):
         network = timm.create_model(f"local-dir:{folder.absolute()}", pretrained=True)
-    config = timm.data.resolve_model_data_config(network)
+    config = resolve_model_data_config(network)
     return Normalized(network, mean=config["mean"], std=config["std"]).eval()
 
 

@@ -110,6 +110,7 @@ def test_a_pushed_folder_is_loaded_by_timm_alone(sent: Path) -> None:
 def test_timm_asks_the_hub_for_these_files(sent: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`hf-hub:` reads what `local-dir:` reads; its download is replaced, as there is no server."""
     import timm
+    from timm.data import resolve_model_data_config  # pyright: ignore[reportPrivateImportUsage]  # timm's documented import
     from timm.models import _hub
 
     def download(repo_id: str, filename: str, **_: Any) -> str:
@@ -118,7 +119,7 @@ def test_timm_asks_the_hub_for_these_files(sent: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(_hub, "hf_hub_download", download)
     network = timm.create_model(f"hf-hub:{NAME}", pretrained=True).eval()
-    config = timm.data.resolve_model_data_config(network)
+    config = resolve_model_data_config(network)
     mean, std = (torch.tensor(config[key]).view(3, 1, 1) for key in ("mean", "std"))
     with torch.no_grad():
         found, expected = (
