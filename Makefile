@@ -10,7 +10,7 @@ FAST := not slow and not gpu and not network
 PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow check bench clean
+.PHONY: help demo test test-slow check bench docs clean
 
 help:  ## This list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
@@ -34,6 +34,11 @@ check: $(VENV)/installed-dev  ## Style, types, and who imports whom
 bench: $(VENV)/installed-dev  ## The benchmarks that need no files, one after the other
 	@for script in $(filter-out %/equal_rate.py %/alpha_by_size.py %/alpha_for_rate.py,$(wildcard benchmarks/*.py)); do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
+docs: $(VENV)/installed-docs  ## The documentation site, build/site: runs the notebooks, checks every link; a few minutes
+	$(BIN)/python docs/site/gather.py build/pages
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+	@echo "Open build/site/index.html, or serve it: $(BIN)/mkdocs serve"
+
 clean:  ## Remove the environment and caches; runs and data stay
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -47,6 +52,10 @@ $(VENV)/installed: $(VENV)/created pyproject.toml constraints.txt
 $(VENV)/installed-dev: $(VENV)/created pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet -c constraints.txt -e ".[dev]"
 	@touch $(VENV)/installed $@
+
+$(VENV)/installed-docs: $(VENV)/installed-dev
+	$(BIN)/pip install --quiet -c constraints.txt -e ".[dev,docs]"
+	@touch $@
 
 $(VENV)/created:
 	@command -v $(PYTHON) >/dev/null || { echo "There is no $(PYTHON) here; install Python 3.11 or later." >&2; exit 1; }

@@ -225,7 +225,8 @@ def evaluate(
         out: where predictions, rows and a page are kept; what is there is not computed again. Nothing is kept without it.
         model: is moved to the device that evaluates, and put into evaluation mode meanwhile.
         classes: names of the model's outputs, as class folders are called; not needed for ImageNet's 1000.
-        size, crop_pct: pictures are resized to size / crop_pct and cropped; `size` None shows them as they are.
+        size: pictures are resized to size / crop_pct and cropped to this; None shows them as they are.
+        crop_pct: the share of the resized side that is kept.
         settings: others of `dat.commands.evaluation_plan.Settings`, e.g. `fgsm_epsilon_255=4`.
 
     Raises:
