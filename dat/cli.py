@@ -538,11 +538,11 @@ class Analyzed:
         return Options(self.data, self.pictures, self.batch_size, alpha, epsilon, source, self.size, self.cpu)
 
     def show(self, analysis: Any, rows: Sequence[Row], folder: Path) -> None:
-        """Print the rows as JSON, or the table of their module and where its picture is."""
+        """Print the rows as JSON, or the table of their module and where its page and its picture are."""
         for row in rows if self.json else ():
             print(jsonlib.dumps(asdict(row)))
         if not self.json:
-            print(f"{analysis.as_table(rows)}\n\n{folder / analysis.PICTURE}")
+            print(f"{analysis.as_table(rows)}\n\nPage: {folder / analysis.PAGE}\n{folder / analysis.PICTURE}")
 
 
 def _shared(
@@ -649,7 +649,7 @@ def reproduce(
     for number in numbers if json else ():
         print(jsonlib.dumps(asdict(number) | {"delta": number.delta}))
     if not json:
-        print(f"{text}\n\nTable: {page}, and .csv and .tex beside it" + f"\n\n{reproduction.as_needs(found)}" * found.is_papers)
+        print(f"{text}\n\nTable: {page}, and .md, .csv and .tex beside it" + f"\n\n{reproduction.as_needs(found)}" * found.is_papers)
     if found.is_papers and not all(is_here for *_, is_here in found.missing()):
         raise typer.Exit(1)
 

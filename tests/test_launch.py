@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -99,3 +101,39 @@ num_machines: 1
 num_processes: 3
 use_cpu: true
 """
+
+
+QUICK = ("seeds=[0]", "training.epochs=1", "discretizer.train.training.epochs=1", "evaluation.suites=[clean]")
+
+
+def test_a_table_is_reproduced_by_all_processes_and_told_by_one(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", *TORCHRUN, "-m", "dat", "reproduce", "table8", "--out", "out", "--cpu", *QUICK]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(REPOSITORY)}
+
+    def reproduced() -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=900, check=False
+        )
+        assert done.returncode == 0, done.stderr[-4000:]
+        assert done.stdout.count("\nTable: ") == 1, "one process prints"
+        assert len(re.findall(r"scale demo, in out\n", done.stdout)) == 1
+        return done
+
+    first = reproduced()
+    assert "run 1 of 1, reproduce/demo-table8" in first.stderr
+    assert first.stderr.count("run 1 of 1") == 1
+    run = tmp_path / "out" / "demo-table8"
+    before = (run / "results.jsonl").read_text()
+    (run / "results.jsonl").unlink()
+    shutil.rmtree(run / "alpha-0.4-seed0")  # as if it had been stopped
+    stamps = {path: path.stat().st_mtime_ns for path in run.glob("alpha-0.[12]-seed0/checkpoints/*/model.safetensors")}
+    again = reproduced()
+    assert len(stamps) == 2
+    assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())
+    assert values_of((run / "results.jsonl").read_text()) == values_of(before)
+    assert again.stdout.split("Measure")[1] == first.stdout.split("Measure")[1]
+
+
+def values_of(text: str) -> list[tuple[object, ...]]:
+    rows = [json.loads(line) for line in text.splitlines()]
+    return [(row["method"], row["suite"], row["value"], row["checkpoint"]) for row in rows if row["suite"] == "clean"]

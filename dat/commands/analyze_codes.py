@@ -1,6 +1,6 @@
 """`dat analyze codes`: which share of the codes an adversary modifies, by the length of its step, and what it does beyond that.
 
-OUT/codes.jsonl  codes.csv  codes.png  measured/*.npz   what is kept of each model, discretizer and alpha: a call goes on
+OUT/codes.html  codes.jsonl  codes.csv  codes.png  measured/*.npz   what is kept of each model, discretizer and alpha: a call goes on
 """
 
 from __future__ import annotations
@@ -12,23 +12,25 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 
 from dat.analysis.codes import COMPARED, DISCRETE, RANDOM_CODES, RANDOM_STEP, Modified, codes
 from dat.attacks.gradient import evaluating
-from dat.commands.specimens import Arrays, Options, Specimen, measured_once, open_specimens
+from dat.commands.specimens import Arrays, Options, Specimen, measured_once, open_specimens, words_hash
 from dat.discretizers.listing import in_columns
 from dat.engine import run_folder
 from dat.errors import UsageError
-from dat.evaluation.identity import checkpoint_hash
 from dat.evaluation.intervals import METHOD, PERCENT
 from dat.nn.outputs import logits_of
 from dat.progress import Bar
-from dat.report.codes_figure import Sweep, codes_figure
+from dat.report.codes_figure import LOOKS, Sweep, codes_figure
 from dat.report.figures import png_of
-from dat.results import INTERVAL, UNBOUNDED, Row, mean_interval, write_bytes, write_csv, write_rows
+from dat.report.sheet import Sheet, plots_of, rows_table, sheet_page, tally
+from dat.report.tables import Column
+from dat.results import INTERVAL, UNBOUNDED, Row, mean_interval, write_bytes, write_csv, write_rows, write_text
 from dat.types import Batch, ClassifyingTask, Task, climbed_losses
 
-PICTURE, ROWS, SHEET = "codes.png", "codes.jsonl", "codes.csv"
+PICTURE, ROWS, SHEET, PAGE = "codes.png", "codes.jsonl", "codes.csv", "codes.html"
 ALPHAS = (0.0, 0.1, 0.2, 0.4)
 """Those of Table 8."""
 OWN = "its own"
@@ -37,6 +39,12 @@ METRICS = {"modified_code_rate": "rates", "loss": "losses", "l2": "l2", "same_an
 """Metrics of rows, and the arrays that are kept: percent, the loss that the adversary climbs, pixels from Q(x), percent."""
 SHARES = ("modified_code_rate", "same_answer")
 BLIND = (RANDOM_STEP, RANDOM_CODES)
+COLUMNS = {
+    "modified_code_rate": Column("Modified codes", "%"),
+    "loss": Column("Loss"),
+    "same_answer": Column("Same answer", "%"),
+    "l2": Column("l2", "from Q(x)"),
+}
 
 
 def sweep(
@@ -68,13 +76,34 @@ def sweep(
         rows = [row for one in found for row in _rows(*one)]
         write_rows(out / ROWS, rows)
         write_csv(out / SHEET, _sheet(rows))
-        write_bytes(out / PICTURE, png_of(codes_figure(_drawn(found))))
+        figure = codes_figure(_drawn(found))
+        write_bytes(out / PICTURE, png_of(figure))
+        write_text(out / PAGE, sheet_page(_page(rows, figure)))
     return rows
+
+
+def _page(rows: Sequence[Row], figure: Figure) -> Sheet:
+    """What came of it, the figure, and a line for each model, discretizer, alpha and way."""
+    stepped = [row for row in rows if row.protocol["alpha"]]
+    found = [tally(stepped, f"codes/{DISCRETE}-minus-{way}", "loss") for way in BLIND]
+    said = (
+        "Does the adversary do more than change codes? By models, discretizers and alphas above 0, its loss is, against a random "
+        f"step as long, {found[0]}; against as many random codes, {found[1]}."
+    )
+    lines = {f"codes/{way}": LOOKS[way][0] for way in COMPARED}
+    lines |= {f"codes/{DISCRETE}-minus-{way}": f"adversary minus {LOOKS[way][0].split(',')[0]}, paired" for way in BLIND}
+    caption = "What steps of several lengths do: mean over the pictures, with half of its 95 % interval."
+    groups = ["model", "discretizer", "alpha"]
+    table = rows_table(rows, caption=caption, lines=lines, metrics=COLUMNS, groups=groups)
+    shown = "Modified codes, loss, answers and distance in pixels by the length of the step."
+    subtitle = f"Modified codes, as in Table 8 of the paper \N{MIDDLE DOT} {rows[0].n} pictures"
+    plots = plots_of({"codes": figure}, {"codes": shown})
+    return Sheet("Modified codes by alpha", subtitle, (said,), {table.name: table}, plots, (ROWS, SHEET, PICTURE))
 
 
 def measured(specimen: Specimen, out: Path, bar: Bar) -> Arrays:
     """By way of `COMPARED` and picture what the step of a model does (`METRICS`); what is kept of it in a folder is taken."""
-    verb = f"codes-{checkpoint_hash(specimen.discretizer)[:8]}-{specimen.alpha:g}"
+    verb = f"codes-{words_hash(specimen.discretizer)[:8]}-{specimen.alpha:g}"
     return measured_once(out, specimen, verb, partial(_arrays, specimen, bar), bar)
 
 

@@ -1,6 +1,7 @@
 """`dat analyze spectrum`: what a perturbation of visual words looks like beside one of pixels, on the same pictures.
 
-OUT/spectrum.jsonl  spectrum.png (spectrum-<model>.png of several)  measured/*.npz   what is kept of each model
+OUT/spectrum.html  spectrum.jsonl  spectrum.png (spectrum-<model>.png of several)
+OUT/measured/*.npz   what is kept of each model
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from dat.analysis.adversaries import ADVERSARIES, DISCRETE, PIXEL, Shown
@@ -21,11 +23,14 @@ from dat.engine import run_folder
 from dat.evaluation.intervals import METHOD
 from dat.progress import Bar
 from dat.report.figures import png_of
+from dat.report.sheet import Sheet, plots_of, rows_table, sheet_page, tally
 from dat.report.spectrum_figure import Perturbations, spectrum_figure
-from dat.results import INTERVAL, Row, mean_interval, write_bytes, write_rows
+from dat.report.statistics_figure import LABELS
+from dat.report.tables import Column
+from dat.results import INTERVAL, Row, mean_interval, write_bytes, write_rows, write_text
 from dat.types import Images
 
-PICTURE, ROWS = "spectrum.png", "spectrum.jsonl"
+PICTURE, ROWS, PAGE = "spectrum.png", "spectrum.jsonl", "spectrum.html"
 CLEAN = "clean"
 MEASURES = {
     "energy_above_half_nyquist": "above_half_nyquist",
@@ -36,6 +41,13 @@ MEASURES = {
 }
 """Metrics of rows, and the entries of `Spectrum`."""
 DIFFERENCE = f"{DISCRETE}-minus-{PIXEL}"
+COLUMNS = {
+    "energy_above_half_nyquist": Column("Above half Nyquist", "% of the energy"),
+    "l0": Column("l0", "% of the pixels"),
+    "l2": Column("l2"),
+    "linf_255": Column("linf", "255ths"),
+    "colours_in_patch": Column("Colours", "in the middle patch"),
+}
 
 
 def spectra(places: Sequence[Path], out: Path, options: Options) -> list[Row]:
@@ -48,14 +60,40 @@ def spectra(places: Sequence[Path], out: Path, options: Options) -> list[Row]:
     """
     with run_folder.locked(out, elsewhere="--out ANOTHER_FOLDER"):
         specimens = open_specimens(places, options)
-        rows: list[Row] = []
+        rows, figures = list[Row](), dict[str, Figure]()
         with Bar("spectrum", sum(len(one.pictures) for one in specimens)) as bar:
             for specimen in specimens:
                 arrays = measured_once(out, specimen, "spectrum", partial(_arrays, specimen, bar), bar)
                 rows += _rows(specimen, arrays)
-                write_bytes(out / picture_of(specimen.name, len(specimens)), png_of(spectrum_figure(_drawn(specimen, arrays))))
+                figures[specimen.name] = spectrum_figure(_drawn(specimen, arrays))
+                write_bytes(out / picture_of(specimen.name, len(specimens)), png_of(figures[specimen.name]))
         write_rows(out / ROWS, rows)
+        write_text(out / PAGE, sheet_page(_sheet(rows, figures)))
     return rows
+
+
+def _sheet(rows: Sequence[Row], figures: Mapping[str, Figure]) -> Sheet:
+    """What came of it, a figure for each model, and a line for each model and adversary."""
+    gap, first = f"spectrum/{DIFFERENCE}", max(rows, key=lambda row: row.n)
+    said = (
+        "Has what DAT's adversary changes more energy in high frequencies than what AT's changes, and is it larger? By models, "
+        f"DAT's share above half of Nyquist's frequency is {tally(rows, gap, 'energy_above_half_nyquist')}; its largest change, "
+        f"linf, {tally(rows, gap, 'linf_255')}; its length, l2, {tally(rows, gap, 'l2')}."
+    )
+    caption = "What each adversary does to the pictures: mean over them, with half of its 95 % interval."
+    lines = {f"spectrum/{CLEAN}": "no change"} | {f"spectrum/{name}": LABELS[name] for name in ADVERSARIES}
+    table = rows_table(
+        rows, caption=caption, lines=lines | {gap: "words minus pixels, paired"}, metrics=COLUMNS, groups=["model"]
+    )
+    captions = {
+        name: f"{name}: one picture after each adversary, and spectra as means over {first.n} pictures." for name in figures
+    }
+    size = f"{first.protocol['width']} x {first.protocol['height']} pixels"
+    subtitle = f"Figure 3 of the paper \N{MIDDLE DOT} {first.n} pictures of {size}"
+    pictures = tuple(picture_of(name, len(figures)) for name in figures)
+    return Sheet(
+        "Spectra of perturbations", subtitle, (said,), {table.name: table}, plots_of(figures, captions), (ROWS, *pictures)
+    )
 
 
 def picture_of(name: str, models: int) -> str:
@@ -123,21 +161,28 @@ def _said(specimen: Specimen, arrays: Arrays, place: int) -> dict[str, float]:
 
 
 def _rows(specimen: Specimen, arrays: Arrays) -> Iterator[Row]:
-    """Of one model, each a mean over pictures; and by how much words have more energy in high frequencies than pixels."""
+    """Of one model, each a mean over pictures; and by how much words do more than pixels, picture by picture."""
     for place in range(len(ADVERSARIES)):
         yield from _rows_of(specimen, arrays, place)
     yield _row(specimen, CLEAN, "colours_in_patch", arrays["colours_before"][0])
-    shares = dict(zip(ADVERSARIES, arrays["above_half_nyquist"], strict=True))
-    if not np.isnan(gaps := shares[DISCRETE] - shares[PIXEL]).all():
-        yield _row(specimen, DIFFERENCE, "energy_above_half_nyquist", gaps)
+    words, pixels = map(ADVERSARIES.index, (DISCRETE, PIXEL))
+    for metric, name in MEASURES.items():
+        gaps = _values(arrays, metric, name, words) - _values(arrays, metric, name, pixels)
+        if not np.isnan(gaps).all():
+            yield _row(specimen, DIFFERENCE, metric, gaps)
 
 
 def _rows_of(specimen: Specimen, arrays: Mapping[str, np.ndarray], place: int) -> Iterator[Row]:
     """Of one adversary; none of what no picture has: of one that changes nothing there are no frequencies."""
     for metric, name in MEASURES.items():
-        values = arrays[name][place] * (255 if metric == "linf_255" else 1)
+        values = _values(arrays, metric, name, place)
         if not np.isnan(values).all():
             yield _row(specimen, ADVERSARIES[place], metric, values)
+
+
+def _values(arrays: Mapping[str, np.ndarray], metric: str, name: str, place: int) -> np.ndarray:
+    """Of each picture, in the unit of the metric."""
+    return arrays[name][place] * (255.0 if metric == "linf_255" else 1.0)
 
 
 def _row(specimen: Specimen, suite: str, metric: str, of_pictures: np.ndarray) -> Row:

@@ -1,6 +1,6 @@
 """`dat analyze statistics`: how alike clean and adversarial pictures are to the normalisation layers of models.
 
-OUT/statistics.jsonl  statistics.png  measured/*.npz   what is kept of each model, so that a call goes on
+OUT/statistics.html  statistics.jsonl  statistics.png  measured/*.npz   what is kept of each model, so that a call goes on
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from dat.analysis.adversaries import ADVERSARIES, DISCRETE, PIXEL
 from dat.analysis.statistics import POSSIBLE, Likeness, channel_statistics, likenesses
@@ -20,10 +21,13 @@ from dat.engine import run_folder
 from dat.errors import UsageError
 from dat.progress import Bar
 from dat.report.figures import png_of
-from dat.report.statistics_figure import Correlations, statistics_figure
-from dat.results import INTERVAL, UNBOUNDED, Row, mean_interval, write_bytes, write_rows
+from dat.report.sheet import Sheet, plots_of, rows_table, sheet_page, tally
+from dat.report.statistics_figure import LABELS, Correlations, statistics_figure
+from dat.report.tables import Column
+from dat.results import INTERVAL, UNBOUNDED, Row, mean_interval, write_bytes, write_rows, write_text
 
-PICTURE, ROWS = "statistics.png", "statistics.jsonl"
+PICTURE, ROWS, PAGE = "statistics.png", "statistics.jsonl", "statistics.html"
+COLUMNS = (Column("Means", "correlation"), Column("Variances", "correlation"))
 METRICS = ("correlation_of_means", "correlation_of_variances")
 """In the order of the last axis of `Correlations.values`."""
 OVER_BATCHES = "Student over batches"
@@ -57,8 +61,35 @@ def statistics(places: Sequence[Path], out: Path, options: Options) -> list[Row]
             measured = [_measured(specimen, out, bar) for specimen in specimens]
         rows = [row for one in measured for row in _rows(one)]
         write_rows(out / ROWS, rows)
-        write_bytes(out / PICTURE, png_of(statistics_figure({one.specimen.name: one.found for one in measured})))
+        figure = statistics_figure({one.specimen.name: one.found for one in measured})
+        write_bytes(out / PICTURE, png_of(figure))
+        write_text(out / PAGE, sheet_page(_sheet(rows, figure)))
     return rows
+
+
+def _sheet(rows: Sequence[Row], figure: Figure) -> Sheet:
+    """What came of it, the figure, and a line for each model and adversary."""
+    of_models = [row for row in rows if row.suite.count("/") == 1]
+    gap = f"statistics/{DIFFERENCE}"
+    said = (
+        "To the normalisation layers, is what DAT's adversary makes of a picture closer to it than what AT's makes? By models, "
+        f"DAT's correlation of means is {tally(rows, gap, METRICS[0])}; of variances, {tally(rows, gap, METRICS[1])}."
+    )
+    caption = (
+        "Pearson's correlation of the channels' means and variances between a batch and what an adversary makes of it: mean over "
+        "layers and batches, with half of its 95 % interval over batches."
+    )
+    lines = {f"statistics/{name}": LABELS[name] for name in ADVERSARIES} | {gap: "words minus pixels, paired"}
+    table = rows_table(
+        of_models, caption=caption, lines=lines, metrics=dict(zip(METRICS, COLUMNS, strict=True)), groups=["model"]
+    )
+    shown = (
+        "Left: how often which correlation was met, over batches and layers. Right: mean over batches at each layer, with its "
+        "95 % interval."
+    )
+    subtitle = f"Figure 2 of the paper \N{MIDDLE DOT} {rows[0].n} pictures in batches of {rows[0].protocol['batch_size']}"
+    plots = plots_of({"correlations": figure}, {"correlations": shown})
+    return Sheet("Statistics at normalisation layers", subtitle, (said,), {table.name: table}, plots, (ROWS, PICTURE))
 
 
 def _refuse_few(specimen: Specimen) -> None:

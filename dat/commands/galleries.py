@@ -11,7 +11,7 @@ from PIL import Image
 from dat.analysis.codes import Change, discrete_change
 from dat.commands.asked import Trained, asked
 from dat.commands.discretize import MOST_SHOWN
-from dat.commands.specimens import discretizer_of, open_run, view_of_run
+from dat.commands.specimens import open_run, source_of, view_of_run
 from dat.data.images import decode
 from dat.data.picture_files import as_batch
 from dat.data.pipeline import CenterCrop
@@ -93,7 +93,8 @@ def step_through(
         raise UsageError(f"--alpha is {bad[0]}, the L2 length of a step; write 0 or more.")
     run = open_run(model)
     run.model.to(device)
-    discretizer, view, shown = discretizer_of(run, model, source).to(device), view_of_run(run, None), paths[:MOST_SHOWN]
+    discretizer = load_discretizer(source_of(run, model, source)).exact().to(device)
+    view, shown = view_of_run(run, None), paths[:MOST_SHOWN]
     found, strips = list[Stepped](), list[Image.Image]()
     with Bar("discretize", len(shown)) as bar:
         for path in shown:

@@ -2,7 +2,7 @@
 
 OUT/<recipe>/   a run of `dat train` each (of the paper's scale: one a row, with evaluation/ of `dat eval` in it)
 OUT/codes/measured/   what was measured of the modified codes of each model
-OUT/table8.md  table8.csv  table8.tex
+OUT/table8.html  table8.md  table8.csv  table8.tex
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ from dat.recipe.parts import OnDisk
 from dat.recipe.table_plan import TablePlan, check_scale, classification, load_plan
 from dat.report.answered import kept_answers, right_of
 from dat.report.formats import latex_text, markdown_table
-from dat.report.reproduced import CODES, MCE, Beside, beside, sheet, table_of
+from dat.report.reproduced import CODES, ITSELF, MCE, ORIENTATION, Beside, beside, sheet, table_of
+from dat.report.sheet import Sheet, sheet_page
 from dat.report.tables import Comparison, Table, comparison_table, plain_table
 from dat.results import RESULTS, Row, read_rows, write_csv, write_text
 from dat.studies.study import Job
@@ -203,12 +204,18 @@ class Reproduction:
         return table_of(self.name, f"{self.plan.title}. Scale {self.scale}, in percent.", found, titles, notes)
 
     def write(self, found: Sequence[Beside]) -> tuple[str, Path]:
-        """Write the table as Markdown, CSV and LaTeX; its text, and the first of these files."""
+        """Write the table as a page, Markdown, CSV and LaTeX; its text, and the page."""
         table, place = self.table(found), self.folder / self.name
         write_text(place.with_suffix(".md"), f"# {self.plan.title}\n\n{markdown_table(table)}\n")
         write_csv(place.with_suffix(".csv"), sheet(found))
         write_text(place.with_suffix(".tex"), latex_text(table))
-        return plain_table(table), place.with_suffix(".md")
+        files = tuple(place.with_suffix(ending).name for ending in (".md", ".csv", ".tex"))
+        seeds = sorted({len(run.recipe.seeds) for run in self.runs})
+        subtitle = f"Scale {self.scale} \N{MIDDLE DOT} {len(self.runs)} runs, {' or '.join(map(str, seeds))} seeds each"
+        lead = ITSELF if self.is_papers else ORIENTATION
+        sheet_of = Sheet(self.plan.title, subtitle, (lead,), {table.name: table}, {}, files)
+        write_text(place.with_suffix(".html"), sheet_page(sheet_of))
+        return plain_table(table), place.with_suffix(".html")
 
 
 def open_reproduction(
@@ -225,11 +232,20 @@ def open_reproduction(
     data = next((text.removeprefix("data=") for text in overrides if text.startswith("data=")), None)
     if data is not None and scale == "demo":
         raise UsageError(f"data is {data}, but the demo's digits come with scikit-learn; leave it out, or add --scale cifar.")
+    if out_key := [text for text in overrides if text.startswith("out=")]:
+        raise UsageError(f"{out_key[0]} names one folder for all runs; write --out {out_key[0].removeprefix('out=')}.")
     test = "val" if scale == PAPERS else "test"
     own = [text for text in overrides if not text.startswith("data=")]
     changes = (*([f"data.train={data}/train", f"data.test={data}/{test}"] if data is not None else []), *own)
     planned = _papers(plan, folder, changes) if scale == PAPERS else _scaled(plan, scale, folder, changes)
-    return Reproduction(table, scale, plan, folder, tuple(planned), data)
+    found = Reproduction(table, scale, plan, folder, tuple(planned), data)
+    for run in found.runs:
+        if unknown := [label for label in run.recipe.methods if label not in run.rows or run.rows[label] not in plan.rows]:
+            raise UsageError(
+                f"Method {unknown[0]} of {run.name} is no row of {table} ({', '.join(plan.rows)}); leave it out, or train it by "
+                "`dat train`."
+            )
+    return found
 
 
 def _scaled(plan: TablePlan, scale: Any, folder: Path, changes: Sequence[str]) -> Iterator[Planned]:

@@ -7,10 +7,12 @@ import io
 import json
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import count
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
+from weakref import WeakKeyDictionary
 from zipfile import BadZipFile
 
 import numpy as np
@@ -30,6 +32,7 @@ from dat.commands.trained import (
     load_run,
     models_of,
     pretraining_of,
+    refuse_missing,
     refuse_unfinished,
     run_folder_of,
 )
@@ -194,31 +197,55 @@ def open_specimens(places: Sequence[Path], options: Options) -> list[Specimen]:
         DataError: pictures cannot be read, or have several sizes.
         UsageError: an option that does not fit.
     """
-    folders = list(dict.fromkeys(model for place in places for model in models_of(place)))
-    several = len({run_folder_of(folder) for folder in folders}) > 1
-    known: dict[object, Pictures] = {}
-    found = [_specimen(folder, options, known) for folder in folders]
-    named = [run_folder_of(folder).name + "/" if several else "" for folder in folders]
-    return [replace(one, name=before + one.name) for one, before in zip(found, named, strict=True)]
+    folders: dict[Path, Path] = {}
+    for place in places:
+        refuse_missing(place)
+        folders |= {model.resolve(): model for model in models_of(place) if model.resolve() not in folders}
+    known = Known()
+    found = [_specimen(folder, options, known) for folder in folders.values()]
+    return [replace(one, name=name) for one, name in zip(found, _names([*folders]), strict=True)]
 
 
-def _specimen(folder: Path, options: Options, known: dict[object, Pictures]) -> Specimen:
+def _names(models: Sequence[Path]) -> list[str]:
+    """What models of runs are called: of several runs with so much of the path before as tells them apart."""
+    runs = {model: run_folder_of(model) for model in models}
+    several = {*runs.values()}
+    depth = next(depth for depth in count(0) if len({_ending(run, depth) for run in several}) == len(several))
+    return ["/".join((*_ending(run, depth), *model.relative_to(run).parts)) for model, run in runs.items()]
+
+
+def _ending(path: Path, parts: int) -> tuple[str, ...]:
+    return path.parts[len(path.parts) - parts :]
+
+
+@dataclass(frozen=True)
+class Known:
+    """What several models share: pictures by where they come from and how they are shown, discretizers by their source."""
+
+    pictures: dict[object, Pictures] = field(default_factory=dict)
+    discretizers: dict[object, FrozenDiscretizer] = field(default_factory=dict)
+
+
+def _specimen(folder: Path, options: Options, known: Known) -> Specimen:
     refuse_unfinished(folder)
     run = open_run(folder)
     device = torch.device("cpu") if on_cpu(options.cpu) else torch.accelerator.current_accelerator()
     run.model.to(device)
     view = view_of_run(run, options.size)
     key = (options.data or run_folder_of(folder), view)
-    if key not in known:
-        known[key] = _read(_source(run, options.data), view, options.pictures)
+    if key not in known.pictures:
+        known.pictures[key] = _read(_source(run, options.data), view, options.pictures)
+    source = source_of(run, folder, options.source)
+    if source not in known.discretizers:
+        known.discretizers[source] = load_discretizer(source).exact().to(device)
     default = BOXED_BATCH if isinstance(run, TrainedDetector) else BATCH
     return Specimen(
         run,
         f"{run.label}-seed{run.seed}",
-        discretizer_of(run, folder, options.source).to(device),
+        known.discretizers[source],
         _alpha(run, folder, options.alpha),
         _ball(run, options.epsilon_255),
-        known[key],
+        known.pictures[key],
         options.batch_size or default,
     )
 
@@ -269,13 +296,13 @@ def _read(source: Source, view: Any, most: int) -> Pictures:
     return Pictures(np.stack(found))
 
 
-def discretizer_of(run: Trained, folder: Path, source: str | None) -> FrozenDiscretizer:
-    """In float32. Raises: CheckpointError: there is none."""
+def source_of(run: Trained, folder: Path, source: str | None) -> str | Path:
+    """Of the discretizer. Raises: CheckpointError: there is none."""
     section = run.recipe.discretizer
     if source is None and section is None:
         raise CheckpointError(f"{folder} was trained without a discretizer; add --with, a name of `dat discretizer list`.")
     own = section.load if section is not None else None
-    return load_discretizer(source or own or run_folder_of(folder) / "discretizer").exact()
+    return source or own or run_folder_of(folder) / "discretizer"
 
 
 def _alpha(run: Trained, folder: Path, given: float | None) -> float:
@@ -332,8 +359,18 @@ def _place(folder: Path, specimen: Specimen, verb: str) -> Path:
     return folder / MEASURED / f"{verb}-{specimen.run.label}-seed{specimen.run.seed}-{specimen.checkpoint[:8]}.npz"
 
 
+def words_hash(discretizer: FrozenDiscretizer) -> str:
+    """Hash of the weights of a discretizer, taken once: they are frozen."""
+    if discretizer not in _HASHES:
+        _HASHES[discretizer] = checkpoint_hash(discretizer)
+    return _HASHES[discretizer]
+
+
+_HASHES: WeakKeyDictionary[FrozenDiscretizer, str] = WeakKeyDictionary()
+
+
 def _identity(specimen: Specimen) -> Any:
     """All that what is measured depends on."""
     whole = {"checkpoint": specimen.checkpoint, "batch_size": specimen.batch_size, "count": len(specimen.pictures)}
-    words = checkpoint_hash(specimen.discretizer)
+    words = words_hash(specimen.discretizer)
     return from_json(json.dumps({**whole, **specimen.protocol, "discretizer": words, "dat": versions()["dat"]}))

@@ -14,18 +14,21 @@ from __future__ import annotations
 import copy
 import shutil
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from dat.engine import dependence, run_folder
 from dat.engine.dependence import Dependence
 from dat.engine.processes import joined, on_cpu
 from dat.engine.run_folder import Run
 from dat.errors import DatError, RunFolderError, UsageError
+from dat.evaluation.identity import checkpoint_hash, detector_hash
 from dat.evaluation.right import RIGHT
 from dat.progress import warn
 from dat.recipe import file, read
@@ -34,8 +37,8 @@ from dat.recipe.inputs import dependences, inputs_of
 from dat.recipe.older import as_it_was_meant, drawing_as
 from dat.recipe.parts import OnDisk, Parts
 from dat.recipe.strength import note_on_alpha
-from dat.results import MISTAKES, RESULTS, RUN, hashes_of, machine, versions, write_rows, write_text
-from dat.studies.study import Study
+from dat.results import MISTAKES, RESULTS, RUN, Row, hashes_of, machine, versions, write_rows, write_text
+from dat.studies.study import Job, Study
 from dat.studies.table import STUDIES
 from dat.types import Place
 
@@ -44,6 +47,8 @@ SHOWN = (RESULTS, RECIPE, "pictures.npz", "reconstructions.npz", MISTAKES, f"{RI
 """What the page of a run is made from, beside `run.json`, which keeps their hashes, logs, and weights, which have their own."""
 OUTCOME = ("report.html", "report.md", "tables", "pictures.npz", "equal-time.yaml", MISTAKES, RESULTS)
 """What a run ends with: of one recipe, never of two."""
+HASHES = {"detection": detector_hash}
+"""Of models, by the kind of a recipe, where it is not `checkpoint_hash`; as `dat eval` has them."""
 KEPT = ("discretizer",)
 """Facts that a run goes on with."""
 
@@ -202,12 +207,19 @@ def _finish(study: Study, run: Run, parts: Iterable[str]) -> None:
     if run.place.is_main:
         study.pictures(models)
         if rows:
-            write_rows(run.folder / RESULTS, rows)
+            write_rows(run.folder / RESULTS, _of_weights(rows, models, HASHES.get(str(run.facts["kind"]), checkpoint_hash)))
         run.facts["files"] = hashes_of(run.folder, [*SHOWN, *(f"{part}/log.jsonl" for part in parts)])
         run.write()
         from dat.commands import report  # draws, and takes a tenth of the start to import
 
         report.write(run.folder)
+
+
+def _of_weights(rows: Iterable[Row], models: Mapping[Job, Any], hash_of: Callable[[nn.Module], str]) -> Iterator[Row]:
+    """Rows of ours with the hash of the model that each was measured of."""
+    hashes = {(job.label, job.seed): hash_of(model) for job, model in models.items() if isinstance(model, nn.Module)}
+    for row in rows:
+        yield replace(row, checkpoint=hashes.get((row.method, row.seed), "")) if row.source == "ours" else row
 
 
 @contextmanager

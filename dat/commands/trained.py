@@ -285,6 +285,21 @@ def models_of(path: Path) -> list[Path]:
     return known or [path]
 
 
+def refuse_missing(path: Path) -> None:
+    """Refuse a whole run of which trainings have not begun: the others would pass for all of it.
+
+    Raises:
+        CheckpointError: with their names.
+    """
+    recipe: Any = read.load(str(path / "recipe.yaml")) if (path / "recipe.yaml").is_file() else None
+    wanted = [f"{label}-seed{seed}" for label in getattr(recipe, "methods", ()) for seed in recipe.seeds]
+    missing = [name for name in wanted if not has_begun(path / name)]
+    if missing:
+        there = [path / name for name in wanted if name not in missing]
+        instead = f", or name those that are there, e.g. {there[0]}" if there else ""
+        raise CheckpointError(f"{path} lacks {', '.join(missing)}, not trained yet; finish it with --resume{instead}.")
+
+
 def _is_of(model: Path, label: str) -> bool:
     """Whether a folder holds a trained model of this method."""
     return model.name.rpartition("-seed")[0] == label and has_begun(model)

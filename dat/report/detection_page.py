@@ -12,6 +12,7 @@ from pathlib import Path
 
 from dat.errors import DataError
 from dat.report.boxed_pictures import read_boxed_pictures
+from dat.report.origins import short
 from dat.report.page import (
     Facts,
     Report,
@@ -26,7 +27,6 @@ from dat.report.page import (
     read_facts,
     read_file,
     section,
-    short,
     trade_plot,
     training_plot,
     write_pages,

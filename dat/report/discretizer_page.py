@@ -15,6 +15,7 @@ import numpy as np
 from dat.discretizers.pretrained import FILE_NAME, read_extra
 from dat.errors import CheckpointError, DataError
 from dat.report import figures
+from dat.report.origins import short, spelled
 from dat.report.page import (
     Facts,
     alarms_of,
@@ -26,8 +27,6 @@ from dat.report.page import (
     read_log,
     render,
     section,
-    short,
-    spelled,
     tell,
 )
 from dat.results import RUN, write_text

@@ -39,19 +39,28 @@ function makeSortable(table) {
   });
 }
 
+// Numbers that say where they come from: Tab reaches one of a table, and the arrows left and right the others.
+
+function makeRoving(table) {
+  const numbers = () => [...table.querySelectorAll(".from")];
+  numbers().slice(1).forEach((number) => { number.tabIndex = -1; });
+  table.addEventListener("keydown", ({ target: from, key }) => {
+    const to = from.matches(".from") && numbers()[numbers().indexOf(from) + { ArrowRight: 1, ArrowLeft: -1 }[key]];
+    if (to) [from.tabIndex, to.tabIndex] = [-1, 0];
+    if (to) to.focus();
+  });
+}
+
 // Pictures: the views of each lie on one another, and one slider fades all of them.
 
 function element(tag, className, ...children) {
-  const made = document.createElement(tag);
-  made.className = className;
-  made.append(...children);
-  return made;
+  const made = Object.assign(document.createElement(tag), { className });
+  return made.append(...children), made;
 }
 
 function cardOf(row, count) {
   const views = [...row.cells].slice(0, count).map((cell) => cell.querySelector("img").cloneNode());
-  const words = row.nextElementSibling.cells[0].cloneNode(true).childNodes;
-  return [views, element("li", "", element("div", "stack", ...views), element("p", "", ...words))];
+  return [views, element("li", "", element("div", "stack", ...views), element("p", "", ...row.nextElementSibling.cells[0].cloneNode(true).childNodes))];
 }
 
 function makeSlider(table) {
@@ -86,5 +95,5 @@ function makeSlider(table) {
   show(0);
 }
 
-document.querySelectorAll("table.data").forEach(makeSortable);
+document.querySelectorAll("table.data").forEach((table) => [makeSortable, makeRoving].forEach((make) => make(table)));
 document.querySelectorAll("table.pictures[data-stops]").forEach(makeSlider);

@@ -41,11 +41,11 @@ from dat.report.mistakes import (
     reliability_figure,
     worst_table,
 )
+from dat.report.origins import Origins, shared, short, spelled
 from dat.report.paper import paper_table
 from dat.report.reading import opening, sentences
 from dat.report.tables import (
     BASELINE,
-    TIMES,
     Comparison,
     Table,
     accuracy_table,
@@ -637,26 +637,6 @@ def protocol_title(suite: str) -> str:
     return PROTOCOL_TITLES.get(suite, suite_title(suite))
 
 
-def shared(settings: list[dict[str, object]]) -> dict[str, object]:
-    """The entries that are the same in all."""
-    first, *others = settings
-    return {key: value for key, value in first.items() if all(other.get(key) == value for other in others)}
-
-
-def spelled(settings: Mapping[str, object]) -> str:
-    """`epsilon 0.03, steps 1`."""
-    return ", ".join(f"{key.replace('_', ' ')} {short(value)}" for key, value in settings.items())
-
-
-def short(value: object) -> str:
-    """A setting as text; numbers to four digits."""
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, list):
-        return f" {TIMES} ".join(map(short, value))
-    return str(value)
-
-
 # The two pages.
 
 
@@ -666,6 +646,7 @@ def html_page(report: Report) -> str:
     return render(
         "page.html.j2",
         report=report,
+        origins=Origins([*report.tables.values()]),
         order={method: index for index, method in enumerate(report.methods)},
         light=[light for light, _ in colours.values()],
         dark=[dark for _, dark in colours.values()],

@@ -19,7 +19,7 @@ from dat.report.tables import (
 )
 from dat.results import Row
 
-Quoted = Mapping[tuple[str, str, str], float]
+Quoted = Mapping[tuple[str, str, str], Row]
 """What a paper reports, by method, suite and metric."""
 
 
@@ -32,7 +32,7 @@ def paper_table(comparison: Comparison, rows: Iterable[Row]) -> Table | None:
     papers = [row for row in rows if row.source == "paper"]
     if not papers:
         return None
-    quoted = {(row.method, row.suite, row.metric): row.value for row in papers}
+    quoted = {(row.method, row.suite, row.metric): row for row in papers}
     sources = sorted({str(row.protocol.get("source", "not said")) for row in papers})
     return Table(
         name="paper",
@@ -55,11 +55,12 @@ def _line(comparison: Comparison, quoted: Quoted, key: tuple[str, str, str]) -> 
     method, suite, metric = key
     is_ours = metric == "accuracy"
     ours = comparison.estimate(suite, method) if is_ours else None
-    delta = Cell(number(ours.mean - quoted[key], decimals=2, signed=True)) if ours else ABSENT
-    count = Cell(str(ours.n)) if ours else ABSENT
+    delta = Cell(number(ours.mean - quoted[key].value, decimals=2, signed=True), quoted=ours.rows) if ours else ABSENT
+    count = Cell(str(ours.n), quoted=ours.rows) if ours else ABSENT
     gain = cell(comparison.difference(suite, method), decimals=2, signed=True) if is_ours and method != BASELINE else ABSENT
     title = suite_title(suite) if is_ours else "Corruptions, mCE"
-    cells = (Cell(number(quoted[key], decimals=2)), cell(ours, decimals=2), delta, count, _gain(quoted, key), gain)
+    paper = Cell(number(quoted[key].value, decimals=2), quoted=(quoted[key],))
+    cells = (paper, cell(ours, decimals=2), delta, count, _gain(quoted, key), gain)
     return Line(title, cells, group=method_title(method))
 
 
@@ -69,4 +70,5 @@ def _gain(quoted: Quoted, key: tuple[str, str, str]) -> Cell:
     baseline = quoted.get((BASELINE, suite, metric))
     if method == BASELINE or baseline is None:
         return ABSENT
-    return Cell(number(quoted[key] - baseline, decimals=2, signed=True))
+    gain = quoted[key].value - baseline.value
+    return Cell(number(gain, decimals=2, signed=True), quoted=(quoted[key], baseline))

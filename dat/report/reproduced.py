@@ -80,7 +80,7 @@ def table_of(name: str, caption: str, found: Sequence[Beside], titles: Mapping[s
 
 
 def _line(one: Beside, titles: Mapping[str, str]) -> Line:
-    numbers = Cell(f"{one.ours.n} x {one.ours.seeds}") if one.ours is not None else ABSENT
+    numbers = Cell(f"{one.ours.n} x {one.ours.seeds}", quoted=one.ours.rows) if one.ours is not None else ABSENT
     cells = (
         _plain(one.paper),
         cell(one.ours, decimals=2),

@@ -15,6 +15,7 @@ import numpy as np
 
 from dat.errors import DataError
 from dat.report import figures
+from dat.report.origins import short
 from dat.report.page import (
     Facts,
     Gallery,
@@ -31,7 +32,6 @@ from dat.report.page import (
     read_facts,
     read_file,
     section,
-    short,
     trade_plot,
     training_plot,
     write_pages,

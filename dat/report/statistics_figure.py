@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float64
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from dat.analysis.statistics import POSSIBLE
 from dat.report.figures import METHOD_COLOURS, STYLE, add_titled_legend
@@ -102,6 +103,7 @@ def draw_histogram(axes: Axes, found: Correlations, which: int, low: float) -> N
         axes.stairs(counts, edges, color=colour_of(adversary), lw=1.4)
         axes.stairs(counts, edges, color=colour_of(adversary), fill=True, alpha=0.12)
     axes.grid(axis="x", visible=False)
+    axes.xaxis.set_major_locator(MaxNLocator(3))  # numbers of four digits behind the point overlap if they are more
 
 
 def draw_layers(axes: Axes, found: Correlations, which: int) -> None:

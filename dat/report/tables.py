@@ -27,6 +27,8 @@ Scores = dict[str, dict[str, dict[Seed, float]]]
 """suite -> method -> seed -> value"""
 Answers = Mapping[tuple[str, Seed], Mapping[str, Correct]]
 """Of each model, by method and seed, and on each suite: whether it was right, for every picture."""
+Rows = Mapping[tuple[str, str], Sequence[Row]]
+"""By suite and method."""
 
 BASELINE = "standard"
 ADVERSARY = ("words/adversarial", "loss_above_random")
@@ -78,12 +80,16 @@ SUITE_TITLES = {
 
 @dataclass(frozen=True)
 class Estimate:
-    """Mean over `seeds` with its 95 % interval (none where there is nothing to judge by); `n` images at each seed."""
+    """Mean over `seeds` with its 95 % interval (none where there is nothing to judge by); `n` images at each seed.
+
+    `rows` are what it was made of, those of both methods where it is a difference; none where that is not told.
+    """
 
     mean: float
     interval: tuple[float, float] | None
     seeds: int
     n: int
+    rows: tuple[Row, ...] = field(default=(), compare=False, repr=False)
 
     @property
     def sign(self) -> int:
@@ -107,7 +113,7 @@ class Comparison:
     `pictures` is what the first of several test sets is called; suites on the others say their own, as `clean@art`.
 
     `answers` are what the accuracies are the means of. Where those of all models are there, intervals are over seeds and
-    pictures; else over seeds, of which there must be three.
+    pictures; else over seeds, of which there must be three. `rows` are what all of it was made of, by suite and method.
     """
 
     methods: tuple[str, ...]
@@ -119,6 +125,7 @@ class Comparison:
     adversaries: dict[str, dict[Seed, int]]
     pictures: str = ""
     answers: Answers = field(default_factory=dict)
+    rows: Rows = field(default_factory=dict, compare=False, repr=False)
     _layouts: dict[str, Layout | None] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def title(self, suite: str) -> str:
@@ -177,6 +184,10 @@ class Comparison:
 
         Where methods share no three seeds, each is judged by its own spread over those that it has.
         """
+        found = self._estimate(suite, method)
+        return replace(found, rows=self.rows_of(suite, method)) if found else None
+
+    def _estimate(self, suite: str, method: str) -> Estimate | None:
         values = self.scores.get(suite, {}).get(method, {})
         images = self.images.get(suite, 0)
         if suite == "cost":
@@ -189,6 +200,14 @@ class Comparison:
         mean, half = layout.mean(method), layout.half_interval(method)
         return Estimate(mean, (max(0.0, mean - half), min(100.0, mean + half)), len(layout.seeds), images)
 
+    def rows_of(self, suite: str, *methods: str) -> tuple[Row, ...]:
+        """What a number of these methods on a suite was made of, at the seeds that count; of a mean over cells, all of these."""
+        layout, values = self.layout(suite), [self.scores.get(suite, {}).get(method, {}) for method in methods]
+        seeds = layout.seeds if layout is not None and {*methods} <= {*layout.methods} else shared_seeds(values)
+        members = derived_suites(self.corruptions, self.severities).get(suite, [suite])
+        found = (row for method in methods for member in members for row in self.rows.get((member, method), ()))
+        return tuple(row for row in found if row.seed in seeds)
+
     def seeds(self, method: str) -> set[Seed]:
         """Of all models of a method that were measured."""
         return {seed for methods in self.scores.values() for seed in methods.get(method, {})}
@@ -198,6 +217,10 @@ class Comparison:
 
         There is no interval where one of the two is not judged, or without two methods.
         """
+        found = self._difference(suite, method, to)
+        return replace(found, rows=self.rows_of(suite, method, to)) if found else None
+
+    def _difference(self, suite: str, method: str, to: str) -> Estimate | None:
         layout, images = self.layout(suite), self.images.get(suite, 0)
         if layout is None or method == to or not {method, to} <= set(layout.methods):
             gaps = [ours - theirs for ours, theirs in self._pairs(suite, method, to)]
@@ -301,7 +324,16 @@ def comparison_table(
         adversaries=adversaries,
         pictures=pictures,
         answers=answers or {},
+        rows=by_suite(rows),
     )
+
+
+def by_suite(rows: Iterable[Row]) -> dict[tuple[str, str], list[Row]]:
+    """Rows by suite and method."""
+    found: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        found.setdefault((row.suite, row.method), []).append(row)
+    return found
 
 
 def by_set(rows: Sequence[Row], *, named: bool = False) -> tuple[list[Row], str]:
@@ -419,7 +451,8 @@ def averaged(scores: Scores, members: Sequence[str]) -> dict[str, dict[Seed, flo
 class Cell:
     """A number as text, its half interval as text, how it ranks, and `shade` in [-1, 1]: how far from the baseline.
 
-    `estimate`: what the text is of, where it is one, for files that are not read by eye.
+    `estimate`: what the text is of, where it is one, for files that are not read by eye. `quoted`: the rows behind a text that
+    is no estimate.
     """
 
     text: str
@@ -427,6 +460,12 @@ class Cell:
     mark: Mark = ""
     shade: float = 0.0
     estimate: Estimate | None = field(default=None, compare=False, repr=False)
+    quoted: tuple[Row, ...] = field(default=(), compare=False, repr=False)
+
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        """What its number was made of."""
+        return self.quoted or (self.estimate.rows if self.estimate else ())
 
 
 @dataclass(frozen=True)
@@ -638,7 +677,10 @@ def cost_cells(comparison: Comparison, method: str) -> list[Cell]:
     if "cost" not in comparison.scores:
         return []
     if BASELINE in comparison.scores["cost"]:
-        return [ratio_cell(comparison.ratios("cost", method)) if method != BASELINE else Cell("1")]
+        if method == BASELINE:
+            return [Cell("1", quoted=comparison.rows_of("cost", method))]
+        ratio = ratio_cell(comparison.ratios("cost", method))
+        return [replace(ratio, quoted=comparison.rows_of("cost", method, BASELINE)) if ratio != ABSENT else ratio]
     return [cell(comparison.estimate("cost", method), decimals=3)]
 
 

@@ -31,9 +31,11 @@ from dat.data.boxed import Letterbox
 from dat.data.folders import PictureFolder
 from dat.data.pipeline import CenterCrop
 from dat.discretizers import codes
+from dat.discretizers.frozen import FrozenDiscretizer
 from dat.discretizers.pretrained import load_discretizer
 from dat.engine import checkpoint
 from dat.errors import CheckpointError, DataError, DatError, UsageError
+from dat.evaluation.identity import checkpoint_hash
 from dat.methods.at import AT
 from dat.nn.features import encoder_of
 from dat.recipe import read
@@ -136,6 +138,9 @@ def test_rows_of_spectra_are_means_over_pictures(run: Path, photos: Path, tmp_pa
     assert found["spectrum/pixel", "linf_255"].value == pytest.approx(8, abs=1e-3)
     gap = expected["discrete"].above_half_nyquist - expected["pixel"].above_half_nyquist
     assert found["spectrum/discrete-minus-pixel", "energy_above_half_nyquist"].value == pytest.approx(float(gap.mean()))
+    further = 255 * (expected["discrete"].linf - expected["pixel"].linf)
+    row, (mean, interval) = found["spectrum/discrete-minus-pixel", "linf_255"], mean_interval(further.tolist())
+    assert (row.value, row.ci) == (pytest.approx(mean), pytest.approx(interval))
     assert found["spectrum/clean", "colours_in_patch"].value == 64
     with Image.open(tmp_path / "spectrum.png") as picture:
         assert min(picture.size) > 500
@@ -195,6 +200,21 @@ def test_steps_are_those_of_table_8_and_of_the_run_and_are_kept(run: Path, tmp_p
             analyze_codes.sweep([run / "dat-seed0"], tmp_path, few, alphas=[0.7])
 
 
+def test_a_discretizer_is_read_and_hashed_once_for_all_models_and_alphas(run: Path, tmp_path: Path) -> None:
+    hashed = list[type]()
+
+    def noted(model: nn.Module) -> str:
+        hashed.append(type(model))
+        return checkpoint_hash(model)
+
+    with (
+        patch.object(specimens, "checkpoint_hash", noted),
+        patch.object(specimens, "load_discretizer", wraps=load_discretizer) as read_once,
+    ):
+        analyze_codes.sweep([run], tmp_path, Options(pictures=2, batch_size=2, cpu=True), alphas=[0.1, 0.2])
+    assert hashed.count(FrozenDiscretizer) == read_once.call_count == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -221,6 +241,11 @@ def test_what_was_measured_is_kept(verb: Callable[..., Any], run: Path, tmp_path
     kept = next((tmp_path / "measured").glob("*at-seed0*"))
     kept.write_bytes(kept.read_bytes()[:100])
     assert verb([run], tmp_path, FEW) == first
+
+
+def test_rows_of_a_run_name_the_weights_that_are_read_back(run: Path) -> None:
+    known = {row.method: row.checkpoint for row in read_rows(run / "results.jsonl")}
+    assert known == {one.run.label: one.checkpoint for one in open_specimens([run], FEW)}
 
 
 def test_the_test_pictures_of_the_run_are_taken_where_none_are_named(run: Path) -> None:
@@ -335,6 +360,34 @@ def test_a_half_finished_run_is_refused(run: Path, tmp_path: Path, capsys: pytes
         refused(FEW, half)
     assert "Note" not in capsys.readouterr().err, "one sentence, not two"
     assert len(refused(FEW, half / "at-seed0")) == 1
+
+
+def test_a_run_of_which_trainings_have_not_begun_is_refused(run: Path, tmp_path: Path) -> None:
+    part = shutil.copytree(run, tmp_path / "part")
+    shutil.rmtree(part / "dat-seed0")
+    with pytest.raises(CheckpointError, match=r"part lacks dat-seed0, not trained yet; .* e.g. .*part/at-seed0\."):
+        refused(FEW, part)
+    assert len(refused(FEW, part / "at-seed0")) == 1
+
+
+def test_a_model_that_is_named_twice_counts_once(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(run.parent)
+    (tmp_path / "link").symlink_to(run)
+    found = refused(FEW, run, run / "dat-seed0", Path(run.name), tmp_path / "link" / "at-seed0")
+    assert [one.name for one in found] == ["at-seed0", "dat-seed0"]
+
+
+def test_models_of_runs_of_one_name_are_told_apart(run: Path, tmp_path: Path) -> None:
+    other = shutil.copytree(run, tmp_path / "elsewhere" / run.name)
+    found = refused(FEW, run / "at-seed0", other / "at-seed0")
+    assert [one.name for one in found] == [f"{run.parent.name}/{run.name}/at-seed0", f"elsewhere/{run.name}/at-seed0"]
+    third = shutil.copytree(run, tmp_path / "other")
+    assert [one.name for one in refused(FEW, run / "at-seed0", third / "dat-seed0")] == [
+        f"{run.name}/at-seed0",
+        "other/dat-seed0",
+    ]
+    last = next((run / "at-seed0" / "checkpoints").glob("step-*"))
+    assert [one.name for one in refused(FEW, run / "at-seed0", last)] == ["at-seed0", f"at-seed0/checkpoints/{last.name}"]
 
 
 def test_too_few_pictures_are_refused(run: Path, photos: Path, tmp_path: Path) -> None:

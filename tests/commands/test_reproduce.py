@@ -158,6 +158,14 @@ def test_folders_of_pictures_go_with_the_other_scales(tmp_path: Path) -> None:
         opened(tmp_path, "data=photos")
 
 
+@pytest.mark.usefixtures("trained")
+def test_a_method_that_is_no_row_and_a_folder_of_all_runs_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"Method mine of .*first.yaml is no row of table8 \(alpha-0, random, alpha-0.4\)"):
+        opened(tmp_path, "methods.mine={method: standard}")
+    with pytest.raises(UsageError, match="out=there names one folder for all runs; write --out there"):
+        opened(tmp_path, "out=there")
+
+
 def test_pictures_that_are_missing_are_told_before_the_first_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake = Trained()
     monkeypatch.setattr(train, "train", fake)

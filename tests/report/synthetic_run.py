@@ -1,6 +1,7 @@
 """A run folder whose numbers are invented here, by formula: it shows the shape of a report, and measures nothing."""
 
 import json
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,8 @@ def row(suite: str, value: float, *, method: str = "dat", seed: int | None = 0, 
     """A row of a suite, measured on 450 images."""
     metric = {"codes": "modified_code_rate", "cost": "seconds_per_step"}.get(suite, "accuracy")
     values = {"metric": metric, "n": 450, "ci": None, "recipe_hash": "0123abcd", "protocol": {"batch": 64}}
+    values |= {"versions": {"dat": "0.1.0", "torch": "2.0"}}
+    values |= {"checkpoint": sha256(f"{method} {seed}".encode()).hexdigest()} if seed is not None else {}
     return Row(suite=suite, value=float(value), method=method, seed=seed, **(values | changes))  # pyright: ignore[reportArgumentType]  # one dict of all types
 
 

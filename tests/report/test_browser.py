@@ -107,5 +107,29 @@ def test_the_slider_fades_from_one_view_to_the_next(browser: tuple[dict[str, Any
     assert browser[0]["report at 390"]["hidden"] == 30
 
 
+def test_a_number_tells_where_it_comes_from_with_the_script_and_without(browser: tuple[dict[str, Any], str]):
+    for found in (browser[0]["told"], browser[0]["told without"]):
+        assert (found["open"], found["inside"], found["closed"]) == (True, True, True)
+        name, suite = found["title"].split(": ")
+        assert suite == "FGSM"
+        facts = found["facts"]
+        seeds = [float(value) for value in re.findall(r"seed \d: ([\d.]+) \(weights [0-9a-f]{8}\)", facts[name])]
+        assert len(seeds) == 3
+        assert sum(seeds) / 3 == pytest.approx(float(re.findall(r"[\d.]+", found["number"])[0]), abs=0.06)
+        assert facts["Pictures"] == "450"
+        assert facts["Measured"] == "epsilon 0.03137"
+        assert facts["Recipe"] == "0123abcd"
+        assert facts["Versions"] == "dat 0.1.0, torch 2.0"
+    assert browser[0]["told"]["stops"] == 1, "one of a table is reached by Tab"
+    assert browser[0]["told without"]["stops"] == browser[0]["told without"]["all"] > 10
+
+
+def test_arrows_walk_from_number_to_number(browser: tuple[dict[str, Any], str]):
+    walked = browser[0]["walked"]
+    assert walked[:3] == [[2, 1], [2, 2], [2, 2]], "the first line names a group"
+    assert walked[3:] == [[2, 3], [2, 4], [3, 1], [2, 4]]
+    assert browser[0]["reached"] == 1
+
+
 def test_pages_are_small(pages: dict[str, str]):
     assert all(len(text.encode()) < 5e6 for text in pages.values())

@@ -64,15 +64,52 @@ function slide(page) {
   outcome.stop = [range.value, shown(), page.querySelectorAll(".stops [aria-pressed=true]").length];
 }
 
+// A number tells where it comes from: with the script and without, by press and by arrows.
+
+function tell(page) {
+  const table = page.getElementById("table-accuracy").closest("table");
+  const numbers = [...table.querySelectorAll("button.from")];
+  numbers[1].click();
+  const told = page.getElementById(numbers[1].getAttribute("popovertarget"));
+  const box = told.getBoundingClientRect();
+  const found = {
+    open: told.matches(":popover-open"),
+    inside: box.left >= 0 && box.right <= 390,
+    title: told.firstElementChild.textContent,
+    facts: Object.fromEntries([...told.querySelectorAll("dt")].map((name) => [name.textContent, name.nextElementSibling.textContent])),
+    number: numbers[1].textContent,
+    stops: numbers.filter((number) => number.tabIndex === 0).length,
+    all: numbers.length,
+  };
+  told.querySelector("button").click();
+  found.closed = !told.matches(":popover-open");
+  return found;
+}
+
+function walk(page) {
+  const table = page.getElementById("table-corruptions").closest("table");
+  const place = () => [page.activeElement.closest("tr").rowIndex, page.activeElement.closest("td").cellIndex];
+  table.querySelector("button.from").focus();
+  outcome.walked = [place()];
+  for (const key of ["ArrowRight", "a", "ArrowRight", "ArrowRight", "ArrowRight", "ArrowLeft"]) {
+    page.activeElement.dispatchEvent(new page.defaultView.KeyboardEvent("keydown", { key, bubbles: true, cancelable: true }));
+    outcome.walked.push(place());
+  }
+  outcome.reached = table.querySelectorAll('button.from[tabindex="0"]').length;
+}
+
 async function trials() {
   for (const [name, text] of Object.entries(pages)) {
-    outcome[`${name} without`] = (await frame(text.replace(/<script>[^]*<\/script>/, ""), 390)).found;
+    const bare = await frame(text.replace(/<script>[^]*<\/script>/, ""), 390);
+    outcome[`${name} without`] = bare.found;
     outcome[`${name} at 1280`] = (await frame(text, 1280)).found;
     const { page, found } = await frame(text, 390);
     outcome[`${name} at 390`] = found;
     if (name === "report") {
       sortTables(page);
       slide(page);
+      [outcome.told, outcome["told without"]] = [tell(page), tell(bare.page)];
+      walk(page);
     }
   }
 }

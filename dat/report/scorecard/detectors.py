@@ -192,7 +192,8 @@ def _mean_cell(card: Card, corruption: str, severities: Sequence[int]) -> Cell:
     there = [row for row in rows if row is not None]
     if len(there) == 1 and len(severities) == 1:
         return row_cell(there[0])
-    return Cell(number(fmean(row.value for row in there), decimals=2)) if len(there) == len(severities) else ABSENT
+    mean = number(fmean(row.value for row in there), decimals=2) if there else ""
+    return Cell(mean, quoted=tuple(there)) if len(there) == len(severities) else ABSENT
 
 
 def protocols(cards: Sequence[Card]) -> dict[str, str]:

@@ -24,6 +24,7 @@ from dat.report import figures
 from dat.report.answered import Said
 from dat.report.formats import TABLES, markdown_table, write_tables
 from dat.report.mistakes import SetOfMistakes
+from dat.report.origins import Origins, spelled
 from dat.report.page import (
     Facts,
     Plot,
@@ -36,7 +37,6 @@ from dat.report.page import (
     read_facts,
     render,
     section,
-    spelled,
     tell,
 )
 from dat.report.scorecard.rows import (
@@ -412,6 +412,7 @@ def html_page(page: ScorePage, name: str) -> str:
         report=page,
         name=name,
         tables=tables_of(name),
+        origins=Origins([*page.tables.values()]),
         order={model: index for index, model in enumerate(page.models)},
         light=[light for light, _ in colours],
         dark=[dark for _, dark in colours],

@@ -192,7 +192,7 @@ def row_cell(row: Row | None) -> Cell:
     return (
         ABSENT
         if row is None
-        else Cell(number(row.value, decimals=2), interval_text(row.ci), estimate=Estimate(row.value, row.ci, 1, row.n))
+        else Cell(number(row.value, decimals=2), interval_text(row.ci), estimate=Estimate(row.value, row.ci, 1, row.n, (row,)))
     )
 
 
@@ -244,7 +244,7 @@ def corruption_error(card: Card, suite: str, corruption: str, severities: Sequen
     paired = all(np.array_equal(scores.positions, counted[0].positions) for scores in counted)
     per_picture = 100 - np.mean([scores.values for scores in counted], axis=0) if paired else np.zeros(0)
     interval = picture_interval(per_picture, bounds=PERCENT) if paired else None
-    return Estimate(value, interval, 1, min(row.n for row in rows))
+    return Estimate(value, interval, 1, min(row.n for row in rows), tuple(rows))
 
 
 def error_cell(value: Estimate | None) -> Cell:
@@ -318,15 +318,15 @@ def difference(first: Card, second: Card, key: Key) -> Difference | str:
         return str(error)
 
 
-def difference_cell(found: Difference | str) -> Cell:
-    """A signed difference; marked where its interval excludes 0."""
+def difference_cell(found: Difference | str, rows: Iterable[Row] = ()) -> Cell:
+    """A signed difference, of which rows; marked where its interval excludes 0."""
     if isinstance(found, str):
         return ABSENT
     return Cell(
         number(found.value, decimals=2, signed=True),
         interval_text(found.ci, signed=True),
         "" if found.is_open else "best",
-        estimate=Estimate(found.value, found.ci, 1, found.n),
+        estimate=Estimate(found.value, found.ci, 1, found.n, tuple(rows)),
     )
 
 
@@ -334,7 +334,14 @@ def differences_table(cards: Sequence[Card], keys: Sequence[Key]) -> Table:
     """Every other model minus the first, on the same pictures."""
     first, *others = cards
     found = {(card.title, key): difference(card, first, key) for card in others for key in keys}
-    lines = [Line(card.title, tuple(difference_cell(found[card.title, key]) for key in keys), card.title) for card in others]
+    lines = [
+        Line(
+            card.title,
+            tuple(difference_cell(found[card.title, key], rows_of((card, first), key).values()) for key in keys),
+            card.title,
+        )
+        for card in others
+    ]
     why = dict.fromkeys(f"{key_title(key)}: {text}" for (_, key), text in found.items() if isinstance(text, str))
     return Table(
         name="differences",

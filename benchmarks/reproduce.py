@@ -1,0 +1,177 @@
+"""What the runs behind the tables of the paper should take: seconds per step and epoch of each method of each recipe, measured
+on a dozen steps, then the minutes of the whole. Processor time of one thread, so that it may share the machine.
+
+`dat reproduce` tells these minutes. Example: `python benchmarks/reproduce.py --data data/cifar10 --output costs.json`
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from dat.data.pipeline import ImageDataset
+from dat.data.subset import Subset
+from dat.engine.loop import train
+from dat.engine.run_folder import Run
+from dat.nn.norm import without_auxiliary_norms
+from dat.recipe.classification import ClassificationRecipe, Comparison
+from dat.recipe.parts import OnDisk
+from dat.recipe.table_plan import classification, load_plan, tables
+from dat.results import machine, versions, write_text
+from dat.studies import discretizer, measured
+from dat.studies.study import Job
+from dat.tasks.classification import Classification
+from dat.types import Place
+
+FEW, MORE = 3, 15
+"""Steps of the two trainings whose difference is a dozen steps; what is left of the shorter one is of its epoch."""
+ALL_OF_CIFAR = 50_000
+ITSELF = Place(torch.device("cpu"))
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A recipe, opened, with its discretizer, what its evaluation depends on, and as many training pictures as are counted."""
+
+    name: str
+    recipe: Comparison
+    discretizer: Any
+    discretizer_s: float
+    evaluation: str
+    pictures: int
+
+
+@dataclass(frozen=True)
+class Known:
+    """What recipes have in common, by its settings: a discretizer with the seconds of its training, seconds of an evaluation."""
+
+    discretizers: dict[str, tuple[Any, float]]
+    evaluations: dict[str, float]
+
+
+def main() -> None:
+    """Measure the recipes that the command line names and print their minutes."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recipes", nargs="+", default=[*all_recipes()], help="names; without it those of all tables")
+    parser.add_argument("--data", type=Path, default=Path("data/cifar10"), help="folder of CIFAR-10, with train and test in it")
+    parser.add_argument("--output", type=Path, help="file for the JSON")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    known, found = Known({}, {}), dict[str, dict[str, Any]]()
+    for name in options.recipes:
+        found[name] = minutes_of(opened_of(name, options.data, known), known)
+        print(f"{name:<32}{found[name]['minutes']:>8.1f} minutes", flush=True)
+        if options.output:
+            setting = {"steps": MORE - FEW, "threads": 1, "clock": "cpu"}
+            around = {"machine": machine(), "versions": versions()}
+            write_text(options.output, json.dumps({"recipes": found, "setting": setting, "machine": around}, indent=1) + "\n")
+
+
+def all_recipes() -> list[str]:
+    """Those of the scales that are trained here."""
+    return [name for table in tables() for scale in load_plan(table).scales.values() for name in scale.runs]
+
+
+def opened_of(name: str, data: Path, known: Known) -> Opened:
+    """The recipe with its pictures and discretizer, which is trained for an epoch where the recipe says so."""
+    is_cifar = "cifar" in name
+    changes = [f"data.train={data}/train", f"data.test={data}/test"] if is_cifar else []
+    recipe = classification(name, changes)
+    opened = recipe.open(OnDisk())
+    made, of_training = discretizer_of(opened, recipe, known.discretizers)
+    key = f"{recipe.model.model_dump_json()} {recipe.evaluation.model_dump_json()}"
+    return Opened(name, opened, made, of_training, key, ALL_OF_CIFAR if is_cifar else len(opened.data.train))
+
+
+def discretizer_of(opened: Comparison, recipe: ClassificationRecipe, known: dict[str, tuple[Any, float]]) -> tuple[Any, float]:
+    """After an epoch, with the seconds of all of its epochs."""
+    if opened.plan is None:
+        return opened.discretizer, 0.0
+    assert recipe.discretizer is not None
+    key = recipe.discretizer.model_dump_json()
+    if key not in known:
+        with tempfile.TemporaryDirectory() as folder:
+            run = Run(Path(folder), ITSELF, cpu=True, facts={"seconds": {}})
+            plan = replace(opened.plan, training=replace(opened.plan.training, epochs=1))
+            began = time.process_time()
+            path = discretizer.trained(plan, opened.data, run, Path(folder))
+            known[key] = opened.load_trained(path), (time.process_time() - began) * opened.plan.training.epochs
+    return known[key]
+
+
+def minutes_of(found: Opened, known: Known) -> dict[str, Any]:
+    """Of a recipe: what each method takes by step and epoch, what showing the test pictures to a model takes, and the sum."""
+    opened, seeds = found.recipe, len(found.recipe.seeds)
+    methods = {label: method_of(found, label) for label in opened.contestants}
+    if found.evaluation not in known.evaluations:
+        known.evaluations[found.evaluation] = evaluation_of(opened)
+    evaluation = known.evaluations[found.evaluation]
+    training = sum(row["seconds"] for row in methods.values()) * seeds
+    total = found.discretizer_s + training + evaluation * seeds * len(methods)
+    return {
+        "minutes": round(total / 60, 1),
+        "pictures": found.pictures,
+        "seeds": seeds,
+        "discretizer_s": round(found.discretizer_s, 1),
+        "evaluation_s_per_model": round(evaluation, 1),
+        "methods": methods,
+    }
+
+
+def method_of(found: Opened, label: str) -> dict[str, float]:
+    """Seconds of a step and of what comes once in an epoch, and of a whole training."""
+    training = found.recipe.contestants[label].training
+    few, more = (trained_in(found, label, steps) for steps in (FEW, MORE))
+    step = (more - few) / (MORE - FEW)
+    epoch = max(0.0, few - FEW * step)
+    steps = found.pictures // training.batch_size
+    return {
+        "s_per_step": round(step, 5),
+        "s_per_epoch_beside": round(epoch, 3),
+        "steps_per_epoch": steps,
+        "epochs": training.epochs,
+        "seconds": round(training.epochs * (steps * step + epoch), 1),
+    }
+
+
+def trained_in(found: Opened, label: str, steps: int) -> float:
+    """Seconds of a training of one epoch of so many steps."""
+    opened, contestant = found.recipe, found.recipe.contestants[label]
+    settings = replace(contestant.training, epochs=1, warmup_epochs=0)
+    whole = opened.data.train
+    some = np.random.default_rng(0).permutation(len(whole))[: steps * settings.batch_size]
+    assert len(some) == steps * settings.batch_size
+    pictures = ImageDataset(Subset(whole.source, some), whole.transform, seed=0)
+    model = opened.model.untrained(0, auxiliary_norms=contestant.auxiliary_norms)
+    task = Classification(settings.smoothing, len(opened.data.classes), settings.sigmoid)
+    more: Mapping[str, Any] = {"num_classes": len(opened.data.classes), "cpu": True}
+    with tempfile.TemporaryDirectory() as folder:
+        method = contestant.method(found.discretizer)
+        return seconds(lambda: train(model, method, task, pictures, settings, seed=0, folder=Path(folder), **more))
+
+
+def evaluation_of(opened: Comparison) -> float:
+    """Seconds of showing one untrained model all that the recipe shows a trained one."""
+    subject = measured.Subject(opened.evaluation, "", opened.data.test, opened.data.size, ITSELF)
+    model = without_auxiliary_norms(opened.model.untrained(0))
+    return seconds(lambda: measured.answered(subject, {Job("one", 0): model}))
+
+
+def seconds(act: Callable[[], object]) -> float:
+    """Processor time of all threads of this process."""
+    began = time.process_time()
+    act()
+    return time.process_time() - began
+
+
+if __name__ == "__main__":
+    main()
