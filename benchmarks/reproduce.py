@@ -52,7 +52,7 @@ class Opened:
 
 @dataclass(frozen=True)
 class Known:
-    """What recipes have in common, by its settings: a discretizer with the seconds of its training, seconds of an evaluation."""
+    """What recipes have in common, by settings: a discretizer with the seconds of its training, seconds of an evaluation."""
 
     discretizers: dict[str, tuple[Any, float]]
     evaluations: dict[str, float]

@@ -649,7 +649,10 @@ def reproduce(
     for number in numbers if json else ():
         print(jsonlib.dumps(asdict(number) | {"delta": number.delta}))
     if not json:
-        print(f"{text}\n\nTable: {page}, and .md, .csv and .tex beside it" + f"\n\n{reproduction.as_needs(found)}" * found.is_papers)
+        print(
+            f"{text}\n\nTable: {page}, and .md, .csv and .tex beside it"
+            + f"\n\n{reproduction.as_needs(found)}" * found.is_papers
+        )
     if found.is_papers and not all(is_here for *_, is_here in found.missing()):
         raise typer.Exit(1)
 

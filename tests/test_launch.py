@@ -111,9 +111,7 @@ def test_a_table_is_reproduced_by_all_processes_and_told_by_one(tmp_path: Path) 
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(REPOSITORY)}
 
     def reproduced() -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=900, check=False
-        )
+        done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=900, check=False)
         assert done.returncode == 0, done.stderr[-4000:]
         assert done.stdout.count("\nTable: ") == 1, "one process prints"
         assert len(re.findall(r"scale demo, in out\n", done.stdout)) == 1

@@ -1,6 +1,7 @@
 """`dat analyze codes`: which share of the codes an adversary modifies, by the length of its step, and what it does beyond that.
 
-OUT/codes.html  codes.jsonl  codes.csv  codes.png  measured/*.npz   what is kept of each model, discretizer and alpha: a call goes on
+OUT/codes.html  codes.jsonl  codes.csv  codes.png
+OUT/measured/*.npz   what is kept of each model, discretizer and alpha: a call goes on
 """
 
 from __future__ import annotations
@@ -87,8 +88,8 @@ def _page(rows: Sequence[Row], figure: Figure) -> Sheet:
     stepped = [row for row in rows if row.protocol["alpha"]]
     found = [tally(stepped, f"codes/{DISCRETE}-minus-{way}", "loss") for way in BLIND]
     said = (
-        "Does the adversary do more than change codes? By models, discretizers and alphas above 0, its loss is, against a random "
-        f"step as long, {found[0]}; against as many random codes, {found[1]}."
+        "Does the adversary do more than change codes? By models, discretizers and alphas above 0, its loss is, against a "
+        f"random step as long, {found[0]}; against as many random codes, {found[1]}."
     )
     lines = {f"codes/{way}": LOOKS[way][0] for way in COMPARED}
     lines |= {f"codes/{DISCRETE}-minus-{way}": f"adversary minus {LOOKS[way][0].split(',')[0]}, paired" for way in BLIND}

@@ -77,8 +77,8 @@ def _sheet(rows: Sequence[Row], figures: Mapping[str, Figure]) -> Sheet:
     gap, first = f"spectrum/{DIFFERENCE}", max(rows, key=lambda row: row.n)
     said = (
         "Has what DAT's adversary changes more energy in high frequencies than what AT's changes, and is it larger? By models, "
-        f"DAT's share above half of Nyquist's frequency is {tally(rows, gap, 'energy_above_half_nyquist')}; its largest change, "
-        f"linf, {tally(rows, gap, 'linf_255')}; its length, l2, {tally(rows, gap, 'l2')}."
+        f"DAT's share above half of Nyquist's frequency is {tally(rows, gap, 'energy_above_half_nyquist')}; its largest "
+        f"change, linf, {tally(rows, gap, 'linf_255')}; its length, l2, {tally(rows, gap, 'l2')}."
     )
     caption = "What each adversary does to the pictures: mean over them, with half of its 95 % interval."
     lines = {f"spectrum/{CLEAN}": "no change"} | {f"spectrum/{name}": LABELS[name] for name in ADVERSARIES}

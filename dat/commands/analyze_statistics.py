@@ -5,7 +5,7 @@ OUT/statistics.html  statistics.jsonl  statistics.png  measured/*.npz   what is 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -61,14 +61,14 @@ def statistics(places: Sequence[Path], out: Path, options: Options) -> list[Row]
             measured = [_measured(specimen, out, bar) for specimen in specimens]
         rows = [row for one in measured for row in _rows(one)]
         write_rows(out / ROWS, rows)
-        figure = statistics_figure({one.specimen.name: one.found for one in measured})
-        write_bytes(out / PICTURE, png_of(figure))
-        write_text(out / PAGE, sheet_page(_sheet(rows, figure)))
+        found = {one.specimen.name: one.found for one in measured}
+        write_bytes(out / PICTURE, png_of(statistics_figure(found)))
+        write_text(out / PAGE, sheet_page(_sheet(rows, {name: statistics_figure({name: one}) for name, one in found.items()})))
     return rows
 
 
-def _sheet(rows: Sequence[Row], figure: Figure) -> Sheet:
-    """What came of it, the figure, and a line for each model and adversary."""
+def _sheet(rows: Sequence[Row], figures: Mapping[str, Figure]) -> Sheet:
+    """What came of it, a figure for each model, and a line for each model and adversary."""
     of_models = [row for row in rows if row.suite.count("/") == 1]
     gap = f"statistics/{DIFFERENCE}"
     said = (
@@ -76,19 +76,19 @@ def _sheet(rows: Sequence[Row], figure: Figure) -> Sheet:
         f"DAT's correlation of means is {tally(rows, gap, METRICS[0])}; of variances, {tally(rows, gap, METRICS[1])}."
     )
     caption = (
-        "Pearson's correlation of the channels' means and variances between a batch and what an adversary makes of it: mean over "
-        "layers and batches, with half of its 95 % interval over batches."
+        "Pearson's correlation of the channels' means and variances between a batch and what an adversary makes of it: mean "
+        "over layers and batches, with half of its 95 % interval over batches."
     )
     lines = {f"statistics/{name}": LABELS[name] for name in ADVERSARIES} | {gap: "words minus pixels, paired"}
     table = rows_table(
         of_models, caption=caption, lines=lines, metrics=dict(zip(METRICS, COLUMNS, strict=True)), groups=["model"]
     )
     shown = (
-        "Left: how often which correlation was met, over batches and layers. Right: mean over batches at each layer, with its "
+        "left, how often which correlation was met, over batches and layers; right, mean over batches at each layer, with its "
         "95 % interval."
     )
     subtitle = f"Figure 2 of the paper \N{MIDDLE DOT} {rows[0].n} pictures in batches of {rows[0].protocol['batch_size']}"
-    plots = plots_of({"correlations": figure}, {"correlations": shown})
+    plots = plots_of(figures, {name: f"{name}: {shown}" for name in figures})
     return Sheet("Statistics at normalisation layers", subtitle, (said,), {table.name: table}, plots, (ROWS, PICTURE))
 
 

@@ -239,13 +239,19 @@ def open_reproduction(
     changes = (*([f"data.train={data}/train", f"data.test={data}/{test}"] if data is not None else []), *own)
     planned = _papers(plan, folder, changes) if scale == PAPERS else _scaled(plan, scale, folder, changes)
     found = Reproduction(table, scale, plan, folder, tuple(planned), data)
+    _refuse_other_rows(found)
+    return found
+
+
+def _refuse_other_rows(found: Reproduction) -> None:
+    """Raises: UsageError: a method of a run is no row of the table."""
+    rows = found.plan.rows
     for run in found.runs:
-        if unknown := [label for label in run.recipe.methods if label not in run.rows or run.rows[label] not in plan.rows]:
+        if others := [label for label in run.recipe.methods if run.rows.get(label) not in rows]:
             raise UsageError(
-                f"Method {unknown[0]} of {run.name} is no row of {table} ({', '.join(plan.rows)}); leave it out, or train it by "
+                f"Method {others[0]} of {run.name} is no row of {found.name} ({', '.join(rows)}); leave it out, or train it by "
                 "`dat train`."
             )
-    return found
 
 
 def _scaled(plan: TablePlan, scale: Any, folder: Path, changes: Sequence[str]) -> Iterator[Planned]:

@@ -15,6 +15,8 @@ from dat.results import Row
 
 Key = tuple[tuple[str, str, int | None, str, str, str, float], ...]
 
+SMALL = ("correlation", "loss", "seconds")
+"""Metrics, by how they begin, whose numbers are not in percent."""
 WEIGHTS = 8
 """Digits of the hash of weights that are shown."""
 
@@ -79,7 +81,7 @@ def models_text(rows: Sequence[Row]) -> str:
 
 
 def _model_text(seed: int | None, rows: Sequence[Row]) -> str:
-    value = number(fmean(row.value for row in rows), decimals=3 if rows[0].metric == "seconds_per_step" else 2)
+    value = number(fmean(row.value for row in rows), decimals=4 if rows[0].metric.startswith(SMALL) else 2)
     weights = _listed(row.checkpoint[:WEIGHTS] for row in rows if row.checkpoint)
     named = f"seed {seed}: " if seed is not None else ""
     quoted = " as the paper says" * (rows[0].source == "paper")

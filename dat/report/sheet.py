@@ -1,4 +1,4 @@
-"""The page of an analysis of models, or of a table of the paper: what came of it, figures, and tables whose numbers tell whence.
+"""The page of an analysis of models, or of a table of the paper: what came of it, figures, tables whose numbers tell whence.
 
 Knows rows, tables and figures; no files.
 """

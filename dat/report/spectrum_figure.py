@@ -11,7 +11,7 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from dat.report.figures import INK, MUTED, STYLE
 from dat.report.statistics_figure import LABELS, MARKERS, colour_of
@@ -142,6 +142,7 @@ def draw_curves(axes: Axes, found: Perturbations) -> None:
         color=MUTED,
     )
     axes.set(yscale="log", xlabel="cycles per pixel", ylabel="energy of the difference, white noise = 1")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))  # of less than a decade there would be one number
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.legend(ncols=2, loc="upper right")

@@ -201,7 +201,7 @@ class Comparison:
         return Estimate(mean, (max(0.0, mean - half), min(100.0, mean + half)), len(layout.seeds), images)
 
     def rows_of(self, suite: str, *methods: str) -> tuple[Row, ...]:
-        """What a number of these methods on a suite was made of, at the seeds that count; of a mean over cells, all of these."""
+        """What a number of methods on a suite was made of, at the seeds that count; of a mean over cells, all of these."""
         layout, values = self.layout(suite), [self.scores.get(suite, {}).get(method, {}) for method in methods]
         seeds = layout.seeds if layout is not None and {*methods} <= {*layout.methods} else shared_seeds(values)
         members = derived_suites(self.corruptions, self.severities).get(suite, [suite])

@@ -91,6 +91,11 @@ def test_seeds_that_do_not_count_are_not_named() -> None:
     assert [(one.method, one.seed) for one in gap.rows] == [(name, seed) for name in ("dat", "standard") for seed in (0, 1, 2)]
 
 
+def test_small_numbers_keep_four_digits() -> None:
+    assert models_text([row("x", 0.99763, metric="correlation_of_means", checkpoint="")]) == "seed 0: 0.9976"
+    assert models_text([row("cost", 0.01234, checkpoint="")]) == "seed 0: 0.0123"
+
+
 def test_models_of_one_name_stay_apart() -> None:
     one, other = (row("clean", value, seed=None, checkpoint=name * 64) for value, name in ((90.0, "a"), (80.0, "b")))
     assert models_text([one, other]) == "90.00 (weights aaaaaaaa); 80.00 (weights bbbbbbbb)"
@@ -98,8 +103,6 @@ def test_models_of_one_name_stay_apart() -> None:
 
 
 def test_the_page_has_a_place_for_each(tmp_path: Path) -> None:
-    from dat.report.page import html_page
-
     page = html_page(gather(write_run(tmp_path / "run")))
     targets = re.findall(r'popovertarget="(from-\d+)">', page)
     places = re.findall(r'<div popover class="told" id="(from-\d+)"', page)

@@ -61,6 +61,18 @@ def test_a_page_shows_few_figures_and_asks_for_nothing(page: str) -> None:
     assert 'href="rows.jsonl"' in page
 
 
+def test_a_group_keeps_its_letters() -> None:
+    line = rows_table(
+        [row("pixel", 1.0, metric="l2", protocol={"model": "DAT-seed0"})],
+        caption="",
+        lines=LINES,
+        metrics=METRICS,
+        groups=["model"],
+    )
+    page = sheet_page(Sheet("", "", (), {"numbers": line}, {}, ()))
+    assert ">DAT-seed0</th>" in page
+
+
 def test_its_numbers_tell_where_they_come_from(page: str) -> None:
     assert len(re.findall(r'popovertarget="from-\d+">', page)) == 6
     assert "model one, alpha 0.5" in page
