@@ -34,6 +34,8 @@ from dat.types import Place
 
 FEW, MORE = 3, 15
 """Steps of the two trainings whose difference is a dozen steps; what is left of the shorter one is of its epoch."""
+PART = 10
+"""One of so many test pictures is shown."""
 ALL_OF_CIFAR = 50_000
 ITSELF = Place(torch.device("cpu"))
 
@@ -160,10 +162,13 @@ def trained_in(found: Opened, label: str, steps: int) -> float:
 
 
 def evaluation_of(opened: Comparison) -> float:
-    """Seconds of showing one untrained model all that the recipe shows a trained one."""
-    subject = measured.Subject(opened.evaluation, "", opened.data.test, opened.data.size, ITSELF)
+    """Seconds of showing one untrained model all that the recipe shows a trained one, by a part of the pictures."""
+    whole, evaluation = opened.data.test, opened.evaluation
+    some = ImageDataset(Subset(whole.source, np.arange(0, len(whole), PART)), whole.transform, seed=0)
+    few = None if evaluation.c_per_class is None else evaluation.c_per_class // PART
+    subject = measured.Subject(replace(evaluation, c_per_class=few), "", some, opened.data.size, ITSELF)
     model = without_auxiliary_norms(opened.model.untrained(0))
-    return seconds(lambda: measured.answered(subject, {Job("one", 0): model}))
+    return PART * seconds(lambda: measured.answered(subject, {Job("one", 0): model}))
 
 
 def seconds(act: Callable[[], object]) -> float:

@@ -113,6 +113,9 @@ def test_rows_of_statistics_are_those_of_plain_calls(run: Path, photos: Path, tm
     correlations = [row for (_, suite, _), row in found.items() if suite.split("/")[1] in ADVERSARIES]
     assert all(low >= -1 and high <= 1 for low, high in (row.ci for row in correlations if row.ci))
     assert any(row.ci and row.ci[1] == 1 for row in correlations), "one is cut"
+    page = (tmp_path / "statistics.html").read_text()
+    assert f"weights {found['at', 'statistics/pixel', 'correlation_of_means'].checkpoint[:8]}" in page
+    assert "of means is " in page
     gaps = np.subtract(by_batch["discrete"], by_batch["pixel"])
     row = found["at", "statistics/discrete-minus-pixel", "correlation_of_variances"]
     assert row.value == pytest.approx(gaps.mean(), abs=1e-6)
@@ -142,6 +145,9 @@ def test_rows_of_spectra_are_means_over_pictures(run: Path, photos: Path, tmp_pa
     row, (mean, interval) = found["spectrum/discrete-minus-pixel", "linf_255"], mean_interval(further.tolist())
     assert (row.value, row.ci) == (pytest.approx(mean), pytest.approx(interval))
     assert found["spectrum/clean", "colours_in_patch"].value == 64
+    page = (tmp_path / "spectrum.html").read_text()
+    assert f"{found['spectrum/pixel', 'l2'].value:.2f}" in page
+    assert "Figure 3 of the paper \N{MIDDLE DOT} 9 pictures of 16 x 16 pixels" in page
     with Image.open(tmp_path / "spectrum.png") as picture:
         assert min(picture.size) > 500
 
@@ -185,6 +191,7 @@ def test_rows_of_codes_are_those_of_plain_calls(run: Path, photos: Path, tmp_pat
         blind = found[model_name, discretizer, alpha, "codes/discrete-minus-random-codes", "loss"]
         ways = [found[model_name, discretizer, alpha, f"codes/{way}", "loss"].value for way in ("discrete", "random-codes")]
         assert blind.value == pytest.approx(ways[0] - ways[1])
+    assert (tmp_path / "codes.html").read_text().count("popovertarget=") > 100
     sheet = list(csv.DictReader((tmp_path / "codes.csv").read_text().splitlines()))
     assert [float(line["value"]) for line in sheet] == [row.value for row in rows]
     assert {line["alpha"] for line in sheet} == {"0.0", "2.0"}

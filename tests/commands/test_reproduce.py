@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,9 @@ def test_the_table_is_made_of_all_runs(trained: Trained, tmp_path: Path) -> None
     assert (strong["pictures"], strong["seeds"], strong["baseline"]) == ("450", "3", "alpha-0")
     assert float(lines["alpha-0.4", "codes"]["ours"]) == 12, "at its own alpha, not at that of the run"
     assert (tmp_path / "out" / "table8.md").read_text().startswith("# Table 8: in small")
+    page = (tmp_path / "out" / "table8.html").read_text()
+    assert "Adv., alpha 0.4" in page
+    assert len(re.findall(r'popovertarget="from-', page)) > 20
     assert r"\begin{tabular}" in (tmp_path / "out" / "table8.tex").read_text()
     as_json = CliRunner().invoke(app, [*command, "--json"], catch_exceptions=False)
     objects = [json.loads(line) for line in as_json.stdout.splitlines()]

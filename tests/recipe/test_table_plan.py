@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,38 @@ def test_methods_of_a_scale_are_rows_and_with_what_they_are_compared(table: str)
         assert len(rows) == len(set(rows))
         assert set(rows) <= set(plan.rows)
         assert all(isinstance(recipe, ClassificationRecipe) for recipe in recipes)
+
+
+COSTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results" / "reproduce-cpu.json"
+RUN_WHOLE = {"reproduce/demo-table8": 7}
+"""Minutes on two cores of what was not estimated but carried out."""
+
+
+def test_the_minutes_of_a_recipe_are_those_that_a_dozen_steps_give() -> None:
+    known = json.loads(COSTS.read_text())["recipes"]
+    told = {name: minutes for table in TABLES for scale in load_plan(table).scales.values() for name, minutes in scale.runs.items()}
+    assert len(told) == 10
+    assert {*told} - {*known} <= NOT_MEASURED | {*RUN_WHOLE}
+    for name, cost in known.items():
+        recipe = classification(name)
+        assert list(cost["methods"]) == list(recipe.methods)
+        assert cost["seeds"] == len(recipe.seeds)
+        trained = [one["epochs"] * (one["steps_per_epoch"] * one["s_per_step"] + one["s_per_epoch_beside"]) for one in cost["methods"].values()]
+        assert trained == pytest.approx([one["seconds"] for one in cost["methods"].values()], rel=0.02)
+        evaluated = cost["evaluation_s_per_model"] * len(trained)
+        minutes = (cost["discretizer_s"] + cost["seeds"] * (sum(trained) + evaluated)) / 60
+        assert minutes == pytest.approx(cost["minutes"], rel=0.02)
+        assert told[name] == RUN_WHOLE.get(name, rounded(minutes)), name
+        assert f"Estimated at {in_words(told[name])} of one core" in (SHIPPED / f"{name}.yaml").read_text() or name in RUN_WHOLE
+
+
+def rounded(minutes: float) -> int:
+    """To a minute, or of many to half an hour."""
+    return round(minutes) if minutes < 60 else 30 * round(minutes / 30)
+
+
+def in_words(minutes: float) -> str:
+    return f"{minutes:g} minutes" if minutes < 120 else f"{minutes / 60:g} hours"
 
 
 def test_the_numbers_of_table_8_are_those_of_the_paper() -> None:

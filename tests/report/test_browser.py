@@ -10,10 +10,13 @@ from typing import Any
 
 import pytest
 from made_up_evaluation import Skill, write_evaluation
-from synthetic_run import write_run
+from matplotlib.figure import Figure
+from synthetic_run import row, write_run
 
 from dat.report.page import write_report
 from dat.report.scorecard.page import write_scorecard
+from dat.report.sheet import Sheet, plots_of, rows_table, sheet_page
+from dat.report.tables import Column
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium is installed here: pages are not tried in a browser")
@@ -29,7 +32,19 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     cards = [folder / "one", folder / "other"]
     for seed, card in enumerate(cards):
         write_evaluation(card, card.name, Skill(seed, 0.8 + 0.1 * seed))
-    return {"report": run.read_text(), "scorecard": write_scorecard(cards)[1].read_text()}
+    return {"report": run.read_text(), "scorecard": write_scorecard(cards)[1].read_text(), "sheet": sheet()}
+
+
+def sheet() -> str:
+    """The page of an analysis of a model with a long name and wide tables."""
+    names = [f"metric_{place}" for place in range(6)]
+    protocol: dict[str, object] = {"model": "a-method-with-a-name-that-is-long-seed0", "data": "0" * 64}
+    rows = [row("pixel", 12.5, metric=name, ci=(12.0, 13.0), protocol=protocol) for name in names]
+    columns = {name: Column(name.capitalize(), "of the pictures") for name in names}
+    table = rows_table(rows, caption="What was measured.", lines={"pixel": "pixels (AT)"}, metrics=columns, groups=["model"])
+    plots = plots_of({"a": Figure(figsize=(11, 4)), "b": Figure(figsize=(11, 4))}, {"a": "a: first", "b": "b: second"})
+    files = tuple(f"spectrum-{place}-{'name' * 9}.png" for place in range(3))
+    return sheet_page(Sheet("An analysis", "below", ("A lead.",), {table.name: table}, plots, files))
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +84,12 @@ def test_nothing_is_wider_than_the_screen(browser: tuple[dict[str, Any], str], p
     assert found["captions"] <= 0
     assert found["spills"] == 0, "a table that fits has a bar to scroll it by"
     assert found["buttons"] > 10
+
+
+@pytest.mark.parametrize("view", [f"at {PHONE}", f"at {DESKTOP}", "without"])
+def test_the_page_of_an_analysis_is_not_wider_than_the_screen(browser: tuple[dict[str, Any], str], view: str):
+    found = browser[0][f"sheet {view}"]
+    assert (found["cut"], found["wide"] <= 0, found["captions"] <= 0, found["spills"]) == ([], True, True, 0)
 
 
 @pytest.mark.parametrize("page", ["report", "scorecard"])
