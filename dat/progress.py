@@ -99,9 +99,10 @@ class Bar:
 
     def _line(self, done: int, note: str) -> None:
         self.last_line = time.monotonic()
-        elapsed, left = self.last_line - self.started, self._left(done)
-        notes = f"{note}  {self._whole(done)}".strip()
-        print(f"{self.title}: {done}/{self.total}, {elapsed:.0f} s, {left:.0f} s left  {notes}".rstrip(), file=sys.stderr)
+        elapsed, known = self.last_line - self.started, done > self.first or done >= self.total
+        left = f", {self._left(done):.0f} s left" * known  # of what was only skipped no speed is known
+        notes = f"{note}  {self._whole(done) * known}".strip()
+        print(f"{self.title}: {done}/{self.total}, {elapsed:.0f} s{left}  {notes}".rstrip(), file=sys.stderr)
 
     def _left(self, done: int) -> float:
         return (time.monotonic() - self.started) / max(done - self.first, 1) * (self.total - done)

@@ -210,8 +210,9 @@ class Reproduction:
         write_csv(place.with_suffix(".csv"), sheet(found))
         write_text(place.with_suffix(".tex"), latex_text(table))
         files = tuple(place.with_suffix(ending).name for ending in (".md", ".csv", ".tex"))
-        seeds = sorted({len(run.recipe.seeds) for run in self.runs})
-        subtitle = f"Scale {self.scale} \N{MIDDLE DOT} {len(self.runs)} runs, {' or '.join(map(str, seeds))} seeds each"
+        subtitle = (
+            f"Scale {self.scale} \N{MIDDLE DOT} {', '.join(f'{run.name} (seeds {run.recipe.seeds})' for run in self.runs)}"
+        )
         lead = ITSELF if self.is_papers else ORIENTATION
         sheet_of = Sheet(self.plan.title, subtitle, (lead,), {table.name: table}, {}, files)
         write_text(place.with_suffix(".html"), sheet_page(sheet_of))

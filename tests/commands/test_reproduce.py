@@ -232,6 +232,16 @@ def test_the_time_of_what_follows_adds_up() -> None:
     assert Bar("", 1, shown=False).following == 0
 
 
+def test_what_is_only_skipped_tells_no_time(capsys: pytest.CaptureFixture[str]) -> None:
+    bar = Bar("codes", 100)
+    bar.last_line = -1e9  # a line is due
+    bar.skip("kept", 50)
+    assert capsys.readouterr().err == "codes: 50/100, 0 s  kept\n"
+    bar.last_line = -1e9
+    bar.add("made", 1)
+    assert re.search(r"51/100, 0 s, \d+ s left", capsys.readouterr().err)
+
+
 SHORT = ("seeds=[0]", "training.epochs=1", "discretizer.train.training.epochs=1", "evaluation.suites=[clean, fgsm]")
 
 
