@@ -217,7 +217,9 @@ def _finish(study: Study, run: Run, parts: Iterable[str]) -> None:
 
 def _of_weights(rows: Iterable[Row], models: Mapping[Job, Any], hash_of: Callable[[nn.Module], str]) -> Iterator[Row]:
     """Rows of ours with the hash of the model that each was measured of."""
-    hashes = {(job.label, job.seed): hash_of(model) for job, model in models.items() if isinstance(model, nn.Module)}
+    hashes: dict[tuple[str, int | None], str] = {
+        (job.label, job.seed): hash_of(model) for job, model in models.items() if isinstance(model, nn.Module)
+    }
     for row in rows:
         yield replace(row, checkpoint=hashes.get((row.method, row.seed), "")) if row.source == "ours" else row
 

@@ -41,10 +41,12 @@ def sheet_page(sheet: Sheet) -> str:
 
 
 def plots_of(figures: Mapping[str, Figure], captions: Mapping[str, str]) -> dict[str, Plot]:
-    """Figures by name as parts of a page; the first of many."""
-    first = list(figures.items())[:MOST_PLOTS]
-    named = [(f"plot-{place}", name, figure) for place, (name, figure) in enumerate(first)]
-    return {key: Plot(key, svg_text(figure, name=key, label=name), captions[name]) for key, name, figure in named}
+    """Figures by name as parts of a page; of many the first, whose caption says where the others are."""
+    left = list(figures)[MOST_PLOTS:]
+    beside = f" The figures of {len(left)} more ({', '.join(left)}) are in the pictures beside this page." * bool(left)
+    named = [(f"plot-{place}", name, figures[name]) for place, name in enumerate(list(figures)[:MOST_PLOTS])]
+    plots = {key: Plot(key, svg_text(figure, name=key, label=name), captions[name]) for key, name, figure in named}
+    return {key: replace(plot, caption=plot.caption + beside * (key == "plot-0")) for key, plot in plots.items()}
 
 
 def rows_table(

@@ -56,6 +56,7 @@ def page() -> str:
 def test_a_page_shows_few_figures_and_asks_for_nothing(page: str) -> None:
     assert page.count("<figure") == MOST_PLOTS
     assert page.count("<details>") == MOST_PLOTS - 1
+    assert page.count(f"figures of 2 more (model {MOST_PLOTS}, model {MOST_PLOTS + 1}) are in the pictures beside") == 1
     assert not re.search(r"(src|href)=\"(https?:)?//", page.replace("http://www.w3.org", ""))
     assert "default-src 'none'" in page
     assert 'href="rows.jsonl"' in page
