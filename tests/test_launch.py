@@ -56,6 +56,8 @@ def test_processes_find_each_other_without_a_gpu_and_without_being_told(recipe: 
     done = launched(TORCHRUN, recipe, tmp_path)
     assert done.returncode == 0, done.stderr[-4000:]
     assert (tmp_path / "run" / "report.html").is_file()
+    written = [*(tmp_path / "run" / "tensorboard").rglob("events*")]
+    assert [path.parent.name for path in sorted(written)] == ["results", "standard-seed0"], "one process writes"
 
 
 @pytest.mark.parametrize("process", [0, 1])

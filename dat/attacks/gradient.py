@@ -42,8 +42,14 @@ def gradient_and_losses(images: Images, loss_fn: LossFn) -> tuple[Tensor, Tensor
     """`input_gradient` and the losses it came from, detached.
 
     Raises:
+        UsageError: inference mode is on, in which nothing can be differentiated.
         DivergenceError: a loss or a gradient is NaN or infinite, whose sign or direction would move nothing.
     """
+    if torch.is_inference_mode_enabled():
+        raise UsageError(
+            "An adversary needs gradients, which torch.inference_mode() forbids to all that is made in it; write "
+            "torch.no_grad() in its place, in Lightning Trainer(inference_mode=False)."
+        )
     with untouched_modules(), _forked_random_streams(images.device), torch.enable_grad():
         images = images.detach().requires_grad_()
         losses = _checked_losses(loss_fn(images), images)

@@ -6,6 +6,7 @@ RUN/<method>-seed<k>/   settings.json  log.jsonl  checkpoints/
 RUN/discretizer/   settings.json  log.jsonl  checkpoints/  discretizer.safetensors  reconstructions.npz
                    (of a recipe of its own: in RUN itself)
 RUN/equal-time.yaml  equal-time/   what follows a comparison in equal steps, if its recipe says so
+RUN/tensorboard/<method>-seed<k>/   RUN/tensorboard/results/   events for TensorBoard, where its package is there
 RUN/earlier/<recipe hash>/   what a recipe ended with that was changed since
 """
 
@@ -15,7 +16,7 @@ import copy
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,12 +28,13 @@ from dat.engine import dependence, run_folder
 from dat.engine.dependence import Dependence
 from dat.engine.processes import joined, on_cpu
 from dat.engine.run_folder import Run
+from dat.engine.trackers import Trackers, tracked
 from dat.errors import DatError, RunFolderError, UsageError
 from dat.evaluation.identity import checkpoint_hash, detector_hash
 from dat.evaluation.right import RIGHT
 from dat.progress import warn
 from dat.recipe import file, read
-from dat.recipe.header import Header, Recipe, Sets, recipe_hash
+from dat.recipe.header import Header, Recipe, Sets, recipe_hash, resolved
 from dat.recipe.inputs import dependences, inputs_of
 from dat.recipe.older import as_it_was_meant, drawing_as
 from dat.recipe.parts import OnDisk, Parts
@@ -117,8 +119,8 @@ def carry_out(recipe: Recipe, parts: Parts, *, resume: bool = False, cpu: bool =
             run.write()
         state.wait_for_everyone()
         study = STUDIES[header.kind](opened, run)
-        with _noticing_removal(run):
-            _finish(study, run, recipe.depends_on())
+        with _noticing_removal(run), _tracked(recipe, run) as trackers:
+            _finish(study, run, recipe.depends_on(), trackers)
         if (path := study.following()) is not None:
             again = read.load(str(path))
             carry_out(again, parts, resume=run_folder.holds_run(Path(again.out)), cpu=cpu)
@@ -198,7 +200,14 @@ def _put_aside(header: Header, begun: Sequence[str], advice: str) -> None:
     warn(" ".join(filter(None, (f"{folder} goes on with a changed recipe{used}{kept}.", advice))))
 
 
-def _finish(study: Study, run: Run, parts: Iterable[str]) -> None:
+def _tracked(recipe: Recipe, run: Run) -> AbstractContextManager[Trackers | None]:
+    """The trackers of the main process; the others have none."""
+    if not run.place.is_main:
+        return nullcontext()
+    return tracked(recipe.trackers, run.folder, resolved(recipe), recipe.model_dump(mode="json"))
+
+
+def _finish(study: Study, run: Run, parts: Iterable[str], trackers: Trackers | None) -> None:
     jobs, models = study.jobs(), {}
     for number, job in enumerate(jobs, start=1):
         models[job] = study.train(job, f"[{number}/{len(jobs)}] {job}")
@@ -211,8 +220,11 @@ def _finish(study: Study, run: Run, parts: Iterable[str]) -> None:
         run.facts["files"] = hashes_of(run.folder, [*SHOWN, *(f"{part}/log.jsonl" for part in parts)])
         run.write()
         from dat.commands import report  # draws, and takes a tenth of the start to import
+        from dat.report.on_trackers import show
 
         report.write(run.folder)
+        if trackers is not None:
+            show(trackers, run.folder)
 
 
 def _of_weights(rows: Iterable[Row], models: Mapping[Job, Any], hash_of: Callable[[nn.Module], str]) -> Iterator[Row]:

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from dat.data.pipeline import Fetched, TrainingOrder, training_batches
 from dat.engine import checkpoint
+from dat.engine.trackers import curves
 from dat.errors import DatError, DivergenceError, RunFolderError
 from dat.progress import Bar, speed_text, warn
 from dat.results import from_json
@@ -118,9 +119,13 @@ def run_steps(
     """
     total = pace.epochs * order.steps_per_epoch
     done = _resume(learner, folder)
-    log = _Log(folder / "log.jsonl", done, place)
     saver = _Saver(learner, folder / "checkpoints", place, pace.save_minutes, total)
-    with _signals() as caught, Bar(title, total, done=done, shown=place.is_main) as bar:
+    with (
+        curves(folder, done=done) as track,
+        _signals() as caught,
+        Bar(title, total, done=done, shown=place.is_main) as bar,
+    ):
+        log = _Log(folder / "log.jsonl", done, place, track)
         while done < total and not _is_over(learner):
             epoch = done // order.steps_per_epoch
             if isinstance(learner, PreparedLearner) and done % order.steps_per_epoch == 0:
@@ -246,10 +251,11 @@ class _Log:
 
     A mean is over the steps that gave the value. `images_per_s` is of the steps alone, with the fetching of their pictures:
     what is measured after an epoch, and the saving of a state, take time of their own. `aside` goes into the next line.
+    `track` takes each line, too, with its step.
     """
 
-    def __init__(self, path: Path, done: int, place: Place) -> None:
-        self.path, self.place = path, place
+    def __init__(self, path: Path, done: int, place: Place, track: Callable[[Mapping[str, object], int], None]) -> None:
+        self.path, self.place, self.track = path, place, track
         if place.is_main:
             path.parent.mkdir(parents=True, exist_ok=True)
             lines = path.read_bytes().decode(errors="replace").splitlines(keepends=True) if path.is_file() else []
@@ -288,6 +294,7 @@ class _Log:
         if self.place.is_main:
             with self.path.open("a") as file:
                 file.write(json.dumps(line) + "\n")
+        self.track({name: value for name, value in line.items() if name != "step"}, step)
         return f"loss {means['loss']:.3f}  {self.validated}{speed_text(speed)}"
 
 

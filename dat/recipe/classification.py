@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 
 from dat.data.draw import Draw
 from dat.discretizers.frozen import FrozenDiscretizer, check_image_size
+from dat.engine.trackers import Names
 from dat.errors import DataError
 from dat.evaluation.suites import FGSM, Clean, Suite, corruption_suites
 from dat.recipe.contest import Contestant, check_contest, contestant, training_of, trainings_of
@@ -127,6 +128,7 @@ class ClassificationRecipe(Strict):
     evaluation: EvaluationSection = EvaluationSection()
     expect: ExpectSection | None = None
     equal_time_as: str | None = None
+    trackers: Names = None
     out: str = ""
 
     @model_validator(mode="after")

@@ -17,6 +17,7 @@ from dat.data.annotated import AnnotatedPictures
 from dat.data.boxed import wanted
 from dat.discretizers.frozen import FrozenDiscretizer, check_image_size
 from dat.engine.steps import stream_seed
+from dat.engine.trackers import Names
 from dat.errors import DataError, UsageError
 from dat.evaluation.suites import FGSM, Clean, Corruption, Suite, corruption_suites
 from dat.nn.detector_zoo import begin_backbone_with, begin_detector_with, create_detector
@@ -163,6 +164,7 @@ class DetectionRecipe(Strict):
     discretizer: DiscretizerSection | None = None
     climbed: Part = "all"
     evaluation: DetectionEvaluationSection = DetectionEvaluationSection()
+    trackers: Names = None
     out: str = ""
 
     @model_validator(mode="after")

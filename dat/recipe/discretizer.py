@@ -16,6 +16,7 @@ from dat.discretizers.networks.vqgan import VQGAN, VQGANConfig
 from dat.discretizers.objective import Perceptual, VQGANObjective
 from dat.engine.discretizer_loop import DiscretizerTraining, check_training
 from dat.engine.steps import stream_seed
+from dat.engine.trackers import Names
 from dat.errors import UsageError
 from dat.nn.imagenet_networks import ImageNetNetwork
 from dat.recipe.data import Data, OneTestSet
@@ -181,6 +182,7 @@ class DiscretizerRecipe(DiscretizerSpec):
     kind: Literal["discretizer"]
     title: str
     data: OneTestSet
+    trackers: Names = None
     out: str = ""
 
     def check(self) -> None:

@@ -15,6 +15,7 @@ from dat.discretizers.networks.fast import FastAutoencoder, affordable, student_
 from dat.discretizers.objective import Perceptual
 from dat.engine.distill import Distillation
 from dat.engine.steps import stream_seed
+from dat.engine.trackers import Names
 from dat.recipe.data import Data, OneTestSet
 from dat.recipe.fits import check_batches, check_perceptual
 from dat.recipe.header import Header, header_of, whole
@@ -66,6 +67,7 @@ class DistillationRecipe(Strict):
     training: DistillationSection
     perceptual: Annotated[PerceptualSection, Field(discriminator="kind")] = NoPerceptual(kind="none")
     seed: int = 0
+    trackers: Names = None
     out: str = ""
 
     @model_validator(mode="after")

@@ -11,10 +11,11 @@ from typing import Any, Protocol, runtime_checkable
 
 import yaml
 
+from dat.engine.trackers import Names
 from dat.recipe.older import without_old_draw, without_untold_aim
 from dat.recipe.parts import Parts
 
-NOT_COUNTED = ("out", "title", "expect")
+NOT_COUNTED = ("out", "title", "expect", "trackers")
 """Settings on which nothing depends that is trained or measured."""
 
 
@@ -35,6 +36,11 @@ class Recipe(Protocol):
     @property
     def data(self) -> Any:
         """The section of what is trained and tested on; its `source` says of which sort."""
+        ...
+
+    @property
+    def trackers(self) -> Names:
+        """Where its numbers go beside that folder."""
         ...
 
     @property
@@ -162,7 +168,7 @@ LATER: tuple[tuple[str, str, object], ...] = (
 
 
 def recipe_hash(recipe: Recipe) -> str:
-    """Twelve hexadecimal digits over all settings but the output folder, the title, and the numbers of a paper."""
+    """Twelve hexadecimal digits over all settings but `NOT_COUNTED`: output folder, title, trackers, numbers of a paper."""
     settings = recipe.model_dump(mode="json", exclude={*NOT_COUNTED})
     for section, key, unsaid in LATER:
         own = settings.get(section) or {}

@@ -15,6 +15,7 @@ from dat.data.draw import Draw
 from dat.data.pipeline import ImageDataset
 from dat.data.subset import fewer
 from dat.discretizers.frozen import FrozenDiscretizer, check_image_size
+from dat.engine.trackers import Names
 from dat.evaluation.features import check_neighbours
 from dat.evaluation.suites import FGSM, Clean, Corruption, Suite, corruption_suites
 from dat.recipe.contest import Contestant, check_contest, contestant, training_of, trainings_of
@@ -113,6 +114,7 @@ class SelfSupervisedRecipe(Strict):
     seeds: list[int] = Field(default=[0])
     discretizer: DiscretizerSection | None = None
     evaluation: JudgingSection = JudgingSection()
+    trackers: Names = None
     out: str = ""
 
     @model_validator(mode="after")

@@ -280,3 +280,13 @@ def test_golden_algorithm1_in_float64(golden: Golden, case: str, alpha: float, s
     assert loss.item() == pytest.approx(results["loss_adv_mean"], rel=1e-9)
     for name, gradient in parameter_gradients(network, loss).items():
         torch.testing.assert_close(gradient, values[f"{case}.grad_adv_loss.{name}"], atol=1e-9, rtol=0)
+
+
+def test_inference_mode_is_refused_and_no_grad_is_not() -> None:
+    """Lightning validates in the one, and Trainer in the other."""
+    images, quantizer = torch.rand(2, 3, 4, 4), GreyLevels()
+    with torch.no_grad():
+        adversarial = discrete_adversary(images, lambda x: x.square().sum(dim=(1, 2, 3)), quantizer, alpha=2.0)
+    assert not torch.equal(adversarial, quantizer(images))
+    with torch.inference_mode(), pytest.raises(UsageError, match=r"write torch.no_grad\(\) in its place, in Lightning"):
+        discrete_adversary(images, lambda x: x.square().sum(dim=(1, 2, 3)), quantizer, alpha=0.1)

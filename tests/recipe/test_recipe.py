@@ -450,6 +450,7 @@ OTHER = {
     "model.pretrained": None,  # of a network of timm only
     "model.freeze": "backbone",
     "training.backbone_lr_scale": 0.5,
+    "trackers": None,  # beside the run
 }
 
 

@@ -25,6 +25,7 @@ from dat.commands.check_recipes import rehearse
 from dat.commands.report import PAGES, Page
 from dat.discretizers.networks.vqgan import VQGAN, VQGANConfig
 from dat.discretizers.pretrained import save_discretizer
+from dat.engine.trackers import Names
 from dat.errors import CheckpointError, DataError, RunFolderError, UsageError
 from dat.nn import weights
 from dat.nn.imagenet_networks import tiny_darknet
@@ -67,6 +68,7 @@ class CountingRecipe(Strict):
     kind: Literal["counting"]
     title: str
     data: DataSection
+    trackers: Names = None
     out: str = ""
 
     def check(self) -> None: ...
