@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,14 +31,17 @@ def show(trackers: Trackers, run: Path) -> None:
 
 def _tell(name: str, tracker: Any, run: Path) -> None:
     rows = read_rows(run / RESULTS) if (run / RESULTS).is_file() else []
-    if numbers := {
-        f"{row.suite}/{row.metric}/{row.method}-seed{row.seed}": row.value for row in rows if not is_part(row.suite)
-    }:
+    if numbers := {name_of(row): row.value for row in rows if not is_part(row.suite)}:
         tracker.log(numbers, step=0)
     _tell_tables(name, tracker, run / "report.md", rows)
     pictures = {key: found for file in PICTURES if (run / file).is_file() for key, found in pictures_of(run / file).items()}
     if name in SHOWING:
         SHOWING[name](tracker, pictures)
+
+
+def name_of(row: Row) -> str:
+    """Suite, metric and model, in the letters that MLflow allows; it refuses all numbers for one name of others."""
+    return re.sub(r"[^\w./ -]", "_", f"{row.suite}/{row.metric}/{row.method}-seed{row.seed}")
 
 
 def pictures_of(path: Path) -> dict[str, np.ndarray]:

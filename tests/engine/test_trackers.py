@@ -19,7 +19,8 @@ from dat.engine.trackers import as_number, curves, flat, tracked
 from dat.errors import UsageError
 from dat.recipe import read
 from dat.recipe.header import recipe_hash
-from dat.report.on_trackers import pictures_of, show
+from dat.report.on_trackers import name_of, pictures_of, show
+from dat.results import Row
 
 NONE = {"kind": "none"}
 
@@ -212,6 +213,11 @@ def test_each_tracker_is_told_in_its_form(
     assert capsys.readouterr().err == ""
     assert tracker.told("store_init_configuration") == [(({"seeds": "[0]"},), {})]
     assert {form: len(tracker.told(form)) for form in ("log_images", "log_artifact") if tracker.told(form)} == forms
+
+
+def test_names_are_such_as_every_tracker_takes() -> None:
+    row = Row("clean@art", "accuracy", 50.0, 4, None, 0, "dat + at", "0123")
+    assert name_of(row) == "clean_art/accuracy/dat _ at-seed0"
 
 
 def test_a_damaged_picture_file_ends_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
