@@ -3,11 +3,12 @@
 import sys
 
 import torch
-from fastai.callback.core import Callback
-from fastai.data.core import DataLoaders
-from fastai.learner import Learner
+from fastai.callback.core import Callback  # pyright: ignore[reportMissingImports]  # the tests are without it
+from fastai.data.core import DataLoaders  # pyright: ignore[reportMissingImports]
+from fastai.learner import Learner  # pyright: ignore[reportMissingImports]
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader, TensorDataset
 
 import dat
 from dat.data.embedded import digits
@@ -31,8 +32,8 @@ class DiscreteAdversary(Callback):
 
 if __name__ == "__main__":
     numbers = digits("train")
-    pictures = list(zip(torch.from_numpy(numbers.images).float() / 255, torch.from_numpy(numbers.targets), strict=True))
-    loaders = [torch.utils.data.DataLoader(pictures, 64, shuffle=True) for _ in range(2)]
+    pictures = TensorDataset(torch.from_numpy(numbers.images).float() / 255, torch.from_numpy(numbers.targets))
+    loaders = [DataLoader(pictures, 64, shuffle=True) for _ in range(2)]
     model = nn.Sequential(nn.Flatten(), nn.Linear(192, 10))
     adversary = DiscreteAdversary(dat.load_discretizer(sys.argv[1]), alpha=0.4)
     Learner(DataLoaders(*loaders), model, loss_func=nn.CrossEntropyLoss(), cbs=adversary).fit(1, 0.01)

@@ -35,5 +35,5 @@ if __name__ == "__main__":
     images, settings = torch.from_numpy(numbers.images).float() / 255, {"image_size": 8, "patch_size": 2, "num_labels": 10}
     pictures = [{"pixel_values": image, "labels": label} for image, label in zip(images, numbers.targets, strict=True)]
     network = ViTForImageClassification(ViTConfig(hidden_size=48, num_hidden_layers=2, num_attention_heads=3, **settings))
-    parts = {"discretizer": dat.load_discretizer(sys.argv[1]), "alpha": 0.4, "normalize": lambda x: 2 * x - 1}
+    parts: dict[str, Any] = {"discretizer": dat.load_discretizer(sys.argv[1]), "alpha": 0.4, "normalize": lambda x: 2 * x - 1}
     DATTrainer(network, train_dataset=pictures, **parts).train()

@@ -5,6 +5,7 @@ import sys
 import lightning
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
 import dat
 from dat.data.embedded import digits
@@ -33,6 +34,6 @@ class DATModule(lightning.LightningModule):
 
 if __name__ == "__main__":
     numbers = digits("train")
-    pictures = list(zip(torch.from_numpy(numbers.images).float() / 255, torch.from_numpy(numbers.targets), strict=True))
+    pictures = TensorDataset(torch.from_numpy(numbers.images).float() / 255, torch.from_numpy(numbers.targets))
     module = DATModule(nn.Sequential(nn.Flatten(), nn.Linear(192, 10)), dat.load_discretizer(sys.argv[1]), alpha=0.4)
-    lightning.Trainer(max_epochs=1).fit(module, torch.utils.data.DataLoader(pictures, 64, shuffle=True))
+    lightning.Trainer(max_epochs=1).fit(module, DataLoader(pictures, 64, shuffle=True))

@@ -9,7 +9,7 @@ import os
 from typing import Any
 
 import torch
-from timm.task import ClassificationTask
+from timm.task.classification import ClassificationTask
 from timm.utils.model import unwrap_model
 from torch import Tensor, nn
 

@@ -15,12 +15,14 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import dat
 from dat.commands import train as command
 from dat.engine import trackers
+from dat.engine.run_folder import Run
 from dat.engine.trackers import as_number, curves, flat, tracked
 from dat.errors import UsageError
 from dat.recipe import read
 from dat.recipe.header import recipe_hash
 from dat.report.on_trackers import name_of, pictures_of, show
 from dat.results import Row
+from dat.types import Place
 
 NONE = {"kind": "none"}
 
@@ -227,12 +229,10 @@ def test_a_damaged_picture_file_ends_no_run(tmp_path: Path, capsys: pytest.Captu
     assert "Nothing more goes to tensorboard" in capsys.readouterr().err
 
 
-def test_another_process_than_the_main_one_tracks_nothing(values: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    class Elsewhere:
-        place = type("Place", (), {"is_main": False})()
-
-    with command._tracked(read.parse(values), Elsewhere()) as found:  # pyright: ignore[reportArgumentType]  # all that it asks
-        assert found is None
+def test_another_process_than_the_main_one_tracks_nothing(values: dict[str, Any], tmp_path: Path) -> None:
+    for process in (0, 1):
+        with command._tracked(read.parse(values), Run(tmp_path, Place(torch.device("cpu"), process, 2), True, {})) as found:
+            assert (found is None) == (process == 1)
 
 
 def test_trackers_are_no_part_of_what_was_trained(values: dict[str, Any]) -> None:

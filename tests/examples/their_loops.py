@@ -22,6 +22,7 @@ import transformers
 from lightning.pytorch.strategies import DDPStrategy
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 from transformers.modeling_outputs import ImageClassifierOutput
 
 import dat
@@ -38,6 +39,7 @@ class Watched(nn.Sequential):
     """A network that notes how it is called: its mode, and which weights learn."""
 
     calls: list[tuple[bool, tuple[bool, ...]]]
+    pretrained_cfg: dict[str, Any]
 
     def forward(self, images: Tensor) -> Tensor:
         self.calls.append((self.training, tuple(parameter.requires_grad for parameter in self.parameters())))
@@ -53,10 +55,12 @@ def watched() -> Watched:
     return network
 
 
-def pictures() -> list[tuple[Tensor, Tensor]]:
+def pictures(*, first: int = 0, stride: int = 1) -> TensorDataset:
+    """Those of one process: its `stride` is how many there are."""
     numbers = torch.Generator().manual_seed(0)
     images = torch.rand(STEPS * BATCH, 3, 8, 8, generator=numbers, dtype=torch.float64)
-    return list(zip(images, torch.randint(0, tiny.CLASSES, (len(images),), generator=numbers), strict=True))
+    labels = torch.randint(0, tiny.CLASSES, (len(images),), generator=numbers)
+    return TensorDataset(images[first::stride], labels[first::stride])
 
 
 def discretizer() -> dat.FrozenDiscretizer:
@@ -66,7 +70,8 @@ def discretizer() -> dat.FrozenDiscretizer:
 def in_lightning(out: Path, processes: int, micro: int, **strategy: Any) -> nn.Module:
     network = watched()
     parallel = DDPStrategy(process_group_backend="gloo", **strategy)
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+    silent = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
+    quiet: dict[str, Any] = dict.fromkeys(silent, False)
     trainer = lightning.Trainer(
         accelerator="cpu",
         devices=processes,
@@ -78,9 +83,8 @@ def in_lightning(out: Path, processes: int, micro: int, **strategy: Any) -> nn.M
         **quiet,
     )
     module = lightning_module.DATModule(network, discretizer(), alpha=1.0)
-    rows = pictures()
-    mine = rows[int(os.environ.get("RANK", "0")) :: processes]  # Lightning's own sampler would shuffle them
-    trainer.fit(module, torch.utils.data.DataLoader(mine, BATCH // processes // micro))
+    mine = pictures(first=int(os.environ.get("RANK", "0")), stride=processes)  # Lightning's own sampler would shuffle them
+    trainer.fit(module, DataLoader(mine, BATCH // processes // micro))
     assert not any("frozen" in key for key in module.state_dict())
     return network
 
@@ -114,7 +118,7 @@ def in_trainer(out: Path, processes: int, micro: int) -> nn.Module:
         save_strategy="no",
     )
     rows = [{"pixel_values": image, "labels": label} for image, label in pictures()]
-    parts = {"discretizer": discretizer(), "alpha": 1.0, "normalize": lambda x: 2 * x - 1}
+    parts: dict[str, Any] = {"discretizer": discretizer(), "alpha": 1.0, "normalize": lambda x: 2 * x - 1}
     hugging_face_trainer.DATTrainer(model, settings, train_dataset=rows, **parts).train()
     return model.network
 
@@ -126,10 +130,10 @@ def in_timm(out: Path, processes: int, micro: int) -> nn.Module:
     task = timm_task.DATTask(network, nn.CrossEntropyLoss()).double()
     if processes > 1:
         task.prepare_distributed()
-    optimizer = torch.optim.SGD(task.get_trainable_module().parameters(), lr=0.1)
-    task.get_trainable_module().train()
+    optimizer = torch.optim.SGD(task.trainable_module.parameters(), lr=0.1)
+    task.trainable_module.train()
     rank, size = int(os.environ.get("RANK", "0")), BATCH // processes // micro
-    loader = torch.utils.data.DataLoader(pictures(), size)
+    loader = DataLoader(pictures(), size)
     mine = [batch for number, batch in enumerate(loader) if number % processes == rank]
     for number, (images, labels) in enumerate(mine, start=1):
         last = number % micro == 0
@@ -144,15 +148,15 @@ def in_timm(out: Path, processes: int, micro: int) -> nn.Module:
 
 def in_fastai(out: Path, processes: int, micro: int) -> nn.Module:
     """The wrapper is what `distrib_ctx` puts around a model; its own loader of shares needs a GPU."""
-    from fastai.callback.training import GradientAccumulation
-    from fastai.optimizer import SGD
+    from fastai.callback.training import GradientAccumulation  # pyright: ignore[reportMissingImports]
+    from fastai.optimizer import SGD  # pyright: ignore[reportMissingImports]
 
     from examples import fastai_callback
 
     network = watched()
     model = nn.parallel.DistributedDataParallel(network) if processes > 1 else network
-    mine = pictures()[int(os.environ.get("RANK", "0")) :: processes]
-    loaders = fastai_callback.DataLoaders(torch.utils.data.DataLoader(mine, BATCH // processes // micro), [])
+    mine = pictures(first=int(os.environ.get("RANK", "0")), stride=processes)
+    loaders = fastai_callback.DataLoaders(DataLoader(mine, BATCH // processes // micro), [])
     callbacks = [fastai_callback.DiscreteAdversary(discretizer(), alpha=1.0), GradientAccumulation(BATCH // processes)]
     settings = {"opt_func": SGD, "cbs": callbacks, "path": out}
     learner = fastai_callback.Learner(loaders, model, lambda x, y: nn.functional.cross_entropy(x, y).float(), **settings)
