@@ -41,9 +41,9 @@ class Watched(nn.Sequential):
     calls: list[tuple[bool, tuple[bool, ...]]]
     pretrained_cfg: dict[str, Any]
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         self.calls.append((self.training, tuple(parameter.requires_grad for parameter in self.parameters())))
-        return super().forward(images)
+        return super().forward(input)
 
 
 def watched() -> Watched:
@@ -67,7 +67,7 @@ def discretizer() -> dat.FrozenDiscretizer:
     return dat.FrozenDiscretizer(tiny.vqgan()).double()
 
 
-def in_lightning(out: Path, processes: int, micro: int, **strategy: Any) -> nn.Module:
+def in_lightning(out: Path, processes: int, micro: int, **strategy: Any) -> Watched:
     network = watched()
     parallel = DDPStrategy(process_group_backend="gloo", **strategy)
     silent = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
@@ -100,7 +100,7 @@ class Classifier(nn.Module):
         return ImageClassifierOutput(logits=self.network(pixel_values))
 
 
-def in_trainer(out: Path, processes: int, micro: int) -> nn.Module:
+def in_trainer(out: Path, processes: int, micro: int) -> Watched:
     model = Classifier()
     settings = transformers.TrainingArguments(
         str(out),
@@ -123,15 +123,14 @@ def in_trainer(out: Path, processes: int, micro: int) -> nn.Module:
     return model.network
 
 
-def in_timm(out: Path, processes: int, micro: int) -> nn.Module:
+def in_timm(out: Path, processes: int, micro: int) -> Watched:
     """The steps of timm's train.py that touch the task."""
     network = watched()
     network.pretrained_cfg = {"mean": (0.25, 0.5, 0.5), "std": (0.25, 0.5, 0.5)}
     task = timm_task.DATTask(network, nn.CrossEntropyLoss()).double()
     if processes > 1:
         task.prepare_distributed()
-    optimizer = torch.optim.SGD(task.trainable_module.parameters(), lr=0.1)
-    task.trainable_module.train()
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
     rank, size = int(os.environ.get("RANK", "0")), BATCH // processes // micro
     loader = DataLoader(pictures(), size)
     mine = [batch for number, batch in enumerate(loader) if number % processes == rank]
@@ -146,7 +145,7 @@ def in_timm(out: Path, processes: int, micro: int) -> nn.Module:
     return network
 
 
-def in_fastai(out: Path, processes: int, micro: int) -> nn.Module:
+def in_fastai(out: Path, processes: int, micro: int) -> Watched:
     """The wrapper is what `distrib_ctx` puts around a model; its own loader of shares needs a GPU."""
     from fastai.callback.training import GradientAccumulation  # pyright: ignore[reportMissingImports]
     from fastai.optimizer import SGD  # pyright: ignore[reportMissingImports]
@@ -165,7 +164,7 @@ def in_fastai(out: Path, processes: int, micro: int) -> nn.Module:
     return network
 
 
-LOOPS: dict[str, Callable[[Path, int, int], nn.Module]] = {
+LOOPS: dict[str, Callable[[Path, int, int], Watched]] = {
     "trainer": in_trainer,
     **({"fastai": in_fastai} if find_spec("fastai") else {}),
     "timm": in_timm,
