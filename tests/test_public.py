@@ -13,7 +13,7 @@ import pytest
 import dat
 
 SOURCE = Path(dat.__file__)
-README = SOURCE.parents[1] / "README.md"
+LOOPS = SOURCE.parents[1] / "docs" / "your-own-loop.md"
 
 
 def imported_for_checkers() -> dict[str, str]:
@@ -61,8 +61,8 @@ def test_every_method_is_public():
     assert {method.__name__ for method in dat.METHODS.values()} <= set(dat._HOME)
 
 
-def test_the_readme_shows_the_main_names():
-    text = README.read_text()
+def test_the_page_of_loops_shows_the_main_names():
+    text = LOOPS.read_text()
     for name in [
         "load_discretizer", "discrete_adversary", "Normalized", "fgsm", "pgd", "random_start", "input_gradient",
         "modified_code_rate", "corrupt", "CORRUPTIONS", "METHODS", *(method.__name__ for method in dat.METHODS.values()),

@@ -300,7 +300,7 @@ GAINS = {"Gain under FGSM": "fgsm", "Gain on corruptions": "c"}
 @pytest.mark.parametrize(
     ("page", "heading", "name"),
     [
-        ("README.md", "## What it shows", "demo"),
+        ("docs/which-method.md", "## On digits", "demo"),
         ("results/cifar10-compare/README.md", "## Equal steps", "cifar10-compare"),
         ("results/cifar10-compare/README.md", "## Equal time", "cifar10-compare/equal-time"),
         ("results/cifar10-controls/README.md", "Accuracy in percent", "cifar10-controls"),
