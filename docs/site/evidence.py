@@ -19,7 +19,7 @@ from dat.results import RESULTS, RUN, read_rows
 
 ROOT = Path(__file__).resolve().parents[2]
 RUNS = {
-    "imagenette-finetune": "Photographs, EfficientNet-Lite0 fine-tuned",
+    "imagenette-rate": "Photographs, EfficientNet-Lite0 fine-tuned",
     "cifar10-shares": "CIFAR-10, ResNet-20 fine-tuned",
     "cifar10-compare": "CIFAR-10, a small network, five epochs",
     "demo": "Digits of 8 pixels, a small network",

@@ -23,7 +23,7 @@ PRETRAINED = {"mae": "Autoencoder:", "simclr": "SimCLR:"}
 CELLS = ["finetune-standard", "finetune-dat"]
 """Of one seed each: no marks and no claims to check, but pages and tables."""
 ONE_SEED = [*(FEATURES / name for name in (*PRETRAINED, *CELLS)), ROOT / "results/cifar10-finetune"]
-SHARES = [ROOT / "results/cifar10-shares", ROOT / "results/imagenette-finetune"]
+SHARES = [ROOT / "results" / name for name in ("cifar10-shares", "imagenette-finetune", "imagenette-rate")]
 """Their corrupted pictures are fewer than the others: a column more, and intervals over seeds and pictures."""
 KNN = f"k{MINUS}NN"
 """As `table_of` reads it."""
