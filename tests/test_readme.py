@@ -153,7 +153,9 @@ def test_the_python_of_a_page_runs(
     assert len(sources) == count
     write_digits(tmp_path / "own-digits")
     namespace = what_a_reader_has()
-    learners = [namespace["model"], namespace["network"].head.regression_head, namespace["autoencoder"].patch_embed][: LOOPS.get(page, 0)]
+    learners = [namespace["model"], namespace["network"].head.regression_head, namespace["autoencoder"].patch_embed][
+        : LOOPS.get(page, 0)
+    ]
     before = [parameter.clone() for learner in learners for parameter in learner.parameters()]
     for source in sources:
         exec(compile(source, page, "exec"), namespace)
