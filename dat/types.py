@@ -80,6 +80,10 @@ def check_radius(norm: str, **sizes: float) -> None:
             raise UsageError(f"{name} is {size:g}, but pixels go from 0 to 1{advice}.")
 
 
+exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
+"""Whether `torch.export` looks on; torch 2.6 cannot tell it from `torch.compile`."""
+
+
 def check_images(images: Tensor) -> None:
     """Refuse what is not a batch of float images in [0, 1]; costs one pass over them, and none while `torch.export` looks on.
 
@@ -90,7 +94,7 @@ def check_images(images: Tensor) -> None:
         raise UsageError(f"Images have shape {tuple(images.shape)}; expected (batch, 3, height, width).")
     if not images.is_floating_point():
         raise UsageError(f"Images are {images.dtype}; convert them to float in [0, 1], e.g. images.float() / 255.")
-    if torch.compiler.is_exporting():
+    if exporting():
         return
     low, high = torch.stack(torch.aminmax(images)).tolist()
     if not (low >= -RANGE_TOLERANCE and high <= 1 + RANGE_TOLERANCE):

@@ -232,7 +232,7 @@ def test_every_example_is_tested():
         ("docs/export.md", 8),
         ("docs/your-own-pictures.md", 8),
         ("docs/many-nodes.md", 5),
-        ("docs/which-method.md", 2),
+        ("docs/which-method.md", 1),
     ],
 )
 def test_the_commands_of_a_page_can_be_parsed(page: str, count: int):

@@ -7,7 +7,7 @@ from torch import nn
 
 from dat.discretizers.quantizers.entropy import Logits, PerCode, entropies
 from dat.discretizers.quantizers.nearest import Codebook, CodebookQuantizer, Quantized, as_grid, as_vectors, check_finite
-from dat.types import Codes, Indices, Latents, Vectors
+from dat.types import Codes, Indices, Latents, Vectors, exporting
 
 MOST_SCORES = 2**22
 """Of one chunk, in float64: 32 MiB."""
@@ -26,7 +26,7 @@ def largest_product(vectors: Vectors, rows: Codebook, bias: PerCode | None = Non
     with torch.no_grad():
         exact = rows.double().T
         shift = exact.new_zeros(()) if bias is None else bias.double()
-        if torch.compiler.is_exporting():  # how many chunks there are depends on the batch
+        if exporting():  # how many chunks there are depends on the batch
             return torch.addmm(shift, vectors.double(), exact).argmax(dim=1)
         chunks = vectors.split(max(1, MOST_SCORES // len(rows)))
         return torch.cat([torch.addmm(shift, chunk.double(), exact).argmax(dim=1) for chunk in chunks])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from dat.discretizers.autoencoder import Quantizer
 from dat.errors import DivergenceError, UsageError
-from dat.types import Codes, Indices, Latents, Vectors
+from dat.types import Codes, Indices, Latents, Vectors, exporting
 
 Codebook = Float[Tensor, "codes depth"]
 AnyCodes = Int[Tensor, "..."]
@@ -25,7 +25,16 @@ Certain = Bool[Tensor, " count"]
 CPU_SCORES = 2**20
 MOST_CODES = 2**14
 # Largest relative error of one rounded input. Tensor cores may cut TF32 and bf16 inputs instead of rounding them.
-INPUT_ROUNDING = {"none": 0.0, "ieee": 0.0, "tf32": 2.0**-10, "bf16": 2.0**-7}
+# The last three are what torch before 2.9 calls them.
+INPUT_ROUNDING = {
+    "none": 0.0,
+    "ieee": 0.0,
+    "tf32": 2.0**-10,
+    "bf16": 2.0**-7,
+    "highest": 0.0,
+    "high": 2.0**-10,
+    "medium": 2.0**-7,
+}
 COARSEST = max(INPUT_ROUNDING.values())
 
 
@@ -62,7 +71,7 @@ def nearest_code(vectors: Vectors, codebook: Codebook, *, budget: int = 64 * 2**
             f"Vectors of shape {tuple(vectors.shape)} cannot be looked up in a codebook of shape "
             f"{tuple(codebook.shape)}; both need the same depth, and the codebook at least one code."
         )
-    if torch.compiler.is_exporting():
+    if exporting():
         return _by_all_scores(vectors, codebook)
     codes = torch.empty(len(vectors), dtype=torch.int64, device=vectors.device)
     rows, columns = _chunk_sizes(vectors, codebook, budget)
@@ -112,7 +121,7 @@ def check_finite(*tensors: Tensor) -> None:
     Raises:
         DivergenceError: a value is NaN or infinite.
     """
-    if torch.compiler.is_exporting():
+    if exporting():
         return
     if not all(math.isfinite(extreme) for tensor in tensors if tensor.numel() for extreme in tensor.detach().aminmax()):
         raise DivergenceError(
@@ -266,10 +275,15 @@ def _input_rounding(dtype: torch.dtype) -> float:
     """Relative error of an input of a matrix product at the least precise setting in force."""
     if dtype == torch.float64:
         return 0.0
-    # Not get_float32_matmul_precision(), which fails once a backend was set by itself. The stubs of torch lack these.
-    backends: Any = torch.backends
-    settings = (backends.fp32_precision, backends.cuda.matmul.fp32_precision, backends.mkldnn.matmul.fp32_precision)
-    return max(INPUT_ROUNDING.get(setting, COARSEST) for setting in settings)
+    return max(INPUT_ROUNDING.get(setting, COARSEST) for setting in _precisions())
+
+
+def _precisions() -> Sequence[str]:
+    """Of float32 products, everywhere they may be set; torch before 2.9 has one place."""
+    backends: Any = torch.backends  # whose stubs lack these
+    if not hasattr(backends, "fp32_precision"):
+        return (torch.get_float32_matmul_precision(),)  # fails later on, once a backend was set by itself
+    return (backends.fp32_precision, backends.cuda.matmul.fp32_precision, backends.mkldnn.matmul.fp32_precision)
 
 
 def _by_distances(vectors: Vectors, codebook: Codebook, columns: int) -> Indices:
