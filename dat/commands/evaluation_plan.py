@@ -30,9 +30,9 @@ from dat.evaluation.cells import Cell, View, all_classes
 from dat.evaluation.stylized import Paintings, Stylized
 from dat.evaluation.suites import FGSM, SEVERITIES, Clean, Corruption, Suite, clean_beside
 from dat.recipe import file
-from dat.recipe.data import LARGEST
+from dat.recipe.data import LARGEST, trained_pictures
 from dat.recipe.faults import sentence
-from dat.recipe.oddities import leftovers, pictures_in
+from dat.recipe.oddities import leftovers
 from dat.recipe.strict import Strict
 from dat.results import SET
 
@@ -217,7 +217,8 @@ class Plan:
         Raises:
             DataError: as `clean`.
         """
-        if set(suites).isdisjoint(FROM_CLEAN) or (trained := pictures_in(self.tested.trained_on)) is None:
+        known = self.tested.trained_on
+        if set(suites).isdisjoint(FROM_CLEAN) or known is None or (trained := trained_pictures(known)) is None:
             return []
         name = self.called or (set_name(self.root) if self.root is not None else "")
         return list(leftovers(trained, {name: self.clean[0].source}))

@@ -20,7 +20,7 @@ from dat.nn.imagenet_networks import NETWORKS, load_imagenet_network
 from dat.nn.norm import Normalized
 from dat.nn.weights import fitted, load_strictly, read_weights, split_key
 from dat.recipe.contest import training_of
-from dat.recipe.data import FolderData
+from dat.recipe.data import DigitsData, FolderData
 from dat.recipe.header import recipe_hash
 
 TIMM, IMAGENET = "timm:", "imagenet:"
@@ -33,8 +33,8 @@ class Tested:
     """A model that takes images in [0, 1], and what is known of it.
 
     `view` is how pictures are brought to it. `classes` are the names of its outputs, None where they are not known: ImageNet's,
-    if it has 1000. `test` are the pictures its own recipe tests it on, `test_name` what these are called; `trained_on` are the
-    folders of its training pictures, where they are known, which may have gone since. `sigmoid`: it was trained to say yes or
+    if it has 1000. `test` are the pictures its own recipe tests it on, `test_name` what these are called; `trained_on` says
+    what it was trained on, where that is known; the pictures may have gone since. `sigmoid`: it was trained to say yes or
     no to each class.
     """
 
@@ -44,7 +44,7 @@ class Tested:
     classes: tuple[str, ...] | None = None
     test: ImageDataset | None = None
     test_name: str = ""
-    trained_on: tuple[str, ...] = ()
+    trained_on: DigitsData | FolderData | None = None
     seed: int | None = None
     recipe_hash: str = ""
     sigmoid: bool = False
@@ -187,7 +187,6 @@ def of_run(path: Path) -> Tested:
     """
     found = load_classifier(path)
     test, _ = found.test_pictures()
-    section = found.recipe.data
     return Tested(
         found.label,
         found.model,
@@ -195,7 +194,7 @@ def of_run(path: Path) -> Tested:
         classes=found.classes,
         test=test,
         test_name=found.test_name,
-        trained_on=(section.train, *section.extra_train) if isinstance(section, FolderData) else (),
+        trained_on=found.recipe.data,
         seed=found.seed,
         recipe_hash=recipe_hash(found.recipe),
         sigmoid=training_of(found.recipe, found.label).sigmoid,

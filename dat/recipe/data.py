@@ -6,6 +6,7 @@ import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, suppress
+from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 from pydantic import AfterValidator, Discriminator, Field, Tag, field_validator
 
 from dat.data.concatenated import Concatenated
-from dat.data.draw import Draw
+from dat.data.draw import Draw, Positions
 from dat.data.embedded import digits, in_memory
 from dat.data.folders import ImageFolder, ImageSource, PictureFiles
 from dat.data.hold_out import held_out, part_of, without_copies
@@ -23,7 +24,7 @@ from dat.data.subset import spread
 from dat.errors import DataError, UsageError
 from dat.progress import warn
 from dat.recipe.faults import member
-from dat.recipe.oddities import enlarged, leftovers, pictures_in
+from dat.recipe.oddities import enlarged, leftovers
 from dat.recipe.strict import Strict
 
 LARGEST = 8192
@@ -286,9 +287,25 @@ def notes_of(section: DigitsData | FolderData, tests: Tests, train: ImageSource 
     if isinstance(section, DigitsData):
         return ()
     sources = {name: dataset.source for name, dataset in tests.sets.items()}
-    train = pictures_in([section.train, *section.extra_train]) if train is None else train
+    train = trained_pictures(section) if train is None else train
     trained = {} if train is None else {"training": train}
     return (*(leftovers(train, sources) if train is not None else ()), *enlarged(view_of(section), {**trained, **sources}))
+
+
+def trained_pictures(section: DigitsData | FolderData) -> ImageSource | None:
+    """The pictures that a recipe trains on, of the folders that are still there, as these are now; None where there are none.
+
+    What `train_per_class` leaves out and `validation` holds out is not among them. Pictures of digits are in no file.
+    """
+    found: list[ImageFolder] = []
+    for folder in (section.train, *section.extra_train) if isinstance(section, FolderData) else ():
+        with suppress(DataError):  # who only evaluates need not have them
+            found.append(_training_folder(section, folder, classes=found[0].classes if found else None))
+    parts: list[ImageSource] = [*found]
+    if found and isinstance(section.validation, float) and found[0].root == Path(section.train):
+        with suppress(DataError):
+            parts = _without(found, held_out(found[0], section.validation))
+    return Concatenated(parts) if parts else None
 
 
 def _train_sources(section: DigitsData | FolderData) -> tuple[ImageSource, ImageSource | None]:
@@ -307,20 +324,26 @@ def _train_sources(section: DigitsData | FolderData) -> tuple[ImageSource, Image
         _one_size(section, train, judged)
         return _joined(section, [train, *extra]), _joined(section, [judged])
     chosen = held_out(train, section.validation)
-    names = [train.name(index) for index in chosen.tolist()]
-    return _joined(section, [without_copies(part, names) for part in (train, *extra)]), _joined(
-        section, [part_of(train, chosen)]
-    )
+    return _joined(section, _without([train, *extra], chosen)), _joined(section, [part_of(train, chosen)])
+
+
+def _without(folders: Sequence[ImageFolder], chosen: Positions) -> list[ImageSource]:
+    """All but the pictures of the first folder at these positions, and their copies in the others."""
+    names = [folders[0].name(index) for index in chosen.tolist()]
+    return [without_copies(folder, names) for folder in folders]
+
+
+def _training_folder(section: FolderData, folder: str, *, classes: tuple[str, ...] | None = None) -> ImageFolder:
+    return ImageFolder(folder, classes=classes, per_class=section.train_per_class, draw=section.draw)
 
 
 def _train_folders(section: FolderData) -> list[ImageFolder]:
-    chosen: Any = {"per_class": section.train_per_class, "draw": section.draw}
-    train = ImageFolder(section.train, **chosen)
+    train = _training_folder(section, section.train)
     if section.classes not in (None, len(train.classes)):
         raise DataError(
             f"data.classes is {section.classes}, but {section.train} has {len(train.classes)} class folders; correct one."
         )
-    extra = [ImageFolder(folder, classes=train.classes, **chosen) for folder in section.extra_train]
+    extra = [_training_folder(section, folder, classes=train.classes) for folder in section.extra_train]
     _one_size(section, train, *extra)
     return [train, *extra]
 

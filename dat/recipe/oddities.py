@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from pathlib import Path
 
-from dat.data.concatenated import Concatenated
-from dat.data.folders import ImageSource, PictureFolder
+from dat.data.folders import ImageSource
 from dat.data.images import size_of
 from dat.data.overlap import File, files_of, shared_pictures
 from dat.data.pipeline import CenterCrop
@@ -19,15 +17,6 @@ LOOKED_AT = 2000
 ENLARGED = 2.0
 """More than this is said: from there on a picture holds less than half of what its side could."""
 NAMED = 3
-
-
-def pictures_in(folders: Iterable[str | Path]) -> ImageSource | None:
-    """All pictures of the folders that are still there; None where there are none."""
-    found: list[ImageSource] = []
-    for folder in folders:
-        with suppress(DataError):  # who only evaluates need not have them
-            found.append(PictureFolder(folder))
-    return Concatenated(found) if found else None
 
 
 def leftovers(train: ImageSource, tests: Mapping[str, ImageSource]) -> Iterator[str]:

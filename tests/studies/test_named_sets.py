@@ -360,10 +360,26 @@ def test_so_they_are_by_an_evaluation_on_suites_while_the_training_pictures_are_
         assert found.exit_code == 0, found.stderr
         assert found.stderr.count(said.format(of)) == 1
         assert said.format(of) in (tmp_path / f"out{of}" / "report.md").read_text()
-    without_pictures: Any = SimpleNamespace(tested=SimpleNamespace(trained_on=(str(tmp_path / "train"),)))
+    section = read.parse(recipe(tmp_path, tmp_path / "run")).data
+    without_pictures: Any = SimpleNamespace(tested=SimpleNamespace(trained_on=section))
     assert Plan.leftovers(without_pictures, ["a", "sketch"]) == [], "sets of their own are not made from these"
     shutil.rmtree(tmp_path / "train")
     assert "training pictures" not in CliRunner().invoke(app, [*words, "--out", str(tmp_path / "none")]).stderr
+
+
+@pytest.mark.parametrize("chosen", [{"train_per_class": 2, "draw": "first"}, {"validation": 0.5}])
+def test_what_was_left_out_of_training_is_no_training_picture(photos: Path, tmp_path: Path, chosen: dict[str, Any]) -> None:
+    shutil.copytree(photos / "train", tmp_path / "train")
+    shutil.copytree(photos / "train", tmp_path / "test")
+    values = {**recipe(tmp_path, tmp_path / "run", **chosen), "methods": {"standard": {}}}
+    folder = dat.train(values, cpu=True)
+    said = "6 of the 12 test pictures{} are training pictures, too: "
+    assert said.format("") in (folder / "report.md").read_text()
+    for of, words in (("", ["--suites", "clean", "--no-self-test"]), (" of odd", ["--data", f"odd={tmp_path / 'test'}"])):
+        out = str(tmp_path / f"out{of}")
+        found = CliRunner().invoke(app, ["eval", str(folder / "standard-seed0"), *words, "--cpu", "--out", out])
+        assert found.exit_code == 0, found.stderr
+        assert said.format(of) in found.stderr
 
 
 def test_shared_pictures_are_those_that_are_used(photos: Path) -> None:
