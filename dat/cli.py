@@ -10,7 +10,7 @@ import json as jsonlib
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import wraps
 from pathlib import Path
@@ -145,6 +145,7 @@ def evaluate(
     run of self-supervised learning, whole or not, the features are judged.
     """
     sets, changes = _named_sets(data or ()), overrides or ()
+    _refuse_sets_among_keys(sets, changes)
     names = None if suites is None else [named.strip() for named in suites.split(",") if named.strip()]
     how = {"out": out, "sets": sets, "self_test": self_test, "cpu": cpu}
     if not model.startswith(NAMED) and _is_pretraining(model):
@@ -173,12 +174,31 @@ def _named_sets(data: Sequence[str]) -> dict[str, Path]:
     sets: dict[str, Path] = {}
     for text in data:
         name, _, folder = text.partition("=")
-        if not (folder and re.fullmatch(r"[\w.+-]+", name)) or name in sets:
-            raise UsageError(
-                f"--data {text} names no set of its own; write --data NAME=FOLDER for each, e.g. --data art=photos/art."
-            )
+        if fault := _fault_of_set(name, folder, sets):
+            raise UsageError(f"--data {text} {fault}; write --data NAME=FOLDER for each, e.g. --data art=photos/art.")
         sets[name] = Path(folder)
     return sets
+
+
+def _fault_of_set(name: str, folder: str, known: Collection[str]) -> str | None:
+    """Why a set cannot be called so; None where it can."""
+    if not (name and folder):
+        return "names no set of its own"
+    if not re.fullmatch(r"[\w.+-]+", name):
+        return f"calls a set {name!r}, but names are of letters, digits and any of . + - _"
+    return f"is another set with the name {name}" if name in known else None
+
+
+FOLDERS = ("frost", "styles", "out")
+"""Keys whose value may be a folder."""
+
+
+def _refuse_sets_among_keys(sets: Collection[str], overrides: Sequence[str]) -> None:
+    """Raises: UsageError: after a named set another stands where keys are expected, as in `--data art=A sketch=B`."""
+    for text in overrides if sets and "" not in sets else ():
+        key, _, value = text.partition("=")
+        if value and "." not in key and key not in FOLDERS and Path(value).is_dir():
+            raise UsageError(f"{text} names a folder and no setting; for another set write --data {text}.")
 
 
 def _evaluated_again(
@@ -281,7 +301,8 @@ def _judged(
 def _refuse_without_suites(options: dict[str, object]) -> None:
     if given := [name for name, value in options.items() if value]:
         raise UsageError(
-            f"{given[0]} goes with --suites; add e.g. --suites clean, or write keys of the run's recipe, e.g. data.test=FOLDER."
+            f"{given[0]} goes with --suites; add e.g. --suites clean, name a set of a run, e.g. --data art=FOLDER, or keys "
+            "of its recipe, e.g. data.test=FOLDER."
         )
 
 

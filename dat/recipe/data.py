@@ -24,7 +24,7 @@ from dat.data.subset import spread
 from dat.errors import DataError, UsageError
 from dat.progress import warn
 from dat.recipe.faults import member
-from dat.recipe.oddities import enlarged, leftovers
+from dat.recipe.oddities import enlarged, judged_by, leftovers
 from dat.recipe.strict import Strict
 
 LARGEST = 8192
@@ -218,11 +218,12 @@ def build_data(section: DigitsData | FolderData, *, seed: int) -> Data:
     """Open the data of a recipe; nothing is written into their folder.
 
     Raises:
-        DataError: a folder is missing, a class is empty, training and test classes differ, or their number is not `classes`.
+        DataError: a folder is missing, a class is empty, training and test classes differ, or their number is not `classes`;
+            the folder of validation has test pictures.
     """
     train, judged = _train_sources(section)
     tests = build_tests(section, classes=train.classes)
-    test, notes = tests.first, notes_of(section, tests, train)
+    test, notes = tests.first, notes_of(section, tests, train, judged)
     for note in notes:
         warn(note)
     return Data(
@@ -282,14 +283,24 @@ def _test_source(section: FolderData, place: OneOfSets, classes: tuple[str, ...]
     return in_memory(folder) if section.in_memory else folder
 
 
-def notes_of(section: DigitsData | FolderData, tests: Tests, train: ImageSource | None = None) -> tuple[str, ...]:
-    """What is odd about the pictures of folders; `train` are those of training, else looked for where the recipe says."""
+def notes_of(
+    section: DigitsData | FolderData, tests: Tests, train: ImageSource | None = None, judged: ImageSource | None = None
+) -> tuple[str, ...]:
+    """What is odd about the pictures of folders; `train` are those of training, else looked for where the recipe says.
+
+    `judged`: those of validation.
+
+    Raises:
+        DataError: the folder of validation has test pictures.
+    """
     if isinstance(section, DigitsData):
         return ()
     sources = {name: dataset.source for name, dataset in tests.sets.items()}
     train = trained_pictures(section) if train is None else train
-    trained = {} if train is None else {"training": train}
-    return (*(leftovers(train, sources) if train is not None else ()), *enlarged(view_of(section), {**trained, **sources}))
+    found = [*enlarged(view_of(section), {**({} if train is None else {"training": train}), **sources})]
+    if train is not None and judged is not None:
+        found[:0] = judged_by(judged, train, sources, may_be=not isinstance(section.validation, str))
+    return (*(leftovers(train, sources) if train is not None else ()), *found)
 
 
 def trained_pictures(section: DigitsData | FolderData) -> ImageSource | None:

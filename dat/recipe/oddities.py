@@ -32,6 +32,22 @@ def leftovers(train: ImageSource, tests: Mapping[str, ImageSource]) -> Iterator[
         yield f"{said}, {advice}"
 
 
+def judged_by(judged: ImageSource, train: ImageSource, tests: Mapping[str, ImageSource], *, may_be: bool) -> Iterator[str]:
+    """A sentence for each set that shares pictures with those of validation: training pictures, and the test sets.
+
+    `may_be`: these are held out of the training pictures, which published sets share with their tests; else it is a mistake.
+
+    Raises:
+        DataError: a file cannot be read; or test pictures are among those of validation, and none may be.
+    """
+    for said in _shared(train, {"": judged}, of="training", kind="validation"):
+        yield f"{said}, or their accuracy is that of pictures that were trained on."
+    for said in _shared(judged, tests, of="validation"):
+        if not may_be:
+            raise DataError(f"{said}, or hold training pictures out: data.validation=0.1.")
+        yield f"{said}, or weights that are kept by validation are chosen by test pictures."
+
+
 def repeated(bank: ImageSource, tests: Mapping[str, ImageSource]) -> Iterator[str]:
     """A sentence for each test set that shares pictures with those that features are judged by; no refusal either.
 
@@ -58,12 +74,12 @@ def enlarged(view: CenterCrop, sets: Mapping[str, ImageSource]) -> Iterator[str]
         )
 
 
-def _shared(pictures: ImageSource, tests: Mapping[str, ImageSource], *, of: str) -> Iterator[str]:
+def _shared(pictures: ImageSource, tests: Mapping[str, ImageSource], *, of: str, kind: str = "test") -> Iterator[str]:
     for name, test in tests.items():
         if found := shared_pictures(pictures, test):
             pairs = [f"{ours.path} (in {of} {theirs.path})" for ours, theirs in found[:NAMED]]
             named = ", ".join(pairs) + ", ..." * (len(found) > NAMED)
-            which = f"test pictures of {name}" if name else "test pictures"
+            which = f"{kind} pictures of {name}" if name else f"{kind} pictures"
             yield f"{len(found)} of the {len(test)} {which} are {of} pictures, too: {named}; take them out of one of the two"
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dat.data.draw import drawn_order
 from dat.data.embedded import ArraySource, digits
 from dat.data.folders import ImageFolder
 from dat.data.hold_out import held_out, part_of, without_copies
@@ -34,6 +35,13 @@ def test_the_same_pictures_are_held_out_whatever_their_format_and_others_by_anot
     assert chosen.tolist() == held_out(other, 0.1).tolist() == sorted(chosen.tolist())
     assert chosen.tolist() != held_out(first, 0.1, seed=1).tolist()
     assert set(chosen.tolist()) < set(held_out(first, 0.3).tolist())
+
+
+def test_they_are_the_first_of_each_class_in_the_order_of_seed_0_so_that_a_run_goes_on_with_the_same(tmp_path: Path) -> None:
+    source = paint(tmp_path, {"a": 30, "b": 20})
+    order = drawn_order([source.name(index) for index in range(50)], seed=0).tolist()
+    of_a, of_b = ([index for index in order if source.targets[index] == label] for label in (0, 1))
+    assert held_out(source, 0.1).tolist() == sorted(of_a[:3] + of_b[:2])
 
 
 def test_a_class_of_one_picture_is_a_sentence(tmp_path: Path) -> None:

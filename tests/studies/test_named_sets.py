@@ -190,6 +190,23 @@ def test_only_comparisons_of_classifiers_have_several(tmp_path: Path) -> None:
 # ---- later
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ["--data", "my art=ART"],
+            r"calls a set 'my art', but names are of letters, digits and any of \. \+ - _; write --data",
+        ),
+        (["--data", "a=ART", "--data", "a=TEST"], r"is another set with the name a; write --data NAME=FOLDER for each"),
+        (["--data", "a=ART", "b=TEST"], r"b=\S+test names a folder and no setting; for another set write --data b=\S+test\.$"),
+    ],
+)
+def test_what_is_wrong_with_a_named_set_is_said(photos: Path, run: Path, words: list[str], said: str) -> None:
+    filled = [word.replace("ART", str(photos / "art")).replace("TEST", str(photos / "test")) for word in words]
+    with pytest.raises(UsageError, match=said):
+        command("eval", run, *filled, "--cpu")
+
+
 def command(*words: object) -> str:
     done = CliRunner().invoke(app, list(map(str, words)))
     if done.exit_code:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from itertools import product
@@ -164,6 +165,25 @@ def test_a_folder_of_validation_with_other_classes_is_refused(photos: Path, tmp_
     (tmp_path / "val" / "cat" / "0.png").write_bytes((photos / "val" / "cat" / "0.png").read_bytes())
     with pytest.raises(DataError, match=r"1 missing \('dog'\)"):
         OnDisk().data(read.parse(recipe(photos, section(photos, validation=str(tmp_path / "val")))).data)
+
+
+def test_pictures_to_judge_by_are_no_test_pictures(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Not by their path: what the files hold counts, in one set of several, too."""
+    shutil.copytree(photos / "test", tmp_path / "copied")
+    sets = {"art": str(photos / "val"), "photo": str(photos / "test")}
+    said = r"^6 of the 6 test pictures of photo are validation pictures, too: .*\(in validation .*data\.validation=0\.1\.$"
+    mistaken = read.parse(recipe(photos, section(photos, test=sets, validation=str(tmp_path / "copied"))))
+    with pytest.raises(DataError, match=said):
+        OnDisk().data(mistaken.data)
+    found = OnDisk().data(read.parse(recipe(photos, section(photos, test=str(photos / "train"), validation=0.2))).data)
+    whole = OnDisk().data(read.parse(recipe(photos, section(photos, validation=str(photos / "train")))).data)
+    notes = [*found.notes, *whole.notes]
+    assert [note.split(", too:")[0] for note in notes if "pictures, too" in note] == [
+        "16 of the 20 test pictures are training pictures",
+        "4 of the 20 test pictures are validation pictures",
+        "20 of the 20 validation pictures are training pictures",
+    ]
+    assert all(note in capsys.readouterr().err for note in notes[:1])
 
 
 def test_it_is_rehearsed() -> None:
