@@ -53,6 +53,11 @@ def test_name_and_normalisation_are_those_of_the_weights() -> None:
     found = section(name="vit_base_patch16_224", options={}, pretrained=True)
     assert found.name == "vit_base_patch16_224.augreg2_in21k_ft_in1k"
     assert (found.mean, found.std) == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    name = "vit_base_patch16_clip_224.openai"  # mean and deviation are neither one number nor ImageNet's
+    clip, told = section(name=name, options={}, pretrained=True), timm.get_pretrained_cfg(name)
+    assert told is not None
+    assert (clip.mean, clip.std) == (told.mean, told.std)
+    assert clip.mean != clip.std
     assert ModelSection.model_validate_json(found.model_dump_json()) == found  # as a run stores it
     assert section(name="vit_base_patch16_224", options={}, pretrained=True, mean=(0.1, 0.2, 0.3)).mean == (0.1, 0.2, 0.3)
     assert section(name="vit_base_patch16_224", options={}).mean == (0.485, 0.456, 0.406)
