@@ -99,6 +99,7 @@ def _check_length(
             "share of the codes that it changes, e.g. modified=0.1."
         )
     if modified is not None:
+        check_rate(modified, "modified")
         check_sought(modified, gradient_scale=gradient_scale, step_size=step_size)
     check_discrete_steps(alpha=alpha or 0.0, gradient_scale=gradient_scale, steps=steps, step_size=step_size)
 

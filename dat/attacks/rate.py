@@ -44,15 +44,15 @@ class Rate:
 Length = float | Rate
 
 
-def check_rate(rate: float) -> None:
+def check_rate(rate: float, name: str = "rate") -> None:
     """Refuse a share that no length leads to.
 
     Raises:
         UsageError: it is not above 0 and below 1.
     """
-    if not 0 < rate < 1:
+    if isinstance(rate, bool | str) or not 0 < rate < 1:
         raise UsageError(
-            f"rate is {rate}, but it is the share of the codes that a step changes, and none changes all; write a number "
+            f"{name} is {rate!r}, but it is the share of the codes that a step changes, and none changes all; write a number "
             "between 0 and 1, e.g. 0.1, or for no step alpha: 0."
         )
 

@@ -25,7 +25,7 @@ def find_pictures(places: Sequence[str | Path]) -> list[Path]:
         DataError: a path is not there, or a folder holds no picture.
         UsageError: they are no list, or none is named.
     """
-    if isinstance(places, str | Path) or not places:
+    if isinstance(places, str | Path) or not places or not all(isinstance(place, str | Path) for place in places):
         raise UsageError(f"Pictures are {places!r}; give a list of files and folders, e.g. ['photo.jpg', 'photos'].")
     return [path for place in places for path in _pictures_at(Path(place))]
 

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 
 
 def spelling(name: str) -> str:
-    """What all spellings of a name share: `Golden_Retriever` and `golden retriever`. One character is a name of its own."""
-    plain = unicodedata.normalize("NFKC", name)
-    return plain if len(plain) < 2 else plain.casefold().replace("_", " ").replace("-", " ")
+    """What all spellings of a name share: `Golden_Retriever` and `golden retriever `. One character is a name of its own."""
+    plain = " ".join(unicodedata.normalize("NFKC", name).replace("_", " ").replace("-", " ").split()) or name
+    return plain if len(plain) < 2 else plain.casefold()
 
 
 def spelt_twice(names: Iterable[str], others: Iterable[str] = ()) -> tuple[str, str] | None:

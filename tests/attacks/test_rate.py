@@ -189,8 +189,9 @@ def test_codes_are_counted_in_float32() -> None:
     [
         ({}, "alpha is None and modified is None; write one of them"),
         ({"alpha": 0.1, "modified": 0.1}, r"alpha is 0\.1 and modified is 0\.1; write one of them"),
-        ({"modified": 0.0}, r"rate is 0\.0, but it is the share of the codes"),
-        ({"modified": 1.0}, r"rate is 1\.0, but it is the share of the codes"),
+        ({"modified": 0.0}, r"modified is 0\.0, but it is the share of the codes"),
+        ({"modified": 1.0}, r"modified is 1\.0, but it is the share of the codes"),
+        ({"modified": "0.1"}, r"modified is '0\.1', but it is the share of the codes"),
         ({"modified": 0.1, "gradient_scale": "raw"}, "gradient_scale is 'raw', whose alpha is a factor"),
         ({"modified": 0.1, "step_size": 0.1}, r"step_size is 0\.1, a length, but alpha is sought"),
     ],

@@ -79,7 +79,7 @@ def test_boxes_below_the_score_are_left_out_and_the_surest_comes_first(pictures:
         assert [thing.label for thing in run.predict([pictures / "0.png"], score=0.8)[0].things] == ["red"]
     with pytest.raises(UsageError, match=r"score is 50\.0; write a number from 0"):
         run.predict([pictures], score=50.0)
-    with pytest.raises(UsageError, match=r"batch_size is 0; write 1 or more"):
+    with pytest.raises(UsageError, match=r"batch_size is 0; write a whole number, 1 or more"):
         run.predict([pictures], batch_size=0)
 
 

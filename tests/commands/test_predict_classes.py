@@ -176,10 +176,14 @@ def test_mistakes_are_sentences(run: Path, photos: Path, tmp_path: Path) -> None
         trained.predict([tmp_path])
     with pytest.raises(UsageError, match=r"Pictures are \[\]; give a list"):
         trained.predict([])
-    with pytest.raises(UsageError, match="batch_size is 0"):
+    with pytest.raises(UsageError, match="batch_size is 0; write a whole number"):
         trained.predict([photos / "a"], batch_size=0)
-    with pytest.raises(UsageError, match="top is 0, so no class would be told"):
-        trained.predict([photos / "a"], top=0)
+    for top in (0, 1.5):
+        with pytest.raises(UsageError, match=f"top is {top}, but so many classes are told; write a whole number"):
+            trained.predict([photos / "a"], top=top)  # pyright: ignore[reportArgumentType]
+    for odd in (3, b"photo.png"):
+        with pytest.raises(UsageError, match=r"Pictures are .*; give a list of files and folders"):
+            trained.predict([photos / "a", odd])  # pyright: ignore[reportArgumentType]
 
 
 @pytest.mark.parametrize(

@@ -321,6 +321,9 @@ def test_one_class_spelt_in_two_ways_is_refused(photos: Path, tmp_path: Path) ->
     paint(tmp_path / "train", ("red fox", "Red_Fox"), seed=3)
     with pytest.raises(DataError, match=r"train has one class spelt in two ways, 'Red_Fox' and 'red fox'; put both"):
         ImageFolder(tmp_path / "train")
+    paint(tmp_path / "blank", ("fox", "fox "), seed=3)
+    with pytest.raises(DataError, match=r"blank has one class spelt in two ways, 'fox' and 'fox '; put both"):
+        ImageFolder(tmp_path / "blank")
     paint(tmp_path / "letters", ("A", "a"), seed=3)
     assert ImageFolder(tmp_path / "letters").classes == ("A", "a")
 
