@@ -308,8 +308,10 @@ def trained_pictures(section: DigitsData | FolderData) -> ImageSource | None:
 
     What `train_per_class` leaves out and `validation` holds out is not among them. Pictures of digits are in no file.
     """
+    if isinstance(section, DigitsData):
+        return None
     found: list[ImageFolder] = []
-    for folder in (section.train, *section.extra_train) if isinstance(section, FolderData) else ():
+    for folder in (section.train, *section.extra_train):
         with suppress(DataError):  # who only evaluates need not have them
             found.append(_training_folder(section, folder, classes=found[0].classes if found else None))
     parts: list[ImageSource] = [*found]

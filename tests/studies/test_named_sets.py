@@ -294,7 +294,7 @@ def test_some_of_the_classes_must_be_asked_for_in_the_command_too(run: Path, pho
     assert (other["value"], other["protocol"]["classes"]) == (row["value"], "2 of 3")
 
 
-@pytest.mark.parametrize("words", [["art=x", "y"], ["art=x", "art=y"], ["art=x", "b="]])
+@pytest.mark.parametrize("words", [["art=x", "y"], ["art=x", "=y"], ["art=x", "b="]])
 def test_several_sets_are_named(words: list[str], run: Path) -> None:
     with pytest.raises(UsageError, match="names no set of its own; write --data NAME=FOLDER for each"):
         command("eval", run, *(part for word in words for part in ("--data", word)))
