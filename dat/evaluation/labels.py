@@ -52,8 +52,8 @@ class Labeller:
     top: int | None = None
 
     def __post_init__(self) -> None:
-        if self.top is not None and not (isinstance(self.top, int) and self.top >= 1):
-            raise UsageError(f"top is {self.top}, but so many classes are told; write a whole number, 1 or more.")
+        if self.top is not None:
+            check_top(self.top)
 
 
 def labelled(labeller: Labeller, paths: Sequence[Path], *, batch_size: int, device: torch.device) -> Iterator[list[Prediction]]:
@@ -72,8 +72,14 @@ def labelled(labeller: Labeller, paths: Sequence[Path], *, batch_size: int, devi
         ]
 
 
+def check_top(top: int) -> None:
+    """Raises: UsageError: no whole number, or below 1."""
+    if not isinstance(top, int) or top < 1:
+        raise UsageError(f"top is {top}, but so many classes are told; write a whole number, 1 or more.")
+
+
 def check_batch_size(batch_size: int) -> None:
-    """Raises: UsageError: below 1."""
+    """Raises: UsageError: no whole number, or below 1."""
     if not isinstance(batch_size, int) or batch_size < 1:
         raise UsageError(f"batch_size is {batch_size}; write a whole number, 1 or more.")
 

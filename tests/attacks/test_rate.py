@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from dat.analysis.codes import discrete_change
 from dat.attacks.discrete import discrete_adversary
-from dat.attacks.rate import Rate, Step, gain_of, length_for, searched
+from dat.attacks.rate import Rate, Step, check_rate, gain_of, length_for, searched
 from dat.discretizers.codes import modified_code_rate
 from dat.discretizers.frozen import FrozenDiscretizer
 from dat.discretizers.pretrained import load_discretizer
@@ -119,6 +119,13 @@ def test_rates_that_are_none_are_sentences(rate: float) -> None:
         Rate(0.1, pictures=0)
 
 
+@pytest.mark.parametrize("rate", ["0.1", True])
+def test_a_rate_that_is_no_number_is_a_sentence(rate: Any) -> None:
+    unchecked: Any = getattr(check_rate, "__wrapped__", check_rate)  # types are checked while tests run
+    with pytest.raises(UsageError, match=f"modified is {rate!r}, but it is the share of the codes"):
+        unchecked(rate, "modified")
+
+
 def test_the_gain_is_that_of_the_loss_after_the_discretizer() -> None:
     grid, shown = Grid(64), images()
     expected = (brightness(grid((shown + 0.1).clamp(0, 1))) - brightness(grid(shown))).mean()
@@ -191,7 +198,6 @@ def test_codes_are_counted_in_float32() -> None:
         ({"alpha": 0.1, "modified": 0.1}, r"alpha is 0\.1 and modified is 0\.1; write one of them"),
         ({"modified": 0.0}, r"modified is 0\.0, but it is the share of the codes"),
         ({"modified": 1.0}, r"modified is 1\.0, but it is the share of the codes"),
-        ({"modified": "0.1"}, r"modified is '0\.1', but it is the share of the codes"),
         ({"modified": 0.1, "gradient_scale": "raw"}, "gradient_scale is 'raw', whose alpha is a factor"),
         ({"modified": 0.1, "step_size": 0.1}, r"step_size is 0\.1, a length, but alpha is sought"),
     ],

@@ -16,8 +16,10 @@ from dat.cli import app
 from dat.commands import explain
 from dat.commands.trained import load_classifier
 from dat.data.embedded import digits
+from dat.data.picture_files import find_pictures
 from dat.discretizers.pretrained import load_discretizer
 from dat.errors import CheckpointError, DataError, UsageError
+from dat.evaluation.labels import check_batch_size, check_top
 from dat.recipe import read
 from dat.recipe.header import resolved
 from dat.report import strips
@@ -178,12 +180,23 @@ def test_mistakes_are_sentences(run: Path, photos: Path, tmp_path: Path) -> None
         trained.predict([])
     with pytest.raises(UsageError, match="batch_size is 0; write a whole number"):
         trained.predict([photos / "a"], batch_size=0)
-    for top in (0, 1.5):
-        with pytest.raises(UsageError, match=f"top is {top}, but so many classes are told; write a whole number"):
-            trained.predict([photos / "a"], top=top)  # pyright: ignore[reportArgumentType]
-    for odd in (3, b"photo.png"):
-        with pytest.raises(UsageError, match=r"Pictures are .*; give a list of files and folders"):
-            trained.predict([photos / "a", odd])  # pyright: ignore[reportArgumentType]
+    with pytest.raises(UsageError, match="top is 0, but so many classes are told; write a whole number"):
+        trained.predict([photos / "a"], top=0)
+
+
+@pytest.mark.parametrize(
+    ("act", "given", "sentence"),
+    [
+        (check_top, 1.5, "top is 1.5, but so many classes are told; write a whole number"),
+        (check_batch_size, 1.5, "batch_size is 1.5; write a whole number"),
+        (find_pictures, [3], r"Pictures are \[3\]; give a list of files and folders"),
+        (find_pictures, [b"a.png"], r"Pictures are \[b'a.png'\]; give a list of files and folders"),
+    ],
+)
+def test_what_is_of_another_type_is_a_sentence(act: Any, given: Any, sentence: str) -> None:
+    unchecked = getattr(act, "__wrapped__", act)  # types are checked while tests run
+    with pytest.raises(UsageError, match=sentence):
+        unchecked(given)
 
 
 @pytest.mark.parametrize(
