@@ -10,7 +10,7 @@ FAST := not slow and not gpu and not network
 PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow check bench docs clean
+.PHONY: help demo test test-slow test-oldest check bench docs clean
 
 help:  ## This list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
@@ -24,6 +24,9 @@ test: $(VENV)/installed-dev  ## The fast tests
 
 test-slow: $(VENV)/installed-dev  ## The tests that take minutes
 	@$(PYTEST) -m "slow and not gpu and not network"
+
+test-oldest: .venv-oldest/installed  ## The fast tests on the oldest versions that may be installed (downloads gigabytes)
+	@$(subst $(BIN),.venv-oldest/bin,$(PYTEST)) -m "$(FAST)" -o filterwarnings=
 
 check: $(VENV)/installed-dev  ## Style, types, and who imports whom
 	$(BIN)/ruff check .
@@ -40,7 +43,7 @@ docs: $(VENV)/installed-docs  ## The documentation site, build/site: runs the no
 	@echo "Open build/site/index.html, or serve it: $(BIN)/mkdocs serve"
 
 clean:  ## Remove the environment and caches; runs and data stay
-	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
+	rm -rf $(VENV) .venv-oldest .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamps: install again only when what is asked for has changed.
@@ -55,6 +58,12 @@ $(VENV)/installed-dev: $(VENV)/created pyproject.toml constraints.txt
 
 $(VENV)/installed-docs: $(VENV)/installed-dev
 	$(BIN)/pip install --quiet -c constraints.txt -e ".[dev,docs]"
+	@touch $@
+
+# Without the extras: their packages want newer ones. Old packages warn of new ones beside them, so warnings are no errors there.
+.venv-oldest/installed: pyproject.toml constraints-oldest.txt
+	$(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/pip install --quiet -c constraints-oldest.txt -e . pytest pytest-xdist hypothesis beartype
 	@touch $@
 
 $(VENV)/created:

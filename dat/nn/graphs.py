@@ -90,7 +90,8 @@ def read_graph(form: Form, path: Path) -> Run:
 def _program_of(graph: Graph) -> torch.export.ExportedProgram:
     batch = torch.cat([graph.example] * EXAMPLES)
     with torch.no_grad():
-        return torch.export.export(graph.network, (batch,), dynamic_shapes={graph.given: {0: torch.export.Dim("batch")}})
+        dynamic = {graph.given: {0: torch.export.Dim("batch")}}
+        return torch.export.export(graph.network, (batch,), dynamic_shapes=dynamic, strict=False)
 
 
 def _write_onnx(graph: Graph, program: torch.export.ExportedProgram, path: Path) -> int:

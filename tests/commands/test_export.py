@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import onnxruntime
 import pytest
 import torch
 from torch import Tensor
@@ -23,6 +22,7 @@ from dat.errors import CheckpointError, DatError, RunFolderError, UsageError
 from dat.nn import graphs
 from tests.commands.made_up_run import CLASSES, SIDE, made_up_run
 
+onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra: pip install '.[onnx]'")
 SMALL_RESNET = {"name": "small_resnet", "options": {"depth": 8, "width": 4}}
 SELF_SUPERVISED: dict[str, Any] = {
     "kind": "selfsupervised",

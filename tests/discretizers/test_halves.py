@@ -33,6 +33,8 @@ def discretizer(kind: str) -> FrozenDiscretizer:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_graphs_give_the_same_codes_and_pictures(kind: str, tmp_path: Path) -> None:
+    if kind == "lfq" and not hasattr(torch.compiler, "is_exporting"):
+        pytest.skip("torch before 2.7 does not export its shifts of bits, and `dat export` says so")
     frozen, images = discretizer(kind), torch.rand(5, 3, 12, 12)
     codes = frozen.encode(images)
     assert len(codes.unique()) > 5

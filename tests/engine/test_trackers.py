@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import dat
 from dat.commands import train as command
@@ -23,6 +22,10 @@ from dat.recipe.header import recipe_hash
 from dat.report.on_trackers import name_of, pictures_of, show
 from dat.results import Row
 from dat.types import Place
+
+accumulators = pytest.importorskip(
+    "tensorboard.backend.event_processing.event_accumulator", reason="needs the extra: pip install '.[trackers]'"
+)
 
 NONE = {"kind": "none"}
 
@@ -52,8 +55,8 @@ def values(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     }
 
 
-def events(folder: Path) -> EventAccumulator:
-    found = EventAccumulator(str(folder))
+def events(folder: Path) -> Any:
+    found = accumulators.EventAccumulator(str(folder))
     found.Reload()
     return found
 

@@ -56,7 +56,7 @@ class FiniteScalarQuantizer(TrainableQuantizer):
     def decode(self, codes: Codes) -> Latents:
         """Grid point of each code."""
         digits = [codes // weight % level for weight, level in zip(self._weights, self.levels, strict=True)]
-        values = [(digit - level // 2) / (level // 2) for digit, level in zip(digits, self.levels, strict=True)]
+        values = [(digit - level // 2).float() / (level // 2) for digit, level in zip(digits, self.levels, strict=True)]
         return torch.stack(values, dim=1)
 
     @property
