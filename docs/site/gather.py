@@ -4,6 +4,7 @@ python docs/site/gather.py build/pages        (then `mkdocs build`, which `make 
 """
 
 import argparse
+import os
 import re
 import shutil
 import subprocess
@@ -83,8 +84,9 @@ def run_notebooks(folder: Path) -> None:
         CalledProcessError: a cell failed; its traceback was printed.
     """
     command = [sys.executable, "-m", "nbconvert", "--to", "markdown", "--execute", "--log-level", "ERROR"]
+    quiet = {**os.environ, "PYTHONWARNINGS": "ignore"}  # of packages that notebooks bring
     for notebook in sorted(folder.glob("*.ipynb")):
-        subprocess.run([*command, str(notebook)], check=True)
+        subprocess.run([*command, str(notebook)], check=True, env=quiet)
 
 
 def api() -> str:
