@@ -20,7 +20,8 @@ from step import SEED, rounded
 from torch import Tensor, nn
 
 from dat.attacks.rate import Rate, Step, length_for
-from dat.data.folders import ImageFolder, ImageSource, set_name
+from dat.data.address import set_name
+from dat.data.folders import ImageFolder, ImageSource
 from dat.data.pipeline import CenterCrop, ImageDataset
 from dat.data.subset import spread
 from dat.data.testsets import layouts

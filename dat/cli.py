@@ -169,7 +169,7 @@ def _named_sets(data: Sequence[str]) -> dict[str, Path]:
     Raises:
         UsageError: several folders, and one has no name, or that of another.
     """
-    if len(data) == 1 and (Path(data[0]).exists() or "=" not in data[0]):
+    if len(data) == 1 and (Path(data[0]).exists() or "=" not in data[0].partition("::")[0]):
         return {"": Path(data[0])}
     sets: dict[str, Path] = {}
     for text in data:

@@ -19,7 +19,7 @@ from torch import nn
 
 from dat.commands.evaluation_folder import default_folder, held, known_as, other_rows, place_of, said_alarms
 from dat.commands.trained import load_encoder, models_of, pretraining_of
-from dat.data.folders import set_name
+from dat.data.address import set_name
 from dat.data.pipeline import ImageDataset
 from dat.engine import run_folder
 from dat.errors import DataError, UsageError, did_you_mean

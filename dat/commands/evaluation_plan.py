@@ -16,10 +16,11 @@ from accelerate import PartialState
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
 from dat.commands.subject import Tested
+from dat.data.address import set_name
 from dat.data.corruptions.frost import frost_textures
 from dat.data.corruptions.severities import ParameterSet
 from dat.data.corruptions.table import CORRUPTIONS, EXTRA_CORRUPTIONS
-from dat.data.folders import ImageSource, set_name
+from dat.data.folders import ImageSource
 from dat.data.pipeline import CenterCrop, CropMode, ImageDataset, Interpolation
 from dat.data.subset import spread
 from dat.data.testsets import layouts

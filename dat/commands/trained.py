@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from dat.data.address import set_name
 from dat.data.boxed import Letterbox
-from dat.data.folders import set_name
 from dat.data.picture_files import find_pictures
 from dat.data.pipeline import CenterCrop, ImageDataset
 from dat.engine import checkpoint, run_folder

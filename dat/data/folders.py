@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
@@ -24,16 +24,6 @@ from dat.progress import warn
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif")
 """torchvision's list and `.gif`. timm's three would leave out the others without a word."""
-
-SPLITS = ("train", "val", "valid", "validation", "test", "images")
-"""Names of folders that say which part of a set they hold, and not of which set."""
-
-
-def set_name(place: str | Path) -> str:
-    """What the pictures of a folder are called in results: as the folder is, with the one above where it is a mere `val`."""
-    folder = Path(os.path.abspath(place))  # links keep their own names
-    is_split = folder.name.lower() in SPLITS and folder.parent.name
-    return f"{folder.parent.name}-{folder.name}" if is_split else folder.name
 
 
 @runtime_checkable
@@ -77,13 +67,20 @@ class ImageSource(Protocol):
 class PictureFiles:
     """Labelled picture files below `root`, by their names. A leaf finds them; here they are read, named and identified.
 
-    `named_by_class`: their names say their classes, so a fingerprint need not.
+    `named_by_class`: their names say their classes, so a fingerprint need not. `class_order`: whence the order of the classes.
     """
 
     def __init__(
-        self, root: Path, names: Sequence[str], targets: Labels, classes: tuple[str, ...], *, named_by_class: bool
+        self,
+        root: Path,
+        names: Sequence[str],
+        targets: Labels,
+        classes: tuple[str, ...],
+        *,
+        named_by_class: bool,
+        class_order: str = "",
     ) -> None:
-        self.root, self.targets, self.classes = root, targets, classes
+        self.root, self.targets, self.classes, self.class_order = root, targets, classes, class_order
         # 75 corrupted copies of a set have the same names: one text of each, not 75.
         self._names = [sys.intern(name) for name in names]
         self._named_by_class = named_by_class
@@ -111,6 +108,10 @@ class PictureFiles:
     def name(self, index: int) -> str:
         """Path relative to the root, with forward slashes."""
         return self._names[index]
+
+    def where(self, index: int) -> str:
+        """The path of the picture, for messages."""
+        return str(self.root / self._names[index])
 
     def fingerprint(self, *, most_bytes: int | None = None) -> str:
         """SHA-256 over the relative names and contents of all pictures, and their classes where names do not say them.
@@ -158,9 +159,9 @@ class ImageFolder(PictureFiles):
             raise UsageError(f"per_class is {per_class}; give 1 or more, or leave it out for all pictures.")
         root = Path(root)
         found = _class_folders(root)
-        _refuse_two_spellings(root, found)
+        refuse_two_spellings(root, found)
         known = found if classes is None else tuple(classes)
-        _require_same_classes(root, found, known, subset=subset, of=of)
+        require_same_classes(root, found, known, subset=subset, of=of)
         files = {name: sorted(_files(root, name, above=frozenset())) for name in found}
         _say_left_out(root, [file for names in files.values() for file in names])
         pictures = [_pictures_of_class(root, name, files[name]) for name in found]
@@ -170,7 +171,8 @@ class ImageFolder(PictureFiles):
         if per_class is not None:
             chosen = drawn(names, targets, per_class, draw)
             names, targets = [names[position] for position in chosen.tolist()], targets[chosen]
-        super().__init__(root, names, targets, known, named_by_class=True)
+        order = f"folders of {root}, {by_what(found)}"
+        super().__init__(root, names, targets, known, named_by_class=True, class_order=order)
 
 
 class PictureFolder(PictureFiles):
@@ -202,8 +204,22 @@ def _class_folders(root: Path) -> tuple[str, ...]:
         raise DataError(f"Cannot open the data folder {root} ({error.strerror}); check the path.") from error
     if not names:
         raise DataError(f"There are no class folders in {root}; one subfolder per class with its pictures is expected.")
-    numbers = all(name.isascii() and name.isdigit() for name in names)
-    return tuple(sorted(names, key=(lambda name: (int(name), name)) if numbers else None))
+    return in_order(names)
+
+
+def in_order(names: Iterable[str]) -> tuple[str, ...]:
+    """Names of classes by the alphabet; by number where every one is a number."""
+    listed = [*names]
+    return tuple(sorted(listed, key=(lambda name: (int(name), name)) if _are_numbers(listed) else None))
+
+
+def by_what(names: Sequence[str]) -> str:
+    """By what `in_order` puts these names in order, in words."""
+    return "by number" if _are_numbers(names) else "by the alphabet"
+
+
+def _are_numbers(names: Sequence[str]) -> bool:
+    return all(name.isascii() and name.isdigit() for name in names)
 
 
 def _say_left_out(root: Path, files: Sequence[str]) -> None:
@@ -240,19 +256,31 @@ def _files(root: Path, folder: str, *, above: frozenset[tuple[int, int]]) -> Ite
             yield name
 
 
-def _refuse_two_spellings(root: Path, found: tuple[str, ...]) -> None:
+def refuse_two_spellings(root: str | Path, found: tuple[str, ...]) -> None:
+    """Refuse names of classes that differ in nothing but their spelling.
+
+    Raises:
+        DataError: two such names.
+    """
     if twice := spelt_twice(found):
-        raise DataError(f"{root} has one class spelt in two ways, {twice[0]!r} and {twice[1]!r}; put both into one folder.")
+        advice = "put both into one folder" if Path(root).is_dir() else "write one of them"
+        raise DataError(f"{root} has one class spelt in two ways, {twice[0]!r} and {twice[1]!r}; {advice}.")
 
 
-def _require_same_classes(
-    root: Path, found: tuple[str, ...], expected: tuple[str, ...], *, subset: bool, of: Literal["training", "labelled"]
+def require_same_classes(
+    root: str | Path, found: tuple[str, ...], expected: tuple[str, ...], *, subset: bool, of: Literal["training", "labelled"]
 ) -> None:
+    """Refuse classes that are not those expected, in their order; with `subset` some of them will do.
+
+    Raises:
+        DataError: how they differ.
+    """
     if found == expected or (subset and set(found) <= set(expected)):
         return
     if twice := spelt_twice(found, expected):
+        advice = "give its folder that name" if Path(root).is_dir() else "write it so"
         among = "in training" if of == "training" else "among the labelled pictures"
-        raise DataError(f"The class {twice[1]!r} of {root} is {twice[0]!r} {among}; give its folder that name.")
+        raise DataError(f"The class {twice[1]!r} of {root} is {twice[0]!r} {among}; {advice}.")
     differences = {"missing": sorted(set(expected) - set(found)), "extra": sorted(set(found) - set(expected))}
     said = ", ".join(f"{len(names)} {kind} ({_shortened(names)})" for kind, names in differences.items() if names)
     said = said or _first_difference(found, expected)
@@ -260,7 +288,7 @@ def _require_same_classes(
     advice = (
         "add them, or write classes: subset for a test set of some of the classes"
         if is_part and of == "training"
-        else "use folders with the same classes"
+        else f"use {'folders' if Path(root).is_dir() else 'pictures'} with the same classes"
     )
     raise DataError(f"The classes of {root} are not those of the {of} pictures: {said}; {advice}.")
 

@@ -6,7 +6,9 @@ as torchvision and timm do, so that accuracies are comparable; 16-bit values are
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
@@ -19,7 +21,14 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 WHITE_16_BIT = 65535
 
 
-def decode(path: str | Path) -> Image.Image:
+class Encoded(NamedTuple):
+    """What the file of a picture holds, where it lies within another file; `called` names it in messages."""
+
+    held: bytes
+    called: str
+
+
+def decode(path: str | Path | Encoded) -> Image.Image:
     """The picture in `path` as RGB, 8 bits; the first frame where there are several.
 
     Grey is repeated, alpha dropped (not blended on a background), CMYK and YCbCr converted as PIL does, EXIF orientation
@@ -31,7 +40,7 @@ def decode(path: str | Path) -> Image.Image:
             or holds values that no 16-bit picture has. No other picture is put in its place.
     """
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        with Image.open(_readable(path), formats=FORMATS) as image:
             image.load()
             return to_rgb(image)
     except DataError as error:
@@ -40,14 +49,14 @@ def decode(path: str | Path) -> Image.Image:
         raise _unreadable(path, error) from error
 
 
-def size_of(path: str | Path) -> tuple[int, int]:
+def size_of(path: str | Path | Encoded) -> tuple[int, int]:
     """Width and height as the head of the file has them; its pixels are not read.
 
     Raises:
         DataError: as `decode`, for what the head tells.
     """
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        with Image.open(_readable(path), formats=FORMATS) as image:
             return image.size
     except Exception as error:
         raise _unreadable(path, error) from error
@@ -60,7 +69,7 @@ def head_of(path: str | Path) -> tuple[tuple[int, int], int]:
         DataError: as `decode`, for what the head tells.
     """
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        with Image.open(_readable(path), formats=FORMATS) as image:
             orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
             return image.size, orientation if orientation in range(2, 9) else 1
     except Exception as error:
@@ -96,18 +105,22 @@ def _float_white(values: np.ndarray) -> int:
     return next((white for white in (1, 255) if values.max() <= white), WHITE_16_BIT)
 
 
-def _unreadable(path: str | Path, error: Exception) -> DataError:
+def _unreadable(path: str | Path | Encoded, error: Exception) -> DataError:
     reason = "not an image" if isinstance(error, UnidentifiedImageError) else _first_line(error)
     advice = "fetch it again, or take it out of the data set"
     return DataError(f"Cannot read the picture {_described(path)}: {reason}; {advice}.")
 
 
-def _described(path: str | Path) -> str:
+def _readable(path: str | Path | Encoded) -> str | Path | BytesIO:
+    return BytesIO(path.held) if isinstance(path, Encoded) else path
+
+
+def _described(path: str | Path | Encoded) -> str:
     try:
-        size = Path(path).stat().st_size
+        called, size = (path.called, len(path.held)) if isinstance(path, Encoded) else (path, Path(path).stat().st_size)
     except OSError:
         return f"{path} (no such file)"
-    return f"{path} (0 bytes, empty)" if size == 0 else f"{path} ({size} bytes)"
+    return f"{called} (0 bytes, empty)" if size == 0 else f"{called} ({size} bytes)"
 
 
 def _first_line(error: Exception) -> str:

@@ -19,6 +19,7 @@ from dat.data.embedded import digits, in_memory
 from dat.data.folders import ImageFolder, ImageSource, PictureFiles
 from dat.data.hold_out import held_out, part_of, without_copies
 from dat.data.pipeline import CenterCrop, CropFlip, ImageDataset, ImageNet, Transform
+from dat.data.places import Placed, open_place
 from dat.data.readable import without_unreadable
 from dat.data.subset import spread
 from dat.errors import DataError, UsageError
@@ -168,7 +169,8 @@ OneTestSet = Annotated[DataSection, AfterValidator(_one_test_set)]
 class Data:
     """Training and test pictures of one recipe.
 
-    `further` are the test sets after the first, which is called `test_name` where there are several. `notes` say what is odd.
+    `further` are the test sets after the first, which is called `test_name` where there are several. `notes` say what is odd,
+    `class_order` whence the order of the classes.
     """
 
     train: ImageDataset
@@ -180,6 +182,7 @@ class Data:
     further: Mapping[str, ImageDataset] = dataclasses.field(default_factory=dict)
     validation: ImageDataset | None = None
     notes: tuple[str, ...] = ()
+    class_order: str = ""
 
     def facts(self, source: str) -> dict[str, Any]:
         """What `run.json` says of them."""
@@ -188,6 +191,7 @@ class Data:
             "train_images": len(self.train),
             "test_images": len(self.test),
             "classes": len(self.classes),
+            **({"class_order": self.class_order} if self.class_order else {}),
             "image_size": list(self.size),
             **({"test_sets": {name: len(test) for name, test in self.test_sets.items()}} if self.further else {}),
             **({"validation_images": len(self.validation)} if self.validation is not None else {}),
@@ -221,7 +225,7 @@ def build_data(section: DigitsData | FolderData, *, seed: int) -> Data:
         DataError: a folder is missing, a class is empty, training and test classes differ, or their number is not `classes`;
             the folder of validation has test pictures.
     """
-    train, judged = _train_sources(section)
+    train, judged, class_order = _train_sources(section)
     tests = build_tests(section, classes=train.classes)
     test, notes = tests.first, notes_of(section, tests, train, judged)
     for note in notes:
@@ -236,6 +240,7 @@ def build_data(section: DigitsData | FolderData, *, seed: int) -> Data:
         further={name: dataset for name, dataset in tests.sets.items() if dataset is not test},
         validation=ImageDataset(judged, view_of(section), seed=0) if judged is not None else None,
         notes=notes,
+        class_order=class_order,
     )
 
 
@@ -278,7 +283,7 @@ def named_folders(section: FolderData) -> dict[str, OneOfSets]:
 
 def _test_source(section: FolderData, place: OneOfSets, classes: tuple[str, ...]) -> ImageSource:
     chosen: Any = {"per_class": section.test_per_class, "draw": section.draw, "subset": place.classes == "subset"}
-    folder = ImageFolder(place.folder, classes=classes, **chosen)
+    folder = open_place(place.folder, classes=classes, **chosen)
     _one_size(section, folder)
     return in_memory(folder) if section.in_memory else folder
 
@@ -310,51 +315,56 @@ def trained_pictures(section: DigitsData | FolderData) -> ImageSource | None:
     """
     if isinstance(section, DigitsData):
         return None
-    found: list[ImageFolder] = []
-    for folder in (section.train, *section.extra_train):
-        with suppress(DataError):  # who only evaluates need not have them
-            found.append(_training_folder(section, folder, classes=found[0].classes if found else None))
-    parts: list[ImageSource] = [*found]
-    if found and isinstance(section.validation, float) and found[0].root == Path(section.train):
+    found: dict[str, Placed] = {}
+    for place in (section.train, *section.extra_train):
+        with suppress(DataError, UsageError):  # who only evaluates need not have them
+            found[place] = _training_folder(section, place, classes=next(iter(found.values())).classes if found else None)
+    parts: list[ImageSource] = [*found.values()]
+    if isinstance(section.validation, float) and section.train in found:
         with suppress(DataError):
-            parts = _without(found, held_out(found[0], section.validation))
+            parts = _without([*found.values()], held_out(found[section.train], section.validation))
     return Concatenated(parts) if parts else None
 
 
-def _train_sources(section: DigitsData | FolderData) -> tuple[ImageSource, ImageSource | None]:
-    """Pictures to train on, and those to judge a training by, where the recipe says which."""
+def _train_sources(section: DigitsData | FolderData) -> tuple[ImageSource, ImageSource | None, str]:
+    """Pictures to train on, those to judge a training by, where the recipe says which, and whence the order of classes."""
     if isinstance(section, DigitsData):
         whole = digits("train", size=section.size)
         if section.validation is None:
-            return whole, None
+            return whole, None, ""
         chosen = held_out(whole, section.validation)
-        return part_of(whole, np.setdiff1d(np.arange(len(whole)), chosen)), part_of(whole, chosen)
+        return part_of(whole, np.setdiff1d(np.arange(len(whole)), chosen)), part_of(whole, chosen), ""
     train, *extra = _train_folders(section)
+    return *_train_and_judged(section, train, extra), train.class_order
+
+
+def _train_and_judged(section: FolderData, train: Placed, extra: Sequence[Placed]) -> tuple[ImageSource, ImageSource | None]:
     if section.validation is None:
         return _joined(section, [train, *extra]), None
     if isinstance(section.validation, str):
-        judged = ImageFolder(section.validation, classes=train.classes)
+        judged = open_place(section.validation, classes=train.classes)
         _one_size(section, train, judged)
         return _joined(section, [train, *extra]), _joined(section, [judged])
     chosen = held_out(train, section.validation)
     return _joined(section, _without([train, *extra], chosen)), _joined(section, [part_of(train, chosen)])
 
 
-def _without(folders: Sequence[ImageFolder], chosen: Positions) -> list[ImageSource]:
+def _without(folders: Sequence[Placed], chosen: Positions) -> list[ImageSource]:
     """All but the pictures of the first folder at these positions, and their copies in the others."""
     names = [folders[0].name(index) for index in chosen.tolist()]
     return [without_copies(folder, names) for folder in folders]
 
 
-def _training_folder(section: FolderData, folder: str, *, classes: tuple[str, ...] | None = None) -> ImageFolder:
-    return ImageFolder(folder, classes=classes, per_class=section.train_per_class, draw=section.draw)
+def _training_folder(section: FolderData, folder: str, *, classes: tuple[str, ...] | None = None) -> Placed:
+    return open_place(folder, classes=classes, per_class=section.train_per_class, draw=section.draw)
 
 
-def _train_folders(section: FolderData) -> list[ImageFolder]:
+def _train_folders(section: FolderData) -> list[Placed]:
     train = _training_folder(section, section.train)
     if section.classes not in (None, len(train.classes)):
+        named = "class folders" if isinstance(train, ImageFolder) else "classes"
         raise DataError(
-            f"data.classes is {section.classes}, but {section.train} has {len(train.classes)} class folders; correct one."
+            f"data.classes is {section.classes}, but {section.train} has {len(train.classes)} {named}; correct one."
         )
     extra = [_training_folder(section, folder, classes=train.classes) for folder in section.extra_train]
     _one_size(section, train, *extra)
@@ -375,12 +385,12 @@ def is_main() -> bool:
     return not there or torch.distributed.get_rank() == 0
 
 
-def _one_size(section: FolderData, *folders: ImageFolder) -> None:
+def _one_size(section: FolderData, *folders: Placed) -> None:
     if section.size is None and not section.in_memory:  # what is held in memory is looked at there, every picture
         refuse_sizes(*folders, allow_bad=section.allow_bad > 0)
 
 
-def refuse_sizes(*folders: PictureFiles, allow_bad: bool = False) -> None:
+def refuse_sizes(*folders: Placed | PictureFiles, allow_bad: bool = False) -> None:
     """Refuse pictures of several sizes where they are shown at their own; at most `LOOKED_AT` of a folder are opened.
 
     Raises:
@@ -390,7 +400,7 @@ def refuse_sizes(*folders: PictureFiles, allow_bad: bool = False) -> None:
     sizes: dict[tuple[int, int], str] = {}
     for folder, index in looked_at:
         with suppress(DataError) if allow_bad else nullcontext():
-            sizes.setdefault(folder.size(index), str(folder.root / folder.name(index)))
+            sizes.setdefault(folder.size(index), folder.where(index))
     if len(sizes) > 1:
         met = " but ".join(f"{name} is {width}x{height}" for (width, height), name in [*sizes.items()][:2])
         raise DataError(f"{met}; set data.size, so that they fit one batch.")

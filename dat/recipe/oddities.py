@@ -9,8 +9,9 @@ from dat.data.folders import ImageSource
 from dat.data.images import size_of
 from dat.data.overlap import File, files_of, shared_pictures
 from dat.data.pipeline import CenterCrop
+from dat.data.places import open_place
 from dat.data.subset import spread
-from dat.errors import DataError
+from dat.errors import DataError, UsageError
 
 LOOKED_AT = 2000
 """So many pictures of a set, at even distances, are asked for their size."""

@@ -17,8 +17,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from dat.data.address import address_of
 from dat.data.embedded import ArraySource
 from dat.data.folders import EXTENSIONS, ImageFolder, ImageSource, Labels
+from dat.data.places import open_place
 from dat.data.subset import Subset
 from dat.data.testsets.class_maps import (
     NOTHING,
@@ -154,6 +156,8 @@ def locate(name: str, root: str | Path) -> list[Path]:
         DataError: `root` is not a folder.
     """
     root, benchmark = Path(root), benchmark_of(name)
+    if name == "clean" and address_of(root).kind != "folder":
+        return [root]
     if not root.is_dir():
         raise DataError(f"There is no folder {root}; name the one that holds the test sets.")
     named = [place for folder in benchmark.folders for place in _below(root, folder)]
@@ -218,6 +222,8 @@ def _labelled_part(name: str, place: Path, classes: Classes, outputs: Outputs) -
 
 def _opened(place: Path, classes: Classes) -> tuple[Callable[[], ImageSource] | None, tuple[str, ...]]:
     """How the labelled pictures of a place are opened, and the names of their classes."""
+    if address_of(place).kind != "folder":
+        return partial(open_place, place, classes=(names := open_place(place).classes)), names
     listed_classes = _listed_classes(classes)
     if (place / "labels.csv").is_file():
         return partial(from_table, place / "labels.csv", listed_classes), listed_classes

@@ -1,0 +1,25 @@
+"""Labelled pictures, wherever they are: the one place where what a recipe or a command names becomes a source."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from dat.data.address import address_of
+from dat.data.folders import ImageFolder
+from dat.data.labelled import Wanted
+from dat.data.tabled import TabledPictures
+
+Placed = ImageFolder | TabledPictures
+
+
+def open_place(place: str | Path, **wanted: Any) -> Placed:
+    """The labelled pictures of a place; `wanted` are the settings of `Wanted`, which are those of `ImageFolder`.
+
+    Raises:
+        DataError, UsageError: as `address_of` and the kinds of places.
+    """
+    address = address_of(place)
+    if address.kind == "folder":
+        return ImageFolder(place, **wanted)
+    return TabledPictures(address, Wanted(**wanted))
