@@ -25,7 +25,7 @@ OPTIONS: Mapping[Kind, tuple[str, ...]] = {
     "folder": (),
     "table": ("path", "label"),
     "shards": ("label",),
-    "hub": ("split", "image", "label"),
+    "hub": ("config", "split", "image", "label"),
 }
 """What may stand after `::`."""
 

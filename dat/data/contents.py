@@ -74,12 +74,13 @@ def _read(root: Path, names: Sequence[str], total_bytes: int) -> Known:
 
 def _stamp(path: Path) -> list[int]:
     try:
-        return _of(path.stat())
+        return stamp_of(path.stat())
     except OSError as error:
         raise DataError(f"{path} is gone or a broken link; restore it or remove it.") from error
 
 
-def _of(status: os.stat_result) -> list[int]:
+def stamp_of(status: os.stat_result) -> list[int]:
+    """What changes with a file: its bytes, its times, and which file it is."""
     return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_dev]
 
 
@@ -87,7 +88,7 @@ def _hashed(path: Path) -> list[int | str]:
     """The stamp is that from before reading: who writes meanwhile changes it."""
     try:
         with path.open("rb") as file:
-            stamp = _of(os.fstat(file.fileno()))
+            stamp = stamp_of(os.fstat(file.fileno()))
             return [*stamp, hashlib.file_digest(file, "sha256").hexdigest()]
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror}); restore it or remove it.") from error
@@ -96,10 +97,10 @@ def _hashed(path: Path) -> list[int | str]:
 # The cache.
 
 
-def _cache_file(root: Path) -> Path | None:
-    """Where hashes of the files below `root` are remembered; None where that would be below `root` itself."""
+def cache_file(kind: str, root: Path) -> Path | None:
+    """Where what is known of `root`, or of the files below it, is remembered; None where that would be below `root` itself."""
     chosen = os.environ.get("XDG_CACHE_HOME", "")
-    place = Path(chosen if os.path.isabs(chosen) else os.path.expanduser(CACHE)) / "dat" / "contents"
+    place = Path(chosen if os.path.isabs(chosen) else os.path.expanduser(CACHE)) / "dat" / kind
     whole = root.resolve()
     if place.resolve().is_relative_to(whole):
         return None
@@ -108,7 +109,7 @@ def _cache_file(root: Path) -> Path | None:
 
 def _remembered(root: Path) -> Known:
     """What earlier calls read; nothing, where the cache is missing or damaged."""
-    path = _cache_file(root)
+    path = cache_file("contents", root)
     try:
         found = from_json(path.read_text()) if path is not None else {}
     except (OSError, ValueError):
@@ -119,7 +120,7 @@ def _remembered(root: Path) -> Known:
 
 def _remember(root: Path, before: Known, read: Known) -> None:
     """Add to the cache. One that cannot be written is no error: the files are read again next time."""
-    path, now = _cache_file(root), time.time_ns()
+    path, now = cache_file("contents", root), time.time_ns()
     kept = {name: entry for name, entry in read.items() if now - max(entry[1:3]) > JUST_NOW_NS}
     if path is not None and kept:
         with suppress(OSError):

@@ -7,10 +7,13 @@ from typing import Any
 
 from dat.data.address import address_of
 from dat.data.folders import ImageFolder
+from dat.data.hub import open_hub
 from dat.data.labelled import Wanted
+from dat.data.packed import PackedPictures
+from dat.data.shards import open_shards
 from dat.data.tabled import TabledPictures
 
-Placed = ImageFolder | TabledPictures
+Placed = ImageFolder | TabledPictures | PackedPictures
 
 
 def open_place(place: str | Path, **wanted: Any) -> Placed:
@@ -20,6 +23,13 @@ def open_place(place: str | Path, **wanted: Any) -> Placed:
         DataError, UsageError: as `address_of` and the kinds of places.
     """
     address = address_of(place)
-    if address.kind == "folder":
-        return ImageFolder(place, **wanted)
-    return TabledPictures(address, Wanted(**wanted))
+    settings = Wanted(**wanted)
+    match address.kind:
+        case "folder":
+            return ImageFolder(place, **wanted)
+        case "table":
+            return TabledPictures(address, settings)
+        case "shards":
+            return open_shards(address, settings)
+        case "hub":
+            return open_hub(address, settings)

@@ -6,12 +6,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 
 from dat.data.folders import ImageSource
-from dat.data.images import size_of
-from dat.data.overlap import File, files_of, shared_pictures
+from dat.data.overlap import Held, files_of, shared_pictures
 from dat.data.pipeline import CenterCrop
-from dat.data.places import open_place
 from dat.data.subset import spread
-from dat.errors import DataError, UsageError
+from dat.errors import DataError
 
 LOOKED_AT = 2000
 """So many pictures of a set, at even distances, are asked for their size."""
@@ -84,8 +82,8 @@ def _shared(pictures: ImageSource, tests: Mapping[str, ImageSource], *, of: str,
             yield f"{len(found)} of the {len(test)} {which} are {of} pictures, too: {named}; take them out of one of the two"
 
 
-def _short_sides(source: ImageSource) -> Iterator[tuple[File, int]]:
+def _short_sides(source: ImageSource) -> Iterator[tuple[Held, int]]:
     files = files_of(source)
     for position in spread(source, LOOKED_AT).positions.tolist() if files else ():
         with suppress(DataError):  # what cannot be read is told by who reads it
-            yield files[position], min(size_of(files[position].path))
+            yield files[position], min(files[position].size())
