@@ -124,8 +124,8 @@ def evaluate(
         list[str] | None,
         typer.Option(
             metavar="[NAME=]PATH",
-            help="The folder with the test sets, or with class folders; for detectors a COCO file. NAME=FOLDER, once for each, "
-            "for several.",
+            help="The folder with the test sets, or with class folders (or x.csv, x-*.tar, hf:NAME); for detectors a COCO "
+            "file. NAME=FOLDER, once for each, for several.",
         ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Where predictions, rows and the page go; what is there is kept.")] = None,

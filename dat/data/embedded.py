@@ -87,7 +87,7 @@ def digits(split: Literal["train", "test"], *, size: int = 8) -> ArraySource:
     from sklearn.datasets import load_digits  # seconds to import, and few need it
     from sklearn.model_selection import train_test_split
 
-    values, targets = load_digits(return_X_y=True)
+    values, targets = map(np.asarray, load_digits(return_X_y=True))
     train, test = train_test_split(np.arange(len(targets)), test_size=DIGITS_TEST, stratify=targets, random_state=0)
     chosen = np.sort(train if split == "train" else test)
     grey = np.rint(255 * values[chosen].reshape(-1, 8, 8) / DIGITS_WHITE).astype(np.uint8)

@@ -33,7 +33,8 @@ class Rows:
 
     def bytes_of(self, position: int) -> int:
         """How many the file of the picture holds."""
-        return self._bytes[position] if self._bytes[position] is not None else len(self.encoded(position))
+        held = self._bytes[position]
+        return len(self.encoded(position)) if held is None else held
 
     def encoded(self, position: int) -> bytes:
         """What the file of the picture holds, from the table or from the path that it names.
@@ -123,12 +124,12 @@ def _column(place: str, rows: Any, named: str | None, found: Sequence[str], what
     raise UsageError(f"{place} has {said}; write {place}::{what}=COLUMN, one of {', '.join(rows.column_names)}.")
 
 
-def _labels(place: str, rows: Any, column: str) -> tuple[list[str | None], Sequence[str]]:
-    """The class of each row by name, None where it has none, and the order that a `ClassLabel` gives."""
+def _labels(place: str, rows: Any, column: str) -> tuple[list[str], Sequence[str]]:
+    """The class of each row by name, empty where it has none, and the order that a `ClassLabel` gives."""
     values = rows.select_columns([column])[:][column]
     names = getattr(rows.features[column], "names", None)
     if names is not None:
-        return [names[value] if value is not None and value >= 0 else None for value in values], names
+        return ["" if value is None or value < 0 else names[value] for value in values], names
     if odd := [value for value in values if value is not None and type(value) not in (str, int)]:
         raise DataError(f"Column {column} of {place} holds {odd[0]!r:.40}; texts or whole numbers are expected.")
-    return [None if value is None else str(value).strip() for value in values], ()
+    return ["" if value is None else str(value).strip() for value in values], ()

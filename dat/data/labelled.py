@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -74,13 +74,13 @@ def _classes(place: str, labels: Sequence[str], order: Sequence[str], said_by: s
     return found
 
 
-def refuse_unlabelled(place: str, names: Sequence[str], labels: Sequence[Any], advice: str) -> None:
-    """Refuse pictures without a class: an empty text, or nothing.
+def refuse_unlabelled(place: str, names: Sequence[str], labels: Sequence[str], advice: str) -> None:
+    """Refuse pictures without a class, which is an empty text.
 
     Raises:
         DataError: how many, and the first three.
     """
-    if bare := [name for name, label in zip(names, labels, strict=True) if label in (None, "")]:
+    if bare := [name for name, label in zip(names, labels, strict=True) if not label]:
         raise DataError(f"{counted(bare)} of {place} without a class; {advice}.")
 
 

@@ -48,17 +48,22 @@ class Packed(NamedTuple):
     """A picture of a set within other files, by its position."""
 
     source: PackedPictures
-    index: int
+    position: int
+
+    @property
+    def name(self) -> str:
+        """As its store names it."""
+        return self.source.name(self.position)
 
     @property
     def path(self) -> str:
         """Where it is."""
-        return self.source.where(self.index)
+        return self.source.where(self.position)
 
     @property
     def bytes(self) -> int:
         """How many its file would hold."""
-        return self.source.bytes_of(self.index)
+        return self.source.bytes_of(self.position)
 
     def size(self) -> tuple[int, int]:
         """Width and height.
@@ -66,7 +71,7 @@ class Packed(NamedTuple):
         Raises:
             DataError: it cannot be read.
         """
-        return self.source.size(self.index)
+        return self.source.size(self.position)
 
 
 Held = File | Packed
@@ -125,6 +130,6 @@ def _held(files: Iterable[Held]) -> list[tuple[Held, str]]:
         for name, held in zip(names, contents(root, names, most_bytes=MOST_BYTES), strict=True)
     ]
     for packed in by_source.values():
-        said = packed[0].source.contents([file.index for file in packed], most_bytes=MOST_BYTES)
+        said = packed[0].source.contents([file.position for file in packed], most_bytes=MOST_BYTES)
         found += zip(packed, said, strict=True)
     return [(file, held) for file, held in found if not held.endswith(UNREAD)]

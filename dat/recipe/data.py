@@ -97,8 +97,9 @@ TestFolders = Annotated[
 
 
 class FolderData(Strict):
-    """Image folders with one subfolder per class. `size` None keeps the pictures at their own size.
+    """Image folders with one subfolder per class, or any other place that `dat.data.places` opens.
 
+    `size` None keeps the pictures at their own size.
     `validation` are pictures that a training is judged by while it goes on: a share of the training pictures of each class,
     which are then not trained on, nor are pictures of `extra_train` with their names; or a folder.
     `test` is a folder, or several by name: a folder each, or a section of `OneOfSets`.

@@ -13,7 +13,7 @@ from PIL import Image
 from dat.data import tabled
 from dat.data.address import address_of, set_name
 from dat.data.concatenated import Concatenated
-from dat.data.folders import ImageFolder
+from dat.data.folders import ImageFolder, ImageSource
 from dat.data.overlap import shared_pictures
 from dat.data.places import open_place
 from dat.errors import DataError, UsageError
@@ -38,7 +38,7 @@ def table(tmp_path: Path) -> Write:
     return write
 
 
-def names(source: ImageFolder | tabled.TabledPictures) -> list[str]:
+def names(source: ImageSource) -> list[str]:
     return [source.name(index) for index in range(len(source))]
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +62,7 @@ def places(photos: Path, form: str, validation: float | str) -> dict[str, Any]:
     def at(part: str) -> str:
         return str(photos / part / form.format(part))
 
-    judged = validation if isinstance(validation, float) else at(validation)
+    judged = at(validation) if isinstance(validation, str) else validation
     tests = {"photo": at("test"), "art": {"folder": at("art"), "classes": "subset"}}
     return {"train": at("train"), "extra_train": [at("more")], "test": tests, "validation": judged, "train_per_class": 3}
 
@@ -77,6 +79,49 @@ def test_tables_train_and_test_as_their_folders_do(photos: Path, tmp_path: Path,
     assert ours["data"]["class_order"] == f"column label of {photos}/train/train.csv, by the alphabet"
     assert theirs["data"]["class_order"] == f"folders of {photos}/train, by the alphabet"
     assert ours["inputs"].keys() == theirs["inputs"].keys()
+
+
+def in_shards(folder: Path, place: Path) -> str:
+    """The pictures of class folders in two shards, in the order of their names."""
+    files = sorted(folder.glob("*/*.png"))
+    place.mkdir()
+    for shard, part in enumerate((files[:5], files[5:])):
+        with tarfile.open(place / f"{shard}.tar", "w") as tar:
+            for file in part:
+                key, label = file.relative_to(folder).with_suffix("").as_posix(), file.parent.name.encode()
+                tar.add(file, f"{key}.png")
+                info = tarfile.TarInfo(f"{key}.cls")
+                info.size = len(label)
+                tar.addfile(info, io.BytesIO(label))
+    return str(place / "{0..1}.tar")
+
+
+def on_disk(folder: Path, place: Path) -> str:
+    """The pictures of class folders as a saved data set of Hugging Face."""
+    datasets: Any = pytest.importorskip("datasets", reason="pip install '.[datasets]'")
+    files = sorted(folder.glob("*/*.png"))
+    kinds = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=[*CLASSES])})
+    columns = {"image": [str(file) for file in files], "label": [file.parent.name for file in files]}
+    datasets.Dataset.from_dict(columns, features=kinds).save_to_disk(str(place))
+    return f"hf:{place}"
+
+
+def test_shards_tables_and_saved_data_sets_beside_each_other_give_what_folders_give(photos: Path, tmp_path: Path) -> None:
+    plain = {key: str(photos / folder) for key, folder in (("train", "train"), ("validation", "val"))}
+    tests = {"photo": str(photos / "test"), "art": str(photos / "art")}
+    folders = dat.train(recipe(tmp_path / "f", **plain, extra_train=[str(photos / "more")], test=tests), cpu=True)
+    packed = {key: in_shards(Path(folder), tmp_path / key) for key, folder in plain.items()}
+    others = {"photo": on_disk(photos / "test", tmp_path / "hub"), "art": in_shards(photos / "art", tmp_path / "art")}
+    more = [str(photos / "more" / "more.csv")]
+    mixed = dat.train(recipe(tmp_path / "m", **packed, extra_train=more, test=others), cpu=True)
+    assert numbers(read_rows(mixed / "results.jsonl")) == numbers(read_rows(folders / "results.jsonl"))
+    ours, theirs = facts(mixed), facts(folders)
+    assert ours["inputs"].keys() == theirs["inputs"].keys()
+    assert ours["data"]["class_order"] == f"files .cls in {packed['train']}, by the alphabet"
+    left = ["eval", str(mixed), "--data", f"left={in_shards(photos / 'train', tmp_path / 'left')}", "--cpu", "--json"]
+    told = CliRunner().invoke(app, left)
+    assert "12 of the 12 test pictures of left are training pictures, too" in told.stderr
+    assert {json.loads(line)["protocol"]["set"] for line in told.stdout.splitlines()} == {"left"}
 
 
 def test_a_run_knows_its_table_and_shows_others(photos: Path, tmp_path: Path) -> None:
