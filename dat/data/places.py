@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from dat.data.address import address_of
-from dat.data.folders import ImageFolder
+from dat.data.folders import ImageFolder, PictureFolder
 from dat.data.hub import open_hub
 from dat.data.labelled import Wanted
 from dat.data.packed import PackedPictures
@@ -33,3 +33,12 @@ def open_place(place: str | Path, **wanted: Any) -> Placed:
             return open_shards(address, settings)
         case "hub":
             return open_hub(address, settings)
+
+
+def open_pictures(place: str | Path) -> Placed | PictureFolder:
+    """The pictures of a place, whatever their classes: of a folder those in it and below it.
+
+    Raises:
+        DataError, UsageError: as `open_place`, and `PictureFolder`.
+    """
+    return PictureFolder(place) if address_of(place).kind == "folder" else open_place(place)

@@ -11,8 +11,9 @@ from pydantic import Field
 
 from dat.data.draw import Draw
 from dat.data.embedded import digits, in_memory
-from dat.data.folders import ImageFolder, ImageSource, PictureFolder
+from dat.data.folders import ImageSource
 from dat.data.pipeline import CenterCrop, ImageDataset, ImageNet, Transform
+from dat.data.places import Placed, open_pictures, open_place
 from dat.data.readable import refuse_damaged
 from dat.data.views import TwoViews
 from dat.errors import DataError, UsageError
@@ -51,7 +52,7 @@ class DigitPictures(Strict):
 
 
 class FolderPictures(Strict):
-    """Folders of pictures. `train`: with or without class folders, and no class is looked at.
+    """Folders of pictures, or other places. `train`: with or without class folders, and no class is looked at.
 
     `labelled`: class folders, whose pictures are the bank that features are judged by; by default those of `train`. `test`:
     class folders of the same classes. `size` None keeps the pictures at their own size. `test_per_class`,
@@ -183,7 +184,7 @@ def _digits(section: DigitPictures) -> tuple[ImageSource, ImageSource, ImageSour
 
 
 def _folders(section: FolderPictures) -> tuple[ImageSource, ImageSource, ImageSource]:
-    train = PictureFolder(section.train)
+    train = open_pictures(section.train)
     bank = _bank(section)
     test = _tested(section, section.test, bank.classes)
     if section.size is None:
@@ -193,14 +194,16 @@ def _folders(section: FolderPictures) -> tuple[ImageSource, ImageSource, ImageSo
         for source, of in ((bank, "labelled"), (test, "test")):
             refuse_damaged(source, of=of, shown=is_main())
         return train, bank, test
-    is_same = bank.root == train.root and [*map(bank.name, range(len(bank)))] == [*map(train.name, range(len(train)))]
+    is_same = section.labelled in (None, section.train) and [*map(bank.name, range(len(bank)))] == [
+        *map(train.name, range(len(train)))
+    ]
     held = in_memory(bank)
     return held if is_same else in_memory(train), held, in_memory(test)
 
 
-def _bank(section: FolderPictures) -> ImageFolder:
+def _bank(section: FolderPictures) -> Placed:
     try:
-        bank = ImageFolder(section.labelled or section.train, per_class=section.labelled_per_class, draw=section.draw)
+        bank = open_place(section.labelled or section.train, per_class=section.labelled_per_class, draw=section.draw)
     except DataError as error:
         if section.labelled is not None:
             raise
@@ -208,9 +211,8 @@ def _bank(section: FolderPictures) -> ImageFolder:
             f"{error} They are needed to judge what was learned, not to train; write data.labelled=FOLDER with class folders."
         ) from error
     if len(bank.classes) < 2:
-        raise DataError(
-            f"{bank.root} has one class, {', '.join(bank.classes)}, which is always right; add a folder of another."
-        )
+        place, name = section.labelled or section.train, bank.classes[0]
+        raise DataError(f"{place} has one class, {name}, which is always right; add a folder of another.")
     return _of_one_size(section, bank)
 
 
@@ -218,12 +220,12 @@ def _held(section: DigitPictures | FolderPictures, source: ImageSource) -> Image
     return in_memory(source) if isinstance(section, FolderPictures) and section.in_memory else source
 
 
-def _tested(section: DigitPictures | FolderPictures, place: str, classes: tuple[str, ...]) -> ImageFolder:
+def _tested(section: DigitPictures | FolderPictures, place: str, classes: tuple[str, ...]) -> Placed:
     chosen: Any = {} if isinstance(section, DigitPictures) else {"per_class": section.test_per_class, "draw": section.draw}
-    return _of_one_size(section, ImageFolder(place, classes=classes, of="labelled", **chosen))
+    return _of_one_size(section, open_place(place, classes=classes, of="labelled", **chosen))
 
 
-def _of_one_size(section: DigitPictures | FolderPictures, folder: ImageFolder) -> ImageFolder:
+def _of_one_size(section: DigitPictures | FolderPictures, folder: Placed) -> Placed:
     """Refuse pictures of several sizes, where they are shown at their own."""
     if section.size is None:
         refuse_sizes(folder)

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 import dat
 from dat.cli import app
 from dat.errors import DataError, RunFolderError
+from dat.recipe.unlabelled import FolderPictures, build_judged, build_unlabelled
 from dat.results import Row, read_rows
 
 CLASSES = ("cat", "dog", "fox")
@@ -155,3 +156,23 @@ def test_wrong_paths_are_told_before_anything_is_written(photos: Path, tmp_path:
     with pytest.raises(DataError, match=r"names 5 pictures \(gone0.png, gone1.png, gone2.png, ...\) where there is no file"):
         dat.train(recipe(tmp_path / "run", train=str(photos / "train"), test=str(table)), cpu=True)
     assert not (tmp_path / "run").exists()
+
+
+def test_pictures_without_classes_and_those_to_judge_by_may_stand_in_tables(photos: Path) -> None:
+    def opened(form: str, **more: Any) -> tuple[list[Any], ...]:
+        places = {part: str(photos / part / form.format(part)) for part in ("train", "test")}
+        section = FolderPictures.model_validate(
+            {"source": "folder", **places, "size": None, "augment": {"kind": "none"}, **more}
+        )
+        data = build_unlabelled(section, views=1)
+        bank, tests = build_judged(section, {"art": str(photos / "art" / form.format("art"))})
+        sets = (data.train, data.bank, data.test, bank, tests["art"])
+        return tuple([part.source.targets.tolist(), np.asarray(part.source.read(5)).tolist()] for part in sets)
+
+    folders, tables = opened(""), opened("{}.csv")
+    assert tables[1:] == folders[1:]
+    assert tables[0][1] == folders[0][1], "the same pictures in the same order; nobody asks for their classes"
+    assert opened("{}.csv", in_memory=True)[1:] == folders[1:]
+    (photos / "train" / "some.csv").write_text("path,label\ncat/0.png,cat\n")
+    with pytest.raises(DataError, match=r"some.csv has one class, cat, which is always right"):
+        opened("{}.csv", labelled=str(photos / "train" / "some.csv"))
