@@ -211,7 +211,7 @@ def _bank(section: FolderPictures) -> Placed:
             f"{error} They are needed to judge what was learned, not to train; write data.labelled=FOLDER with class folders."
         ) from error
     if len(bank.classes) < 2:
-        place, name = section.labelled or section.train, bank.classes[0]
+        place, name = section.labelled or section.train, ", ".join(bank.classes)
         raise DataError(f"{place} has one class, {name}, which is always right; add a folder of another.")
     return _of_one_size(section, bank)
 
