@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from torch import nn
 
-from dat.types import Codes, Images, Latents
+from dat.types import Codes, Images, Latents, Vectors
 
 
 class Settings(Protocol):
@@ -30,6 +30,10 @@ class Quantizer(nn.Module):
     def decode(self, codes: Codes) -> Latents:
         """The vector of each code, as a map of features; in the dtype of the quantizer's weights, float32 where it has none."""
         raise NotImplementedError
+
+    def rows(self, every: Codes) -> Vectors:
+        """The vectors of all codes, given in the shape in which `decode` takes any number of them."""
+        return self.decode(every)[0, :, 0].T
 
 
 class Autoencoder(nn.Module):

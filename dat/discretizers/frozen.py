@@ -152,7 +152,8 @@ class FrozenDiscretizer(nn.Module):
                 f"This discretizer has {self.codebook_size} codes, too many to list; take one of at most {MOST_LISTED}."
             )
         every = torch.arange(self.codebook_size, device=self._device)
-        return self.vectors(every.view(1, 1, -1) if self.network.tokens is None else every.view(1, -1))[0, :, 0].T
+        with torch.no_grad(), torch.autocast(every.device.type, enabled=False):
+            return self.network.quantize.rows(every.view(1, 1, -1) if self.network.tokens is None else every.view(1, -1))
 
     def _decode(self, codes: Codes, dtype: torch.dtype) -> Images:
         with torch.no_grad():

@@ -13,12 +13,16 @@ from torch import Tensor
 
 from dat.discretizers.autoencoder import Autoencoder
 from dat.discretizers.networks.dalle import build_dalle
+from dat.discretizers.networks.diffusers import build_diffusers
 from dat.discretizers.networks.fast import build_fast
+from dat.discretizers.networks.janus import build_janus
 from dat.discretizers.networks.llamagen import build_llamagen
 from dat.discretizers.networks.magvit2 import build_magvit2
 from dat.discretizers.networks.maskgit import build_maskgit
+from dat.discretizers.networks.simvq import build_simvq
 from dat.discretizers.networks.taming import build_gumbel, build_ibq, build_taming, refuse_undecided
 from dat.discretizers.networks.titok import build_titok
+from dat.discretizers.networks.var import build_var
 from dat.discretizers.networks.vqvae import build_vqvae
 from dat.errors import CheckpointError, UsageError
 
@@ -54,9 +58,13 @@ LAYOUTS = {
     "titok": Layout(build_titok, ("encoder.transformer.", "decoder.transformer.")),
     "llamagen": Layout(build_llamagen, ("encoder.conv_blocks.",)),
     "maskgit": Layout(build_maskgit, ("encoder.mid.0.", "encoder.down.")),
+    "diffusers": Layout(build_diffusers, ("encoder.down_blocks.", "decoder.up_blocks.")),
     "lfq": Layout(build_magvit2, ("decoder.adaptive.",)),
+    "simvq": Layout(build_simvq, ("quantize.embedding_proj.",)),
+    "var": Layout(build_var, ("quantize.quant_resi.",)),
     "gumbel": Layout(build_gumbel, ("quantize.proj.",)),
     "ibq": Layout(build_ibq, ("quantize.embedding.",), settings=("l2_normalize", "use_entropy_loss")),
+    "janus": Layout(build_janus, ("quantize.embedding.",), settings=("channel_multiplier",)),
     "vqgan": Layout(build_taming, ("quantize.embedding.",), check=refuse_undecided),
 }
 

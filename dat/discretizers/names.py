@@ -97,6 +97,54 @@ def _of_seed_voken(
     return PublicDiscretizer(name, layout, f"{name}.ckpt", (url,), page, "Apache-2.0", stride, codes, remark)
 
 
+def _vq_model(
+    name: str, repository: str, file: str, licence: str, size: str, remark: str, config: Mapping[str, Any]
+) -> PublicDiscretizer:
+    """A `VQModel` of diffusers, with its config.json."""
+    page, end = f"https://huggingface.co/{repository}", PurePosixPath(file).suffix
+    url, stride, codes = f"{page}/resolve/main/{file}", 2 ** (len(config["block_out_channels"]) - 1), config["num_vq_embeddings"]
+    row = PublicDiscretizer(name, "diffusers", f"{name}-vqvae{end}", (url,), page, licence, stride, codes, remark, size=size)
+    return replace(row, config=config)
+
+
+_ITHQ = {
+    "block_out_channels": [64, 128, 256, 512],
+    "down_block_types": [*["DownEncoderBlock2D"] * 3, "AttnDownEncoderBlock2D"],
+    "up_block_types": ["AttnUpDecoderBlock2D", *["UpDecoderBlock2D"] * 3],
+    **{"latent_channels": 256, "layers_per_block": 2, "num_vq_embeddings": 4096, "vq_embed_dim": 128},
+}
+_AMUSED = {
+    "block_out_channels": [128, 256, 256, 512, 768],
+    "down_block_types": ["DownEncoderBlock2D"] * 5,
+    "up_block_types": ["UpDecoderBlock2D"] * 5,
+    **{"latent_channels": 64, "layers_per_block": 2, "num_vq_embeddings": 8192, "mid_block_add_attention": False},
+}
+
+_VAR = PublicDiscretizer(
+    name="var-vqvae",
+    layout="var",
+    file="var-vqvae.pth",
+    urls=("https://huggingface.co/FoundationVision/var/resolve/main/vae_ch160v4096z32.pth",),
+    page="https://github.com/FoundationVision/VAR",
+    licence="MIT",
+    stride=16,
+    codebook_size=4096,
+    remark="OpenImages; codes on ten scales",
+    image_size=256,
+    tokens=680,
+)
+_SIMVQ = PublicDiscretizer(
+    name="simvq-262144",
+    layout="simvq",
+    file="simvq-262144.ckpt",
+    urls=("https://huggingface.co/zyx123/SimVQ/resolve/main/vq_log/simvq_262k/epoch=49-step=250250.ckpt",),
+    page="https://github.com/youngsheen/SimVQ",
+    licence="MIT",
+    stride=8,
+    codebook_size=2**18,
+    remark="ImageNet at 128 px, rFID 1.99",
+)
+
 _DALLE = PublicDiscretizer(
     name="dalle-dvae",
     layout="dalle",
@@ -138,6 +186,16 @@ _ROWS = (
     _ibq(262144, "ImageNet, rFID 1.00"),
     _ibq_pretrain(16384, "200 M images, rFID 2.06"),
     _ibq_pretrain(262144, "200 M images, rFID 1.53"),
+    _vq_model(
+        *("vq-diffusion-ithq", "microsoft/vq-diffusion-ithq", "vqvae/diffusion_pytorch_model.bin", "MIT"),
+        *("size not stated", "ITHQ, pictures of the web", _ITHQ),
+    ),
+    _vq_model(
+        *("amused-512", "amused/amused-512", "vqvae/diffusion_pytorch_model.safetensors", "openrail++"),
+        *("585 MB", "not stated; no attention", _AMUSED),
+    ),
+    _VAR,
+    _SIMVQ,
 )
 PUBLIC = {row.name: row for row in _ROWS}
 
@@ -207,7 +265,7 @@ def locate(source: str | Path) -> tuple[Path, Mapping[str, Any] | None]:
             f"The weights of {name} ({row.page}, licence {row.licence}, {row.size}) are not in {cache_folder()}; "
             f"`dat discretizer get {name}` downloads them."
         )
-    return found, None if found.suffix == ".safetensors" else {"layout": row.layout, **row.config}
+    return found, None if found.name == f"{name}.safetensors" else {"layout": row.layout, **row.config}
 
 
 def _near(name: str) -> str:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from dat import results
-from dat.discretizers import layouts, names
+from dat.discretizers import layouts, library_folder, names
 from dat.discretizers.autoencoder import Autoencoder
 from dat.discretizers.frozen import FrozenDiscretizer
 from dat.discretizers.networks.dalle import DalleDVAE, encoder_in, other_half, read_both_halves
@@ -33,7 +33,8 @@ def load_discretizer(
 ) -> FrozenDiscretizer:
     """The frozen discretizer of a file: ours (also its folder), or of a public layout; or of a name (`dat discretizer list`).
 
-    Of a dVAE, either half or the folder of both. A path goes before a name. Nothing is downloaded; no code of a file runs.
+    Of a dVAE, either half or the folder of both; of diffusers and transformers, the folder with config.json.
+    A path goes before a name. Nothing is downloaded; no code of a file runs.
     `config`: the settings of the network in the words of its authors, or `{"layout": ...}` (of `dat.discretizers.layouts`)
     where tensors do not tell it, or both; without settings, they are read off the tensors. A file of ours goes by its own.
     `dtype`: float64 for everything, bfloat16 or float16 for the networks but not the search.
@@ -44,6 +45,7 @@ def load_discretizer(
     """
     path, known = names.locate(source)
     path, config = _file_of(path), known if config is None else config
+    config = library_folder.config_beside(path) if config is None else config
     if dtype not in (None, torch.float32, torch.float64, torch.bfloat16, torch.float16):
         raise UsageError(f"A discretizer does not run in {dtype}; give float32, float64, bfloat16 or float16.")
     tensors, metadata = read_both_halves(path)
@@ -118,21 +120,23 @@ def weight_file(source: str | Path) -> Path:
 
 
 def weight_files(source: str | Path) -> list[Path]:
-    """All files that `load_discretizer` reads for this source: one, or both halves of a dVAE.
+    """All files that `load_discretizer` reads for this source: one, both halves of a dVAE, or with a library's configuration.
 
     Raises:
         CheckpointError: as `weight_file`.
     """
     file = weight_file(source)
-    return [file] if (other := other_half(file)) is None else sorted((file, other))
+    if (other := other_half(file)) is not None:
+        return sorted((file, other))
+    return [file, *library_folder.files_beside(file)]
 
 
 def _file_of(path: Path) -> Path:
-    """Of a folder, our own file, or the encoder's of the two of a dVAE."""
+    """Of a folder, our own file, or the encoder's of the two of a dVAE, or that of a library."""
     if not path.is_dir():
         return path
     own = path / FILE_NAME
-    return own if own.is_file() else encoder_in(path) or own
+    return own if own.is_file() else encoder_in(path) or library_folder.weights_in(path) or own
 
 
 def _read_from(file: Path, layout: str) -> list[Path]:

@@ -128,13 +128,18 @@ def refuse_other_patches(network: nn.Module, tensors: Mapping[str, Tensor], *, n
             )
 
 
-def load_strictly(network: nn.Module, tensors: Mapping[str, Tensor], *, name: str) -> None:
+def load_strictly(
+    network: nn.Module, tensors: Mapping[str, Tensor], *, name: str, renamed: Callable[[str], str] = str
+) -> None:
     """Make the tensors the weights of a network (also of one on the meta device), all of them and no others.
+
+    `renamed` gives the name in `tensors` of a weight of the network; the same without it.
 
     Raises:
         CheckpointError: names are missing or left over, or shapes differ; the message names the first ones.
     """
-    wanted = {key: tuple(value.shape) for key, value in network.state_dict().items()}
+    own = network.state_dict()
+    wanted = {renamed(key): tuple(value.shape) for key, value in own.items()}
     given = {key: tuple(value.shape) for key, value in tensors.items()}
     faults = {
         "missing": [key for key in wanted if key not in given],
@@ -146,10 +151,12 @@ def load_strictly(network: nn.Module, tensors: Mapping[str, Tensor], *, name: st
     if any(faults.values()):
         listed = "; ".join(f"{len(keys)} {kind} ({_first(keys)})" for kind, keys in faults.items() if keys)
         raise CheckpointError(f"The tensors of {name} are not those of this network: {listed}.")
-    network.load_state_dict(dict(tensors), assign=True)
+    network.load_state_dict({key: tensors[renamed(key)] for key in own}, assign=True)
 
 
-def build_strictly(create: Callable[[], Network], tensors: Mapping[str, Tensor], *, name: str) -> Network:
+def build_strictly(
+    create: Callable[[], Network], tensors: Mapping[str, Tensor], *, name: str, renamed: Callable[[str], str] = str
+) -> Network:
     """The network that `create` makes, with these tensors as its weights; none are drawn or held before.
 
     Raises:
@@ -157,7 +164,7 @@ def build_strictly(create: Callable[[], Network], tensors: Mapping[str, Tensor],
     """
     with torch.device("meta"):
         network = create()
-    load_strictly(network, tensors, name=name)
+    load_strictly(network, tensors, name=name, renamed=renamed)
     return network
 
 
