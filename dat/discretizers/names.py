@@ -102,7 +102,11 @@ def _vq_model(
 ) -> PublicDiscretizer:
     """A `VQModel` of diffusers, with its config.json."""
     page, end = f"https://huggingface.co/{repository}", PurePosixPath(file).suffix
-    url, stride, codes = f"{page}/resolve/main/{file}", 2 ** (len(config["block_out_channels"]) - 1), config["num_vq_embeddings"]
+    url, stride, codes = (
+        f"{page}/resolve/main/{file}",
+        2 ** (len(config["block_out_channels"]) - 1),
+        config["num_vq_embeddings"],
+    )
     row = PublicDiscretizer(name, "diffusers", f"{name}-vqvae{end}", (url,), page, licence, stride, codes, remark, size=size)
     return replace(row, config=config)
 
@@ -111,13 +115,19 @@ _ITHQ = {
     "block_out_channels": [64, 128, 256, 512],
     "down_block_types": [*["DownEncoderBlock2D"] * 3, "AttnDownEncoderBlock2D"],
     "up_block_types": ["AttnUpDecoderBlock2D", *["UpDecoderBlock2D"] * 3],
-    **{"latent_channels": 256, "layers_per_block": 2, "num_vq_embeddings": 4096, "vq_embed_dim": 128},
+    "latent_channels": 256,
+    "layers_per_block": 2,
+    "num_vq_embeddings": 4096,
+    "vq_embed_dim": 128,
 }
 _AMUSED = {
     "block_out_channels": [128, 256, 256, 512, 768],
     "down_block_types": ["DownEncoderBlock2D"] * 5,
     "up_block_types": ["UpDecoderBlock2D"] * 5,
-    **{"latent_channels": 64, "layers_per_block": 2, "num_vq_embeddings": 8192, "mid_block_add_attention": False},
+    "latent_channels": 64,
+    "layers_per_block": 2,
+    "num_vq_embeddings": 8192,
+    "mid_block_add_attention": False,
 }
 
 _VAR = PublicDiscretizer(

@@ -128,9 +128,7 @@ def refuse_other_patches(network: nn.Module, tensors: Mapping[str, Tensor], *, n
             )
 
 
-def load_strictly(
-    network: nn.Module, tensors: Mapping[str, Tensor], *, name: str, renamed: Callable[[str], str] = str
-) -> None:
+def load_strictly(network: nn.Module, tensors: Mapping[str, Tensor], *, name: str, renamed: Callable[[str], str] = str) -> None:
     """Make the tensors the weights of a network (also of one on the meta device), all of them and no others.
 
     `renamed` gives the name in `tensors` of a weight of the network; the same without it.

@@ -8,11 +8,15 @@ from torch import nn
 
 from dat.discretizers import layouts
 from dat.discretizers.networks.dalle import DalleConfig, DalleDVAE
+from dat.discretizers.networks.diffusers import public_name
 from dat.discretizers.networks.fast import FastAutoencoder, FastConfig
+from dat.discretizers.networks.janus import Janus, JanusConfig
 from dat.discretizers.networks.llamagen import LlamaGen, LlamaGenConfig
 from dat.discretizers.networks.magvit2 import MAGVIT2, MAGVIT2Config
 from dat.discretizers.networks.maskgit import MaskGIT, MaskGITConfig
+from dat.discretizers.networks.simvq import SimVQ, SimVQConfig
 from dat.discretizers.networks.titok import TiTok, TiTokConfig
+from dat.discretizers.networks.var import VAR, VARConfig
 from dat.discretizers.networks.vqgan import VQGAN, VQGANConfig
 from dat.discretizers.networks.vqvae import VQVAE, VQVAEConfig
 from dat.errors import CheckpointError, DatError
@@ -28,6 +32,10 @@ TABLE: dict[str, tuple[type[nn.Module], object, str, str]] = {
     "llamagen": (LlamaGen, LlamaGenConfig(8, ch=32), "encoder.conv_blocks.0.res.0.conv1.weight", "no tokenizer of LlamaGen"),
     "maskgit": (MaskGIT, MaskGITConfig(3, 32, (1, 1), 1, 4, 8), "decoder.conv_in.weight", "no VQGAN of MaskGIT"),
     "lfq": (MAGVIT2, MAGVIT2Config(4, 32, (1, 1), 1), "encoder.conv_in.weight", "no Open-MAGVIT2: it lacks"),
+    "diffusers": (VQGAN, VQGANConfig(**SMALL), "encoder.conv_in.weight", r"its config\.json"),
+    "simvq": (SimVQ, SimVQConfig(8, MAGVIT2Config(4, 32, (1, 1), 1)), "encoder.conv_in.weight", "no SimVQ: it lacks"),
+    "var": (VAR, VARConfig(8, 4, 32, (1, 1), 1), "encoder.conv_in.weight", "no tokenizer of VAR: it lacks"),
+    "janus": (Janus, JanusConfig((0.5,) * 3, (0.5,) * 3, 4, 8, base_channels=32), "encoder.conv_in.weight", "give config.json"),
     "gumbel": (VQGAN, VQGANConfig(**SMALL, quantizer="gumbel"), "quantize.embed.weight", r"quantize\.embed\.weight"),
     "ibq": (VQGAN, VQGANConfig(**SMALL, quantizer="ibq"), "encoder.conv_in.weight", r"encoder\.conv_in\.weight"),
     "vqgan": (VQGAN, VQGANConfig(**SMALL), "encoder.conv_in.weight", r"encoder\.conv_in\.weight"),
@@ -38,17 +46,27 @@ PUBLIC_NAMES = {
 }
 
 
+TOLD = ("ibq", "janus")
+"""By settings, not by keys."""
+
+
 def public_tensors(layout: str) -> dict[str, torch.Tensor]:
     create, config, _, _ = TABLE[layout]
-    renamed = PUBLIC_NAMES.get(layout, {})
-    return {renamed.get(key, key): value for key, value in create(config).state_dict().items()}
+    renamed, tensors = PUBLIC_NAMES.get(layout, {}), create(config).state_dict()
+    if layout == "diffusers":
+        renamed = {key: public_name(key, 2) for key in tensors}
+    if layout == "var":
+        renamed = {key: key.replace("smooth", "quant_resi.qresi_ls") for key in tensors}
+    if layout == "simvq":
+        tensors |= {"quantize.embedding_proj.weight": torch.eye(4), "quantize.embedding_proj.bias": torch.zeros(4)}
+    return {renamed.get(key, key): value for key, value in tensors.items()}
 
 
 def test_the_table_is_complete() -> None:
     assert set(TABLE) == set(layouts.LAYOUTS)
 
 
-@pytest.mark.parametrize("layout", [name for name in TABLE if name != "ibq"])  # it is told by its settings
+@pytest.mark.parametrize("layout", [name for name in TABLE if name not in TOLD])
 def test_a_file_fits_its_layout_first(layout: str) -> None:
     tensors = public_tensors(layout)
     assert next(name for name, known in layouts.LAYOUTS.items() if known.fits(tensors, None)) == layout
@@ -59,7 +77,7 @@ def test_a_missing_tensor_is_named_by_the_right_layout(layout: str) -> None:
     tensors, (_, _, missing, said) = public_tensors(layout), TABLE[layout]
     del tensors[missing]
     with pytest.raises(DatError, match=said):
-        layouts.build(tensors, {"layout": "ibq"} if layout == "ibq" else None, "file")
+        layouts.build(tensors, {"layout": layout} if layout in TOLD else None, "file")
 
 
 @pytest.mark.parametrize(("layout", "part"), [("lfq", "encoder.mid_block"), ("llamagen", "encoder.conv_blocks.0.res")])

@@ -159,7 +159,9 @@ def public_name(key: str, levels: int) -> str:
 
 def _today(key: str) -> str:
     """The present name of a tensor of an old file."""
-    return re.sub(r"(attentions\.\d+)\.(query|key|value|proj_attn)\b", lambda found: f"{found[1]}.{OLD_ATTENTION[found[2]]}", key)
+    return re.sub(
+        r"(attentions\.\d+)\.(query|key|value|proj_attn)\b", lambda found: f"{found[1]}.{OLD_ATTENTION[found[2]]}", key
+    )
 
 
 def _as_convolution(key: str, value: Tensor) -> Tensor:

@@ -138,12 +138,16 @@ def build_janus(tensors: Tensors, config: Mapping[str, Any] | None, name: str) -
         UsageError: `config` is none of a tokenizer of Janus.
     """
     if config is None:
-        raise CheckpointError(f"{name} does not tell its network; give config.json of Janus's tokenizer, with image_mean and image_std.")
+        raise CheckpointError(
+            f"{name} does not tell its network; give config.json of Janus's tokenizer, with image_mean and image_std."
+        )
     settings = JanusConfig.from_dict(config)
     weights = {key: value.float() for key, value in tensors.items()}
     last = len(settings.channel_multiplier) - 1
     is_ours = not last or f"decoder.up.{last}.upsample.conv.weight" in weights
-    return build_strictly(lambda: Janus(settings), weights, name=name, renamed=lambda key: key if is_ours else _renumbered(key, last))
+    return build_strictly(
+        lambda: Janus(settings), weights, name=name, renamed=lambda key: key if is_ours else _renumbered(key, last)
+    )
 
 
 def _renumbered(key: str, last: int) -> str:

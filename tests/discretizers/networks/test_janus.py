@@ -13,10 +13,17 @@ from dat.discretizers.networks.janus import Janus, JanusConfig
 from dat.discretizers.pretrained import convert, load_discretizer, weight_files
 from dat.errors import CheckpointError, UsageError
 
-transformers: Any = pytest.importorskip("transformers", reason="an optional extra: pip install 'discrete-adversarial-training[transformers]'")
+transformers: Any = pytest.importorskip(
+    "transformers", reason="an optional extra: pip install 'discrete-adversarial-training[transformers]'"
+)
 SIZES = {
-    **{"base_channels": 32, "channel_multiplier": (1, 2, 2), "num_res_blocks": 1, "latent_channels": 6, "embed_dim": 4},
-    **{"num_embeddings": 32, "num_patches": 8},
+    "base_channels": 32,
+    "channel_multiplier": (1, 2, 2),
+    "num_res_blocks": 1,
+    "latent_channels": 6,
+    "embed_dim": 4,
+    "num_embeddings": 32,
+    "num_patches": 8,
 }
 MEAN, STD = (0.48, 0.46, 0.41), (0.27, 0.26, 0.28)
 
@@ -35,7 +42,9 @@ def original() -> Any:
 @pytest.fixture
 def folder(original: Any, tmp_path: Path) -> Path:
     original.save_pretrained(tmp_path / "janus")
-    (tmp_path / "janus" / "preprocessor_config.json").write_text(json.dumps({"image_mean": MEAN, "image_std": STD, "do_resize": True}))
+    (tmp_path / "janus" / "preprocessor_config.json").write_text(
+        json.dumps({"image_mean": MEAN, "image_std": STD, "do_resize": True})
+    )
     return tmp_path / "janus"
 
 
@@ -69,7 +78,7 @@ def test_a_range_of_pixels_is_never_guessed(folder: Path) -> None:
     with pytest.raises(UsageError, match="a number for each of 3 channels"):
         load_discretizer(folder, {**told, "image_std": [0.5, 0.5]})
     (folder / "config.json").unlink()
-    with pytest.raises(CheckpointError, match="lacks|missing"):
+    with pytest.raises(CheckpointError, match=r"lacks|missing"):
         load_discretizer(folder)
 
 

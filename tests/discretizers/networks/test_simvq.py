@@ -21,10 +21,13 @@ PUBLIC: dict[str, Any] = {
     "ddconfig": {"double_z": False, "z_channels": 4, "resolution": 128, "in_channels": 3, "out_ch": 3, "ch": 32}
     | {"ch_mult": [1, 2, 2], "num_res_blocks": 1},
     "quantconfig": {"target": "SimVQ", "params": {"n_e": 32, "e_dim": 4, "beta": 0.25, "legacy": False}},
-    **{"lossconfig": {}, "learning_rate": 1e-4, "scheduler_type": "None", "use_ema": True},
+    "lossconfig": {},
+    "learning_rate": 1e-4,
+    "scheduler_type": "None",
+    "use_ema": True,
 }
-CODES = """14 5 15 22 23 6 6 16 14 7 24 7 14 24 15 7 14 24 6 23 16 23 4 7 6 23 4 6 23 23 14 14 10 23 14 7 5 23 23 15 15 23 14 8 6
-4 23 26"""
+CODES = """14 5 15 22 23 6 6 16 14 7 24 7 14 24 15 7 14 24 6 23 16 23 4 7 6 23 4 6 23 23 14 14 10 23 14 7 5 23 23 15 15 23 14
+8 6 4 23 26"""
 PIXELS = [0.300439, 0.286108, 0.479995, 0.819514, 0.544833, 0.179267, 0.089011, 0.495144, 0.236946, 0.0]
 
 
