@@ -31,7 +31,7 @@ class Quantizer(nn.Module):
         """The vector of each code, as a map of features; in the dtype of the quantizer's weights, float32 where it has none."""
         raise NotImplementedError
 
-    def rows(self, every: Codes) -> Vectors:
+    def vectors_of_all(self, every: Codes) -> Vectors:
         """The vectors of all codes, given in the shape in which `decode` takes any number of them."""
         return self.decode(every)[0, :, 0].T
 

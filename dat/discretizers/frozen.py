@@ -44,7 +44,9 @@ class FrozenDiscretizer(nn.Module):
         self.stride: int = network.stride
         self._neighbours: dict[object, Neighbours] = {}
         self.train(False)
-        self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  # missing in torch's stub
+        for weight in self.parameters():
+            if weight.ndim == 4:  # torch's own `.to` refuses kernels over frames
+                weight.data = weight.data.contiguous(memory_format=torch.channels_last)
         if precision is not None:
             self.low_precision(precision)
 
@@ -153,7 +155,9 @@ class FrozenDiscretizer(nn.Module):
             )
         every = torch.arange(self.codebook_size, device=self._device)
         with torch.no_grad(), torch.autocast(every.device.type, enabled=False):
-            return self.network.quantize.rows(every.view(1, 1, -1) if self.network.tokens is None else every.view(1, -1))
+            return self.network.quantize.vectors_of_all(
+                every.view(1, 1, -1) if self.network.tokens is None else every.view(1, -1)
+            )
 
     def _decode(self, codes: Codes, dtype: torch.dtype) -> Images:
         with torch.no_grad():

@@ -14,6 +14,7 @@ from torch import Tensor
 from dat.discretizers.autoencoder import Autoencoder
 from dat.discretizers.networks.dalle import build_dalle
 from dat.discretizers.networks.diffusers import build_diffusers
+from dat.discretizers.networks.emu3 import build_emu3
 from dat.discretizers.networks.fast import build_fast
 from dat.discretizers.networks.janus import build_janus
 from dat.discretizers.networks.llamagen import build_llamagen
@@ -60,6 +61,7 @@ LAYOUTS = {
     "maskgit": Layout(build_maskgit, ("encoder.mid.0.", "encoder.down.")),
     "diffusers": Layout(build_diffusers, ("encoder.down_blocks.", "decoder.up_blocks.")),
     "lfq": Layout(build_magvit2, ("decoder.adaptive.",)),
+    "emu3": Layout(build_emu3, ("encoder.down_block.", "decoder.up_block.")),
     "simvq": Layout(build_simvq, ("quantize.embedding_proj.",)),
     "var": Layout(build_var, ("quantize.quant_resi.",)),
     "gumbel": Layout(build_gumbel, ("quantize.proj.",)),

@@ -13,12 +13,13 @@ CONFIG, STATISTICS, PIPELINE = "config.json", "preprocessor_config.json", "model
 WEIGHTS = ("diffusion_pytorch_model.safetensors", "model.safetensors", "diffusion_pytorch_model.bin", "pytorch_model.bin")
 """Safetensors go first; of a `.bin`, too, only tensors are read."""
 OF_STATISTICS = ("image_mean", "image_std")
-LAYOUTS = {"VQModel": "diffusers", "janus_vqgan": "janus"}
+LAYOUTS = {"VQModel": "diffusers", "janus_vqgan": "janus", "emu3_vqgan": "emu3"}
 """By the class of diffusers or the model type of transformers that config.json names."""
 NO_DISCRETIZERS = {
     "AutoencoderKL": "diffusers' AutoencoderKL has no codebook; take a VQModel",
     "chameleon_vqgan": "transformers' Chameleon has an encoder and a codebook, but no decoder that makes pictures of codes; "
     "take Meta's own vqgan.ckpt, which has one",
+    "emu3": "this is the whole Emu3; save its tokenizer alone: model.model.vqmodel.save_pretrained(FOLDER)",
     "janus": "this is the whole Janus; save its tokenizer alone: model.model.vqmodel.save_pretrained(FOLDER)",
 }
 

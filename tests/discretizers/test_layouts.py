@@ -9,6 +9,7 @@ from torch import nn
 from dat.discretizers import layouts
 from dat.discretizers.networks.dalle import DalleConfig, DalleDVAE
 from dat.discretizers.networks.diffusers import public_name
+from dat.discretizers.networks.emu3 import Emu3, Emu3Config
 from dat.discretizers.networks.fast import FastAutoencoder, FastConfig
 from dat.discretizers.networks.janus import Janus, JanusConfig
 from dat.discretizers.networks.llamagen import LlamaGen, LlamaGenConfig
@@ -23,6 +24,7 @@ from dat.errors import CheckpointError, DatError
 
 SMALL = {"n_embed": 8, "embed_dim": 4, "z_channels": 4, "ch": 32, "ch_mult": (1, 1), "num_res_blocks": 1}
 TITOK = TiTokConfig(40, 5, False, "small", "small", 4, 4, 3, 8, is_legacy=False, finetune_decoder=False)
+EMU3 = Emu3Config((0.5,) * 3, (0.5,) * 3, 8, base_channels=32, channel_multiplier=(1, 1), attn_resolutions=(), hidden_size=32)
 # A network of each layout, a tensor that may be missing from its file, and what its own layout then says.
 TABLE: dict[str, tuple[type[nn.Module], object, str, str]] = {
     "fast": (FastAutoencoder, FastConfig(8, 4, 2, width=8), "encoder.1.mix.weight", "a fast discretizer"),
@@ -33,6 +35,7 @@ TABLE: dict[str, tuple[type[nn.Module], object, str, str]] = {
     "maskgit": (MaskGIT, MaskGITConfig(3, 32, (1, 1), 1, 4, 8), "decoder.conv_in.weight", "no VQGAN of MaskGIT"),
     "lfq": (MAGVIT2, MAGVIT2Config(4, 32, (1, 1), 1), "encoder.conv_in.weight", "no Open-MAGVIT2: it lacks"),
     "diffusers": (VQGAN, VQGANConfig(**SMALL), "encoder.conv_in.weight", r"its config\.json"),
+    "emu3": (Emu3, EMU3, "encoder.conv_in.weight", "give config.json"),
     "simvq": (SimVQ, SimVQConfig(8, MAGVIT2Config(4, 32, (1, 1), 1)), "encoder.conv_in.weight", "no SimVQ: it lacks"),
     "var": (VAR, VARConfig(8, 4, 32, (1, 1), 1), "encoder.conv_in.weight", "no tokenizer of VAR: it lacks"),
     "janus": (Janus, JanusConfig((0.5,) * 3, (0.5,) * 3, 4, 8, base_channels=32), "encoder.conv_in.weight", "give config.json"),

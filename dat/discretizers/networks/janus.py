@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from dat.discretizers.configuration import check_values, settings_from
+from dat.discretizers.networks.pixel_statistics import check_statistics, normalised, restored
 from dat.discretizers.networks.taming import NOMINAL_RESOLUTION
 from dat.discretizers.networks.vqgan import VQGAN, VQGANConfig
 from dat.discretizers.quantizers.nearest import TrainableQuantizer, VectorQuantizer
@@ -50,13 +50,7 @@ class JanusConfig:
 
     def __post_init__(self) -> None:
         check_values(self, vars(self), KIND)
-        counts = {len(self.image_mean), len(self.image_std), self.in_channels, self.out_channels}
-        numbers = (*self.image_mean, *self.image_std)
-        if len(counts) > 1 or not all(type(value) in (int, float) for value in numbers) or min(self.image_std) <= 0:
-            raise UsageError(
-                f"image_mean and image_std are a number for each of {self.in_channels} channels, the latter above 0; "
-                f"got {list(self.image_mean)} and {list(self.image_std)}."
-            )
+        check_statistics(self.image_mean, self.image_std, {self.in_channels, self.out_channels})
         if self.double_latent:
             raise UsageError(f"double_latent=True is no {KIND.removeprefix('a ')}; take a configuration without.")
 
@@ -122,12 +116,11 @@ class Janus(VQGAN):
 
     def latents(self, images: Images) -> Latents:
         """What the quantizer sees, for images in [0, 1] whose sides are multiples of the stride."""
-        return super().latents((images - _by_channel(self.mean, images)) / _by_channel(self.std, images))
+        return super().latents(normalised(images, self.mean, self.std))
 
     def decode_vectors(self, vectors: Latents) -> Images:
         """Images around [0, 1], not clamped."""
-        images = super().decode_vectors(vectors)
-        return images * _by_channel(self.std, images) + _by_channel(self.mean, images)
+        return restored(super().decode_vectors(vectors), self.mean, self.std)
 
 
 def build_janus(tensors: Tensors, config: Mapping[str, Any] | None, name: str) -> Janus:
@@ -153,7 +146,3 @@ def build_janus(tensors: Tensors, config: Mapping[str, Any] | None, name: str) -
 def _renumbered(key: str, last: int) -> str:
     """Transformers numbers the levels of the decoder from the lowest resolution on, taming from the highest."""
     return re.sub(r"^decoder\.up\.(\d+)\.", lambda found: f"decoder.up.{last - int(found[1])}.", key)
-
-
-def _by_channel(values: tuple[float, ...], images: Images) -> Tensor:
-    return torch.tensor(values, dtype=images.dtype, device=images.device).view(-1, 1, 1)

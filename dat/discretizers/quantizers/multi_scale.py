@@ -48,7 +48,7 @@ class MultiScaleQuantizer(Quantizer):
         assert total is not None
         return total
 
-    def rows(self, every: Codes) -> Vectors:
+    def vectors_of_all(self, every: Codes) -> Vectors:
         """The codebook; what a code adds to a picture depends on its scale."""
         return self.embedding(every.flatten())
 
