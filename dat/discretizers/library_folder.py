@@ -20,6 +20,7 @@ NO_DISCRETIZERS = {
     "chameleon_vqgan": "transformers' Chameleon has an encoder and a codebook, but no decoder that makes pictures of codes; "
     "take Meta's own vqgan.ckpt, which has one",
     "emu3": "this is the whole Emu3; save its tokenizer alone: model.model.vqmodel.save_pretrained(FOLDER)",
+    "chameleon": "this is the whole Chameleon, whose tokenizer has no decoder in transformers; take Meta's own vqgan.ckpt",
     "janus": "this is the whole Janus; save its tokenizer alone: model.model.vqmodel.save_pretrained(FOLDER)",
 }
 

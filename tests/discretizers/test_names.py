@@ -103,7 +103,7 @@ def test_the_documentation_has_the_table():
 
 def test_the_documentation_names_every_layout():
     said = DOCS.read_text().partition("## Layouts")[2].partition("```")[0]
-    assert set(re.findall(r"`([a-z]+)`", said)) == set(LAYOUTS)
+    assert set(re.findall(r"`([a-z0-9]+)`", said)) == set(LAYOUTS)
 
 
 # ---- where a name leads

@@ -125,6 +125,7 @@ class Emu3(Autoencoder):
     def __init__(self, config: Emu3Config) -> None:
         super().__init__()
         self.config, self.codebook_size = config, config.codebook_size
+        self.mean, self.std = config.image_mean, config.image_std
         self.stride = 2 ** (len(config.channel_multiplier) - 1)
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
@@ -134,12 +135,12 @@ class Emu3(Autoencoder):
 
     def latents(self, images: Images) -> Latents:
         """What the quantizer sees, for images in [0, 1] whose sides are multiples of the stride."""
-        return self.quant_conv(self.encoder(normalised(images, self.config.image_mean, self.config.image_std)))[:, :, 0]
+        return self.quant_conv(self.encoder(normalised(images, self.mean, self.std)))[:, :, 0]
 
     def decode_vectors(self, vectors: Latents) -> Images:
         """Images around [0, 1], not clamped."""
         frames = vectors[:, :, None]
-        return restored(self.decoder(self.post_quant_conv(frames), frames), self.config.image_mean, self.config.image_std)
+        return restored(self.decoder(self.post_quant_conv(frames), frames), self.mean, self.std)
 
 
 class CausalConv(nn.Module):
