@@ -224,7 +224,7 @@ def test_every_example_is_tested():
     [
         ("README.md", 1),
         ("docs/recipes.md", 7),
-        ("docs/discretizers.md", 15),
+        ("docs/discretizers.md", 17),
         ("docs/evaluation.md", 6),
         ("docs/analysis.md", 8),
         ("docs/detection.md", 8),

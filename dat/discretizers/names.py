@@ -22,7 +22,7 @@ class PublicDiscretizer:
     """A published discretizer, and where its file comes from.
 
     `file`: what it is called in the folder of weights; with several `urls` it is a folder there. `member`: what is taken
-    out of a zip. `licence` is that of the `page`'s repository; none states another for its weights. `stride`: pixels per
+    out of a zip. `licence` is that of the `page`; none states another for its weights. `stride`: pixels per
     code along each side. `image_size`, `tokens`: the only size, and codes of it, where there is no grid. `sha256`: of what
     each url gives, where its publisher states it. `config`: the public settings that tensors cannot tell.
     """
@@ -139,7 +139,7 @@ _VAR = PublicDiscretizer(
     licence="MIT",
     stride=16,
     codebook_size=4096,
-    remark="OpenImages; codes on ten scales",
+    remark="not looked up; codes on ten scales",
     image_size=256,
     tokens=680,
 )
@@ -198,11 +198,11 @@ _ROWS = (
     _ibq_pretrain(262144, "200 M images, rFID 1.53"),
     _vq_model(
         *("vq-diffusion-ithq", "microsoft/vq-diffusion-ithq", "vqvae/diffusion_pytorch_model.bin", "MIT"),
-        *("size not stated", "ITHQ, pictures of the web", _ITHQ),
+        *("size not stated", "ITHQ", _ITHQ),
     ),
     _vq_model(
         *("amused-512", "amused/amused-512", "vqvae/diffusion_pytorch_model.safetensors", "openrail++"),
-        *("585 MB", "not stated; no attention", _AMUSED),
+        *("585 MB", "not looked up; no attention", _AMUSED),
     ),
     _VAR,
     _SIMVQ,
