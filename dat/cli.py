@@ -125,7 +125,7 @@ def evaluate(
         typer.Option(
             metavar="[NAME=]PATH",
             help="The folder with the test sets, or with class folders (or x.csv, x-*.tar, hf:NAME); for detectors a COCO "
-            "file. NAME=FOLDER, once for each, for several.",
+            "file. NAME=FOLDER for each of several.",
         ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Where predictions, rows and the page go; what is there is kept.")] = None,
@@ -144,8 +144,8 @@ def evaluate(
     --data NAME=FOLDER and no --suites, MODEL may be a whole RUN: all of its models are shown those pictures as they are. Of a
     run of self-supervised learning, whole or not, the features are judged.
     """
-    sets, changes = _named_sets(data or ()), overrides or ()
-    _refuse_sets_among_keys(sets, changes)
+    more, changes = _sets_and_keys(overrides or (), named=bool(data) and "" not in _named_sets(data))
+    sets = _named_sets([*(data or ()), *more])
     names = None if suites is None else [named.strip() for named in suites.split(",") if named.strip()]
     how = {"out": out, "sets": sets, "self_test": self_test, "cpu": cpu}
     if not model.startswith(NAMED) and _is_pretraining(model):
@@ -193,12 +193,14 @@ FOLDERS = ("frost", "styles", "out")
 """Keys whose value may be a folder."""
 
 
-def _refuse_sets_among_keys(sets: Collection[str], overrides: Sequence[str]) -> None:
-    """Raises: UsageError: after a named set another stands where keys are expected, as in `--data art=A sketch=B`."""
-    for text in overrides if sets and "" not in sets else ():
-        key, _, value = text.partition("=")
-        if value and "." not in key and key not in FOLDERS and Path(value).is_dir():
-            raise UsageError(f"{text} names a folder and no setting; for another set write --data {text}.")
+def _sets_and_keys(overrides: Sequence[str], *, named: bool) -> tuple[list[str], list[str]]:
+    """Of what stands behind `--data art=A`, further sets, as in `--data art=A sketch=B`: they lead to something. The rest are keys."""
+    sets = [text for text in overrides if named and _is_set(*text.partition("=")[::2])]
+    return sets, [text for text in overrides if text not in sets]
+
+
+def _is_set(name: str, place: str) -> bool:
+    return bool(place) and "." not in name and name not in FOLDERS and Path(place).exists()
 
 
 def _evaluated_again(
