@@ -194,7 +194,7 @@ FOLDERS = ("frost", "styles", "out")
 
 
 def _sets_and_keys(overrides: Sequence[str], *, named: bool) -> tuple[list[str], list[str]]:
-    """Of what stands behind `--data art=A`, further sets, as in `--data art=A sketch=B`: they lead to something. The rest are keys."""
+    """Of what follows `--data art=A`, the further sets of `--data art=A sketch=B`, which lead to something, and the keys."""
     sets = [text for text in overrides if named and _is_set(*text.partition("=")[::2])]
     return sets, [text for text in overrides if text not in sets]
 
