@@ -265,7 +265,7 @@ SETTINGS: dict[str, Callable[[Sequence[str]], object]] = {
 def test_every_yaml_of_the_pages_fits_a_recipe():
     demo = yaml.safe_load(resolved(recipes.load("demo")))
     sources = [source for page in PAGES for source in blocks(page, "yaml")]
-    assert len(sources) == 7
+    assert len(sources) == 8
     for source in sources:
         recipes.parse({**demo, **yaml.safe_load(source)})
 
