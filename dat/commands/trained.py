@@ -185,7 +185,8 @@ def load_run(path: str | Path, overrides: Sequence[str] = ()) -> TrainedModel | 
     state = _state_of(found, recipe.methods)
     classes = _class_names(found.folder.parent)
     tensors = weights_of(state.tensors)
-    norms = any(".auxiliary." in key for key in tensors)  # of a model that was sent without them there are none
+    wanted = wants_auxiliary_norms(recipe.methods[found.label])
+    norms = wanted and any(".auxiliary." in key for key in tensors)  # a model that was sent has none
     with torch.random.fork_rng(devices=[]):
         model = as_trained(recipe, found.seed, len(classes), auxiliary_norms=norms)
     load_strictly(model, tensors, name=f"{found.folder.name} with the settings given")

@@ -131,10 +131,10 @@ def _by_key(settings: Mapping[str, Any], above: str = "") -> dict[str, Any]:
 
 
 def _removable(run: Path, names: Sequence[str]) -> list[str]:
-    """The folders of parts; also those of the same name one floor below, which followed from them."""
+    """The folders of parts; also trainings of the same name one floor below, which followed from them."""
     if "." in names:
         return [str(run)]
-    below = [str(path) for name in names for path in sorted(run.glob(f"*/{name}"))]
+    below = [str(path) for name in names for path in sorted(run.glob(f"*/{name}")) if has_begun(path)]
     return [*(str(run / name) for name in names), *below]
 
 
