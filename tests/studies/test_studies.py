@@ -145,7 +145,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
     counted(weights, "_read_safetensors", lambda path: path.name)
     counted(weights, "_read_torch", lambda path, _: path.name)
-    counted(data, "ImageFolder", lambda folder, **_: Path(folder).name)
+    counted(data, "open_place", lambda folder, **_: Path(folder).name)
     return counts
 
 
