@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, asdict, fields
 from typing import Any, TypeVar
 
 from torch import Tensor
@@ -50,6 +50,29 @@ def settings_from(words: Mapping[str, Any], shape: type[Shape], kind: str) -> Sh
     values = {key: tuple(value) if isinstance(value, list) else value for key, value in words.items()}
     check_values(shape, values, kind)
     return shape(**values)
+
+
+def tokenizer_settings(config: Mapping[str, Any], shape: type[Shape], kind: str, *, model_type: str) -> Shape:
+    """Those of a tokenizer, from config.json of transformers, of which all is skipped that concerns something else.
+
+    Raises:
+        UsageError: it is of another model, a value is none, or nothing tells the range of pixels.
+    """
+    if config.get("model_type", model_type) != model_type:
+        raise UsageError(f"config.json is of a model {config['model_type']!r}, not of {model_type!r}.")
+    if not {"image_mean", "image_std"} <= config.keys():
+        raise UsageError(
+            f"Nothing tells the range of pixels of {kind.replace('a ', 'this ', 1)}; put its preprocessor_config.json beside "
+            'config.json, or write "image_mean" and "image_std" into its configuration.'
+        )
+    known: Any = fields(shape)  # pyright: ignore[reportArgumentType]  # every caller gives a dataclass
+    return settings_from({entry.name: config[entry.name] for entry in known if entry.name in config}, shape, kind)
+
+
+def tokenizer_words(settings: Any, model_type: str) -> dict[str, object]:
+    """The public words of these settings, which `tokenizer_settings` takes and JSON holds."""
+    values = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(settings).items()}
+    return {"model_type": model_type, **values}
 
 
 def check_values(shape: Any, values: Mapping[str, Any], kind: str) -> None:

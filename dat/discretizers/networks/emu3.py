@@ -6,7 +6,7 @@ Source: Wang et al. (2024), Emu3; huggingface/transformers:src/transformers/mode
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import torch.nn.functional as F
@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from dat.discretizers.autoencoder import Autoencoder
-from dat.discretizers.configuration import check_values, settings_from
+from dat.discretizers.configuration import check_values, tokenizer_settings, tokenizer_words
 from dat.discretizers.networks.pixel_statistics import check_statistics, normalised, restored
 from dat.discretizers.networks.vqgan import GROUPS, Downsample, Features, Upsample, group_norm, silu
 from dat.discretizers.quantizers.nearest import VectorQuantizer
@@ -79,25 +79,16 @@ class Emu3Config:
 
     @classmethod
     def from_dict(cls, config: Mapping[str, Any]) -> Emu3Config:
-        """From config.json of transformers, of which all is skipped that concerns no tokenizer.
+        """From config.json of transformers.
 
         Raises:
-            UsageError: it is of another model, a value is none, or nothing tells the range of pixels.
+            UsageError: as `tokenizer_settings`.
         """
-        if config.get("model_type", MODEL_TYPE) != MODEL_TYPE:
-            raise UsageError(f"config.json is of a model {config['model_type']!r}, not of {MODEL_TYPE!r}.")
-        if not {"image_mean", "image_std"} <= config.keys():
-            raise UsageError(
-                "Nothing tells the range of pixels of this tokenizer of Emu3; put its preprocessor_config.json beside "
-                'config.json, or write "image_mean" and "image_std" into its configuration.'
-            )
-        known = {entry.name for entry in fields(cls)}
-        return settings_from({key: value for key, value in config.items() if key in known}, cls, KIND)
+        return tokenizer_settings(config, cls, KIND, model_type=MODEL_TYPE)
 
     def to_dict(self) -> dict[str, object]:
         """The public words, which `from_dict` takes and JSON holds."""
-        values = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
-        return {"model_type": MODEL_TYPE, **values}
+        return tokenizer_words(self, MODEL_TYPE)
 
 
 def build_emu3(tensors: Tensors, config: Mapping[str, Any] | None, name: str) -> Emu3:

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor
 
-from dat.discretizers.configuration import check_values, settings_from
+from dat.discretizers.configuration import check_values, tokenizer_settings, tokenizer_words
 from dat.discretizers.networks.pixel_statistics import check_statistics, normalised, restored
 from dat.discretizers.networks.taming import NOMINAL_RESOLUTION
 from dat.discretizers.networks.vqgan import VQGAN, VQGANConfig
@@ -72,25 +72,16 @@ class JanusConfig:
 
     @classmethod
     def from_dict(cls, config: Mapping[str, Any]) -> JanusConfig:
-        """From config.json of transformers, of which all is skipped that concerns no tokenizer.
+        """From config.json of transformers.
 
         Raises:
-            UsageError: it is of another model, a value is none, or nothing tells the range of pixels.
+            UsageError: as `tokenizer_settings`.
         """
-        if config.get("model_type", MODEL_TYPE) != MODEL_TYPE:
-            raise UsageError(f"config.json is of a model {config['model_type']!r}, not of {MODEL_TYPE!r}.")
-        if not {"image_mean", "image_std"} <= config.keys():
-            raise UsageError(
-                "Nothing tells the range of pixels of this tokenizer of Janus; put its preprocessor_config.json beside "
-                'config.json, or write "image_mean" and "image_std" into its configuration.'
-            )
-        known = {entry.name for entry in fields(cls)}
-        return settings_from({key: value for key, value in config.items() if key in known}, cls, KIND)
+        return tokenizer_settings(config, cls, KIND, model_type=MODEL_TYPE)
 
     def to_dict(self) -> dict[str, object]:
         """The public words, which `from_dict` takes and JSON holds."""
-        values = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
-        return {"model_type": MODEL_TYPE, **values}
+        return tokenizer_words(self, MODEL_TYPE)
 
 
 class UnitOnTheWayBack(VectorQuantizer):
