@@ -17,15 +17,15 @@ from typing import Any
 
 import psutil
 import torch
-import torch.nn.functional as F
 from step import CLOCKS, FULL_VQGAN, MIB, SEED, SMALL_VQGAN, memory_reset, rounded, surroundings
-from torch import Tensor
+from straightforward import Straightforward
 
 from dat.discretizers.frozen import FrozenDiscretizer
-from dat.discretizers.networks.vqgan import GROUPS, VQGAN, VQGANConfig
+from dat.discretizers.networks.diffusers import ATTENTIVE_DOWN, ATTENTIVE_UP, DOWN, UP, public_name
+from dat.discretizers.networks.vqgan import VQGAN, VQGANConfig
 from dat.discretizers.pretrained import load_discretizer
 from dat.results import write_text
-from dat.types import Codes, Discretizer, Images, Latents
+from dat.types import Codes, Discretizer, Images
 
 REFERENCE = "straightforward"
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -43,16 +43,35 @@ class Preset:
 PRESETS = {"small": Preset(SMALL_VQGAN, 32, 64), "f8-224": Preset(FULL_VQGAN, 224, 2)}
 
 
-class Straightforward:
-    """What is compared with: public weights by their keys, evaluated as one writes it down and as official code does.
+@dataclass(frozen=True)
+class Sample:
+    """Seconds of one pass, and on a GPU the memory it took beyond what lay there."""
 
-    NCHW, nothing in place, the whole attention and the whole N x K matrix of distances in memory.
-    """
+    seconds: float
+    peak_bytes: int | None
 
-    def __init__(self, network: VQGAN) -> None:
-        self.config = network.config
+
+class Diffusers:
+    """The same weights in the `VQModel` of the library diffusers, as one calls it."""
+
+    def __init__(self, network: VQGAN, precision: torch.dtype | None) -> None:
+        from diffusers import VQModel
+
+        config, self.dtype = network.config, precision or torch.float32
+        attentive = [config.resolution // 2**level in config.attn_resolutions for level in range(len(config.ch_mult))]
+        self.model = VQModel(
+            down_block_types=tuple(ATTENTIVE_DOWN if here else DOWN for here in attentive),
+            up_block_types=tuple(ATTENTIVE_UP if here else UP for here in reversed(attentive)),
+            block_out_channels=tuple(config.ch * factor for factor in config.ch_mult),
+            layers_per_block=config.num_res_blocks,
+            latent_channels=config.z_channels,
+            num_vq_embeddings=config.n_embed,
+            vq_embed_dim=config.embed_dim,
+        )
+        names = {public_name(key, len(attentive)): value for key, value in network.state_dict().items()}
+        self.model.load_state_dict({key: names[key].view_as(value) for key, value in self.model.state_dict().items()})
+        self.model.to(next(network.parameters()).device, self.dtype).eval()
         self.codebook_size, self.stride = network.codebook_size, network.stride
-        self.weights = {key: value.detach().float().contiguous() for key, value in network.state_dict().items()}
 
     def __call__(self, images: Images) -> Images:
         """`Q(x)`."""
@@ -60,82 +79,17 @@ class Straightforward:
 
     @torch.no_grad()
     def encode(self, images: Images) -> Codes:
-        """Codes by the full matrix of squared distances."""
-        latents = self.latents(2 * images - 1)
-        vectors, codebook = latents.permute(0, 2, 3, 1).flatten(0, 2), self.weights["quantize.embedding.weight"]
-        squares = vectors.square().sum(1, keepdim=True) + codebook.square().sum(1)
-        return (squares - 2 * vectors @ codebook.T).argmin(1).view(len(images), *latents.shape[2:])
+        """Codes, which it hands out flat."""
+        latents = self.model.encode(2 * images.to(self.dtype) - 1).latents
+        codes = self.model.quantize(latents)[2][2]
+        return codes.view(len(images), *latents.shape[2:])
 
     @torch.no_grad()
     def decode(self, codes: Codes) -> Images:
         """Images in [0, 1]."""
-        vectors = self.weights["quantize.embedding.weight"][codes].permute(0, 3, 1, 2).contiguous()
-        x = self.conv(self.conv(vectors, "post_quant_conv"), "decoder.conv_in", padding=1)
-        x = self.middle(x, "decoder.mid")
-        for level in reversed(range(len(self.config.ch_mult))):
-            x = self.blocks(x, f"decoder.up.{level}", self.config.num_res_blocks + 1)
-            if level > 0:
-                x = self.conv(F.interpolate(x, scale_factor=2.0), f"decoder.up.{level}.upsample.conv", padding=1)
-        x = self.conv(silu(self.norm(x, "decoder.norm_out")), "decoder.conv_out", padding=1)
-        return (torch.clamp(x, -1.0, 1.0) + 1) / 2
-
-    def latents(self, x: Tensor) -> Latents:
-        """What the codes are searched for."""
-        x = self.conv(x, "encoder.conv_in", padding=1)
-        for level in range(len(self.config.ch_mult)):
-            x = self.blocks(x, f"encoder.down.{level}", self.config.num_res_blocks)
-            if level < len(self.config.ch_mult) - 1:
-                x = self.conv(F.pad(x, (0, 1, 0, 1)), f"encoder.down.{level}.downsample.conv", stride=2)
-        x = silu(self.norm(self.middle(x, "encoder.mid"), "encoder.norm_out"))
-        return self.conv(self.conv(x, "encoder.conv_out", padding=1), "quant_conv")
-
-    def middle(self, x: Tensor, key: str) -> Tensor:
-        """The blocks at the lowest resolution."""
-        x = self.attention(self.residual(x, f"{key}.block_1"), f"{key}.attn_1")
-        return self.residual(x, f"{key}.block_2")
-
-    def blocks(self, x: Tensor, key: str, count: int) -> Tensor:
-        """The residual blocks of one level."""
-        for block in range(count):
-            x = self.attention(self.residual(x, f"{key}.block.{block}"), f"{key}.attn.{block}")
-        return x
-
-    def residual(self, x: Tensor, key: str) -> Tensor:
-        """Norm, activation and convolution, twice, and the shortcut."""
-        hidden = self.conv(silu(self.norm(x, f"{key}.norm1")), f"{key}.conv1", padding=1)
-        hidden = self.conv(silu(self.norm(hidden, f"{key}.norm2")), f"{key}.conv2", padding=1)
-        widens = f"{key}.nin_shortcut.weight" in self.weights
-        return (self.conv(x, f"{key}.nin_shortcut") if widens else x) + hidden
-
-    def attention(self, x: Tensor, key: str) -> Tensor:
-        """Attention over all positions, where the weights have one."""
-        if f"{key}.norm.weight" not in self.weights:
-            return x
-        normed = self.norm(x, f"{key}.norm")
-        query, key_, value = (self.conv(normed, f"{key}.{part}").flatten(2) for part in "qkv")
-        weights = torch.softmax(torch.bmm(query.mT, key_) * query.shape[1] ** -0.5, dim=2)
-        return x + self.conv(torch.bmm(value, weights.mT).view_as(x), f"{key}.proj_out")
-
-    def norm(self, x: Tensor, key: str) -> Tensor:
-        """Group norm by the weights of `key`."""
-        return F.group_norm(x, GROUPS, self.weights[f"{key}.weight"], self.weights[f"{key}.bias"], eps=1e-6)
-
-    def conv(self, x: Tensor, key: str, *, stride: int = 1, padding: int = 0) -> Tensor:
-        """Convolution by the weights of `key`."""
-        return F.conv2d(x, self.weights[f"{key}.weight"], self.weights[f"{key}.bias"], stride, padding)
-
-
-def silu(x: Tensor) -> Tensor:
-    """x times its sigmoid, as official code writes it."""
-    return x * torch.sigmoid(x)
-
-
-@dataclass(frozen=True)
-class Sample:
-    """Seconds of one pass, and on a GPU the memory it took beyond what lay there."""
-
-    seconds: float
-    peak_bytes: int | None
+        vectors = self.model.quantize.get_codebook_entry(codes.flatten(), (*codes.shape, self.model.config["vq_embed_dim"]))
+        pictures = self.model.decode(vectors, force_not_quantize=True).sample
+        return (pictures.float().clamp(-1, 1) + 1) / 2
 
 
 def main() -> None:
@@ -167,6 +121,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, help="images per pass, instead of the preset's (which suits a CPU)")
     low = ("bf16", "fp16") if torch.cuda.is_available() else ("bf16",)
     parser.add_argument("--precision", nargs="+", choices=PRECISIONS, default=["fp32", *low], help="of our networks")
+    parser.add_argument("--peer", action="store_true", help="also the same weights in the VQModel of the library diffusers")
     parser.add_argument("--compile", action="store_true", help="ours compiled, too; takes minutes for large networks")
     parser.add_argument("--repeats", type=int, default=7, help="timed rounds over all variants")
     parser.add_argument("--warmup", type=int, default=1, help="rounds before them")
@@ -184,6 +139,8 @@ def prepared(options: argparse.Namespace, images: Images) -> dict[str, Discretiz
     network = network_of(options.weights, PRESETS[options.preset].network, images).to(images.device)
     variants: dict[str, Discretizer] = {REFERENCE: Straightforward(network)}
     for precision in options.precision:
+        if options.peer:
+            variants[f"diffusers {precision}"] = Diffusers(network, PRECISIONS[precision])
         variants[f"ours {precision}"] = FrozenDiscretizer(network, precision=PRECISIONS[precision])
         if options.compile:
             ours = FrozenDiscretizer(network, precision=PRECISIONS[precision]).compile_networks()

@@ -19,6 +19,7 @@ from typing import Any
 
 import psutil
 import torch
+from straightforward import Straightforward, official_step
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
@@ -172,6 +173,10 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--discretizer", help="weights (a name or a file), instead of random ones of the preset's network")
     wanted = "by name, or with settings, e.g. dat-fast:adversarial_share=0.6,clean_share=0.3; standard is always timed"
     parser.add_argument("--methods", nargs="+", type=variant, default=list(METHODS), metavar="METHOD", help=wanted)
+    official = (
+        "also the step of the released program, in float32 and contiguous; beside it, `dat-official` is the same mathematics"
+    )
+    parser.add_argument("--official", action="store_true", help=official)
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of the training step (autocast)")
     parser.add_argument("--discretizer-precision", choices=PRECISIONS, default="fp32", help="of its networks")
     parser.add_argument("--channels-last", action="store_true", help="memory layout of images and both networks")
@@ -213,7 +218,11 @@ def prepared(options: argparse.Namespace) -> Iterator[Bench]:
             return lambda: learner.step([batch], 0)
 
         names = dict.fromkeys(("standard", *options.methods))
-        yield Bench(here.device, marked, {name: step_of(name) for name in names})
+        steps = {name: step_of(name) for name in names}
+        if options.official:
+            model = classifier(options.model, preset.classes).to(here.device).train()
+            steps["official code"] = official_step(model, Straightforward(frozen.network), batch)
+        yield Bench(here.device, marked, steps)
 
 
 def discretizer_of(name: str | None, network: VQGANConfig, precision: torch.dtype | None) -> FrozenDiscretizer:
