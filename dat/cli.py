@@ -214,8 +214,8 @@ def _evaluated_again(
         raise UsageError(
             f"{model} has no recipe that says what it is tested on; add --suites, e.g. --suites clean, and --data."
         )
-    rows = evaluate_all_again(Path(model), overrides, sets=sets, out=out, cpu=cpu)
-    return rows, None if json or not _is_main() else terminal_table(rows, named=bool(sets))
+    rows, right = evaluate_all_again(Path(model), overrides, sets=sets, out=out, cpu=cpu)
+    return rows, None if json or not _is_main() else terminal_table(rows, answers=right, named=bool(sets))
 
 
 def _evaluated(

@@ -26,8 +26,9 @@ from dat.commands.trained import TrainedModel, load_classifier, models_of
 from dat.data.pipeline import CenterCrop
 from dat.errors import UsageError
 from dat.evaluation import store
-from dat.evaluation.cells import Cell, Predictions
+from dat.evaluation.cells import Cell, Correct, Predictions
 from dat.evaluation.predict import Classifier, Shelf, predict, refuse_unreadable
+from dat.evaluation.right import Model
 from dat.evaluation.robustness import Rows, robustness_rows
 from dat.evaluation.selftest import selftest
 from dat.progress import Bar, warn
@@ -47,6 +48,7 @@ from dat.results import (
     Row,
     hashes_of,
     machine,
+    of_set,
     read_rows,
     versions,
     write_rows,
@@ -250,13 +252,14 @@ def evaluate_again(
     folder: Path | None = None,
     cpu: bool = False,
     opened: Opened | None = None,
+    right: Right | None = None,
 ) -> list[Row]:
     """Rows of one trained model, as the recipe of its run measures it: `path` as for `load_run`.
 
     `overrides` change that recipe, e.g. `data.test=FOLDER` or `evaluation.suites=[clean]`. The training pictures need not be
     there. `sets` are other test sets by name, on which is measured what the recipe says of further ones. Rows and predictions
     stay in `folder`, beside those of `assess` of the same weights; nothing is kept without it. `opened`: pictures that another
-    call opened, so that this one need not.
+    call opened, so that this one need not. `right` is told which pictures were answered rightly, by model and suite.
 
     Raises:
         CheckpointError: no whole checkpoint is there.
@@ -265,17 +268,22 @@ def evaluate_again(
     """
     found, place = load_classifier(path, overrides), place_of(cpu)
     subjects = _subjects(found, sets, place, opened if opened is not None else {})
-    rows: list[Row] = []
+    rows, answers = list[Row](), (right if right is not None else {}).setdefault((found.label, found.seed), {})
     with held(folder, place), evaluating(found.model.to(place.device)) as model:
         height, width = subjects[0].size
         checkpoint = known_as(model, place, folder, (width, height))
         for subject in subjects:
-            rows += _rows_on(subject, found, checkpoint, folder)
+            more, correct = _rows_on(subject, found, checkpoint, folder)
+            rows += more
+            others = subject.name if subject is not subjects[0] else ""
+            answers.update({of_set(suite, others): flags for suite, flags in correct.items()})
     return rows
 
 
-def _rows_on(subject: measured.Subject, found: TrainedModel, checkpoint: str, folder: Path | None) -> list[Row]:
-    """Rows of one test set, written beside those that are there."""
+def _rows_on(
+    subject: measured.Subject, found: TrainedModel, checkpoint: str, folder: Path | None
+) -> tuple[list[Row], dict[str, Correct]]:
+    """Rows of one test set, written beside those that are there, and which pictures were answered rightly, by suite."""
     writes, named = folder is not None and subject.place.is_main, {SET: subject.name}
 
     def keep(shown: Cell, predictions: Predictions) -> None:
@@ -284,15 +292,20 @@ def _rows_on(subject: measured.Subject, found: TrainedModel, checkpoint: str, fo
             store.write_predictions(folder, cell, predictions, store.identity(cell, checkpoint))
             store.write_names(folder, cell)
 
-    rows = measured.accuracies(subject, {Job(found.label, found.seed): found.model}, keep=keep)
-    rows = [replace(row, checkpoint=checkpoint, protocol={**named, **row.protocol}) for row in rows]
+    job = Job(found.label, found.seed)
+    answers = measured.answered(subject, {job: found.model}, keep=keep)
+    rows = [
+        replace(row, checkpoint=checkpoint, protocol={**named, **row.protocol}) for row in measured.rows_of(subject, answers)
+    ]
     if folder is not None and writes:
         _write_again(folder, found.label, rows)
-    return rows
+    return rows, answers[job].right
 
 
 Opened = dict[str, Tests]
 """Test pictures that were opened, by the settings that name them."""
+Right = dict[Model, dict[str, Correct]]
+"""Which pictures models answered rightly, by suite; suites on sets after the first say these."""
 
 
 def _subjects(
@@ -328,24 +341,25 @@ SUBSET = "classes=subset"
 
 def evaluate_all_again(
     path: Path, overrides: Sequence[str] = (), *, sets: Mapping[str, Path], out: Path | None = None, cpu: bool = False
-) -> list[Row]:
+) -> tuple[list[Row], Right]:
     """As `evaluate_again`, of a model or of all models of a run, each in its folder `evaluation` or in one of `out`.
 
-    Test pictures are opened once for all. `classes=subset` among the overrides allows `sets` with some of the classes.
+    Which pictures were answered rightly is told beside the rows. Test pictures are opened once for all. `classes=subset` among
+    the overrides allows `sets` with some of the classes.
 
     Raises:
         What `evaluate_again` raises.
     """
-    models, opened, rows = models_of(path), Opened(), list[Row]()
+    models, opened, rows, right = models_of(path), Opened(), list[Row](), Right()
     kept = [text for text in overrides if not (sets and text == SUBSET)]
     classes = "all" if len(kept) == len(overrides) else "subset"
     named = {name: OneOfSets(folder=str(folder), classes=classes) for name, folder in sets.items()}
     for model in models:
         folder = default_folder(str(model)) if out is None else out if model == path else out / model.name
-        rows += evaluate_again(model, kept, sets=named, folder=folder, cpu=cpu, opened=opened)
+        rows += evaluate_again(model, kept, sets=named, folder=folder, cpu=cpu, opened=opened, right=right)
     if out is None and len(models) > 1 and place_of(cpu).is_main:
         _write_mistaken(path, models, opened)
-    return rows
+    return rows, right
 
 
 def _write_mistaken(run: Path, models: Sequence[Path], opened: Opened) -> None:

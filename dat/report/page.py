@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import sys
 import warnings
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import sha256
@@ -28,6 +28,7 @@ from dat.report.answered import Said, kept_answers, right_of, said_of, unused_an
 from dat.report.boxed_pictures import BoxedPictures
 from dat.report.formats import TABLES, markdown_table, write_tables
 from dat.report.heat import class_heat, corruption_heat
+from dat.report.later import later_table
 from dat.report.mistakes import (
     CHOSEN,
     WHOLE,
@@ -51,7 +52,6 @@ from dat.report.tables import (
     accuracy_table,
     all_tables,
     comparison_table,
-    is_part,
     method_title,
     plain_table,
     seeds_text,
@@ -81,8 +81,6 @@ ALARMED = "Not as it was written"
 """Heading of the alarms."""
 KNOWN = {"kind", "name", "recipe_hash", "methods"}
 """Some of these is in the facts of every run and evaluation."""
-CELL = 2
-"""So many slashes are in the name of a cell of corruptions."""
 
 PARTS_OF_A_SET = "worst", "by-class", "confusion", "reliability"
 """Tables and figures of what went wrong on a test set."""
@@ -189,7 +187,7 @@ def gather(run: Path, *, mixed: bool = False) -> Report:
     comparison = comparison_table(in_order(rows, facts), mixed=mixed, answers=right_of(kept or {}))
     left_out += unused_answers(comparison)
     recipe = attempt("The recipe", partial(read_file, run / "recipe.yaml"), left_out) or ""
-    later = attempt("What was evaluated later", partial(later_table, run, rows, comparison), left_out)
+    later = attempt("What was evaluated later", partial(later_table, run, rows, comparison, left_out), left_out)
     drawn = [attempt(what, partial(draw, run, comparison), left_out) for what, draw in PLOTS.items()]
     wrong = gather_mistakes(run, comparison, said_on_run(kept, rows, left_out), left_out)
     tables = (
@@ -344,50 +342,6 @@ def odd_pictures(facts: Facts) -> list[str]:
     """What is odd about the pictures, as the training said it."""
     found = section(facts, "data").get("notes")
     return [str(sentence) for sentence in found] if isinstance(found, list) else []
-
-
-def later_table(
-    run: Path,
-    rows: Sequence[Row],
-    comparison: Comparison,
-    *,
-    clean: Collection[str] = ("clean",),
-    renamed: Callable[[list[Row]], list[Row]] = list,
-) -> Table | None:
-    """What `dat eval` left beside the models of a run, beside the accuracy on clean pictures that the training measured.
-
-    Of a set that was measured twice, it is the later number. `clean`: what the suites of clean pictures are called in `rows`,
-    `renamed` calls the suites of an evaluation so.
-
-    Raises:
-        DataError: rows are damaged, or cannot be put beside each other.
-    """
-    models = [(method, seed) for method in comparison.methods for seed in comparison.seeds(method)]
-    later = [row for method, seed in models for row in _named_later(renamed(_later(run, method, seed)), method, seed)]
-    if not later:
-        return None
-    again = {row.suite for row in later}
-    trained = [row for row in rows if row.suite in clean and row.source == "ours"]
-    measured = [row for row in trained if of_set(row.suite, str(row.protocol.get(SET, ""))) not in again]
-    try:
-        table = accuracy_table(comparison_table([*measured, *later]))
-    except UsageError as error:
-        raise DataError(str(error)) from error
-    caption = "What `dat eval` measured later, beside the clean pictures of the training: accuracy in percent, as above."
-    return replace(table, name="later", caption=caption)
-
-
-def _later(run: Path, method: str, seed: int | None) -> list[Row]:
-    path = run / f"{method}-seed{seed}" / "evaluation" / RESULTS
-    return read_rows(path) if path.is_file() else []
-
-
-def _named_later(rows: Iterable[Row], method: str, seed: int | None) -> list[Row]:
-    """Accuracies on whole test sets that an evaluation of one model left, under the names of their sets."""
-    whole = [row for row in rows if row.metric == "accuracy" and not is_part(row.suite) and row.suite.count("/") < CELL]
-    return [
-        replace(row, suite=of_set(row.suite, str(row.protocol.get(SET, "later"))), method=method, seed=seed) for row in whole
-    ]
 
 
 def alarms_of(folder: Path, facts: Facts, name: str) -> list[str]:

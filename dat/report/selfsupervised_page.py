@@ -15,6 +15,7 @@ import numpy as np
 
 from dat.errors import DataError
 from dat.report import figures
+from dat.report.later import later_table
 from dat.report.origins import short
 from dat.report.page import (
     Facts,
@@ -24,7 +25,6 @@ from dat.report.page import (
     attempt,
     data_words,
     in_order,
-    later_table,
     odd_pictures,
     overview_plot,
     protocols,
@@ -110,7 +110,7 @@ def gather(run: Path, *, mixed: bool = False) -> Report:
         "The training curves": training_plot,
     }
     drawn = [attempt(what, partial(draw, run, comparison), left_out) for what, draw in plots.items()]
-    later = attempt("What was evaluated later", partial(_later_table, run, rows, comparison), left_out)
+    later = attempt("What was evaluated later", partial(_later_table, run, rows, comparison, left_out), left_out)
     recipe = attempt("The recipe", partial(read_file, run / "recipe.yaml"), left_out) or ""
     return Report(
         title=str(facts.get("title") or run.name),
@@ -207,10 +207,10 @@ def _renamed(rows: Iterable[Row]) -> list[Row]:
     return [*sorted(chosen, key=lambda row: order[row.suite]), *costs]
 
 
-def _later_table(run: Path, rows: Iterable[Row], comparison: Comparison) -> Table | None:
+def _later_table(run: Path, rows: Iterable[Row], comparison: Comparison, left_out: list[str]) -> Table | None:
     """Raises: DataError: rows are damaged, or cannot be put beside each other."""
     clean = [title for (suite, _), title in COLUMNS.items() if suite == "clean"]
-    return later_table(run, _renamed(rows), comparison, clean=clean, renamed=_renamed)
+    return later_table(run, _renamed(rows), comparison, left_out, clean=clean, renamed=_renamed)
 
 
 def _sentences(comparison: Comparison) -> list[str]:

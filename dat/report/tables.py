@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 
 from dat.errors import DataError, UsageError
-from dat.evaluation.cells import Correct
+from dat.evaluation.cells import Correct, Shares
 from dat.evaluation.intervals import PictureScores, certain_sign
 from dat.report.grounds import corrected, no_interval, over_each, seeds_words
 from dat.report.layout import FEWEST_SEEDS, Layout, Seed, layout_of, rounding_of, shared_seeds
@@ -25,8 +25,8 @@ Mark = Literal["", "best", "tie", "open"]
 """`open`: a difference whose interval does not say on which side of 0 it is."""
 Scores = dict[str, dict[str, dict[Seed, float]]]
 """suite -> method -> seed -> value"""
-Answers = Mapping[tuple[str, Seed], Mapping[str, Correct]]
-"""Of each model, by method and seed, and on each suite: whether it was right, for every picture."""
+Answers = Mapping[tuple[str, Seed], Mapping[str, Correct | Shares]]
+"""Of each model, by method and seed, and on each suite: whether it was right, or how often, for every picture."""
 Rows = Mapping[tuple[str, str], Sequence[Row]]
 """By suite and method."""
 
@@ -776,13 +776,13 @@ def all_tables(comparison: Comparison) -> list[Table]:
     return tables
 
 
-def terminal_table(rows: Iterable[Row], *, mixed: bool = False, named: bool = False) -> str:
-    """The table of test sets as aligned plain text, with a legend; no line ends in blanks. `named`: as for `comparison_table`.
+def terminal_table(rows: Iterable[Row], *, mixed: bool = False, answers: Answers | None = None, named: bool = False) -> str:
+    """The table of test sets as aligned plain text, with a legend; no line ends in blanks. Settings as of `comparison_table`.
 
     Raises:
         UsageError, DataError: as `comparison_table`.
     """
-    return plain_table(accuracy_table(comparison_table(rows, mixed=mixed, named=named)))
+    return plain_table(accuracy_table(comparison_table(rows, mixed=mixed, answers=answers, named=named)))
 
 
 def plain_table(table: Table) -> str:

@@ -241,6 +241,44 @@ def test_a_run_is_evaluated_on_named_sets_in_one_table_and_its_page_shows_them(r
     ]
 
 
+def line_of(text: str, beginning: str) -> list[str]:
+    """The cells of the first line of a Markdown table that begins so."""
+    line = next(line for line in text.splitlines() if line.startswith(f"| {beginning} |"))
+    return [cell.strip() for cell in line.split("|")[2:-1]]
+
+
+def test_what_was_evaluated_later_has_the_intervals_of_the_training(run: Path, photos: Path, tmp_path: Path) -> None:
+    """Those of the pictures of art are the same, whether shown at the end of the training or later."""
+    shutil.copytree(run, copy := tmp_path / "run")
+    words = [word for name in ("art", "sketch") for word in ("--data", f"{name}={photos / name}")]
+    shown = command("eval", copy, *words, "--cpu")
+    command("report", copy)
+    trained, later = (copy / "report.md").read_text().split("What `dat eval` measured later")
+    for method in ("Standard", "AT"):
+        then, now = line_of(trained.split("## Tables")[1], method), line_of(later, method)
+        photo, _, art, some, *_ = then
+        assert now[:3] == [photo, some, art]
+        assert all("\N{PLUS-MINUS SIGN}" in cell or " +" in cell for cell in (photo, art, now[3]))
+        printed = next(line for line in shown.splitlines() if line.startswith(method))
+        assert re.split(r" {2,}", printed)[1:] == now[2:]
+    over = "Intervals are over the pictures alone, for the models of one seed: other seeds may give another order."
+    assert over in later.split("**", 2)[1]
+    assert over in shown
+    assert later.count("other seeds may give another order") >= 2
+    assert "over pictures, for these models" in later.split("**")[0]
+    assert "over pictures, for these models" in shown
+    damaged = copy / "at-seed0" / "evaluation" / "predictions"
+    (damaged / "clean@sketch.npz").write_bytes(b"none")
+    command("report", copy)
+    text = (copy / "report.md").read_text()
+    left = line_of(text.split("What `dat eval` measured later")[1], "AT")
+    assert left[2] == line_of(later, "AT")[2]
+    assert re.fullmatch(r"[\d.]+", left[3]), "no interval where the answers of one model are gone"
+    assert re.search(
+        r"Answers per picture: left out on Clean \(some\) and Clean \(sketch\)\. Those of some models are missing", text
+    )
+
+
 def test_a_single_named_set_has_its_name_in_the_table(run: Path, photos: Path, tmp_path: Path) -> None:
     shown = command("eval", run / "at-seed0", "--data", f"art={photos / 'art'}", "--out", tmp_path, "--cpu")
     assert re.search(r"^Method +Clean \(art\)\n", shown)
