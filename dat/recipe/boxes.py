@@ -13,6 +13,7 @@ from dat.data.annotations import open_annotated
 from dat.data.boxed import BoxedDataset, JitterCropFlip, Letterbox, left_out, unfindable
 from dat.progress import warn
 from dat.recipe.data import LARGEST, NoAugment
+from dat.recipe.place import Place
 from dat.recipe.strict import Strict
 from dat.types import Images
 
@@ -35,8 +36,8 @@ class BoxesData(Strict):
     """
 
     source: Literal["boxes"] = "boxes"
-    train: str
-    test: str
+    train: Place
+    test: Place
     train_pictures: str | None = None
     test_pictures: str | None = None
     train_split: str | None = None

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from pydantic import AfterValidator, Discriminator, Field, Tag, field_validator
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, field_validator
 
 from dat.data.concatenated import Concatenated
 from dat.data.draw import Draw, Positions
@@ -25,6 +25,7 @@ from dat.errors import DataError, UsageError
 from dat.progress import warn
 from dat.recipe.faults import member
 from dat.recipe.oddities import enlarged, judged_by, leftovers
+from dat.recipe.place import Place, further_places, one_or_named, share_or_place, training_place
 from dat.recipe.strict import Strict
 
 LARGEST = 8192
@@ -75,7 +76,7 @@ class DigitsData(Strict):
 class OneOfSets(Strict):
     """One of several test sets. `classes: subset` allows a folder with some of the classes alone."""
 
-    folder: str
+    folder: Place
     classes: Literal["all", "subset"] = "all"
 
 
@@ -111,9 +112,9 @@ class FolderData(Strict):
     """
 
     source: Literal["folder"]
-    train: str
-    extra_train: list[str] = Field(default=[])
-    test: TestFolders
+    train: Annotated[str, BeforeValidator(training_place)]
+    extra_train: Annotated[list[Place], BeforeValidator(further_places)] = Field(default=[])
+    test: Annotated[TestFolders, BeforeValidator(one_or_named)]
     size: int | None = Field(default=None, ge=1, le=LARGEST)
     crop_pct: float = Field(default=0.875, gt=0, le=1)
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
@@ -124,13 +125,14 @@ class FolderData(Strict):
     in_memory: bool = False
     allow_bad: int = Field(default=0, ge=0)
     augment: Augment = ImageNetAugment()
-    validation: (
+    validation: Annotated[
         Annotated[
             Annotated[Share, Tag(member("share"))] | Annotated[str, Tag(member("folder"))],
             Discriminator(lambda value: member("folder" if isinstance(value, str) else "share")),
         ]
-        | None
-    ) = None
+        | None,
+        BeforeValidator(share_or_place),
+    ] = None
 
     @field_validator("test")
     @classmethod

@@ -97,5 +97,10 @@ def _member(schema: Schema, node: Any, value: Any) -> dict[str, Any]:
         tag = value.get(union["propertyName"]) if isinstance(value, dict) else None
         return _member(schema, {"$ref": union["mapping"][tag]}, value) if tag in union["mapping"] else {}
     if choices := node.get("anyOf") or node.get("oneOf"):
-        return next((found for choice in choices if (found := _member(schema, choice, value)).get("properties")), {})
+        return next((found for choice in choices if _has_keys(found := _member(schema, choice, value))), {})
     return node
+
+
+def _has_keys(node: Schema) -> bool:
+    """Whether it is of a section, or of values by names of one's own."""
+    return bool(node.get("properties") or node.get("additionalProperties"))

@@ -20,6 +20,7 @@ from dat.errors import DataError, UsageError
 from dat.progress import warn
 from dat.recipe.data import LARGEST, CropFlipAugment, ImageNetAugment, NoAugment, augmentation, is_main, refuse_sizes
 from dat.recipe.oddities import leftovers, repeated
+from dat.recipe.place import Place
 from dat.recipe.strict import Strict
 
 
@@ -60,9 +61,9 @@ class FolderPictures(Strict):
     """
 
     source: Literal["folder"]
-    train: str
-    labelled: str | None = None
-    test: str
+    train: Place
+    labelled: Place | None = None
+    test: Place
     size: int | None = Field(default=None, ge=1, le=LARGEST)
     crop_pct: float = Field(default=0.875, gt=0, le=1)
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"

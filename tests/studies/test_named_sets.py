@@ -173,13 +173,63 @@ def test_every_set_is_listed_once(photos: Path, tmp_path: Path, monkeypatch: pyt
     [
         ({}, "names no test set"),
         ({"a/b": "x"}, "'a/b' is no name of a test set; use letters"),
-        ({"art": {"folder": "x", "clases": "subset"}}, r"data\.test\.art\.clases: unknown key"),
-        (3, r"data\.test: must be a valid string, not 3"),
+        ({"art": {"folder": "x", "clases": "subset"}}, r"data\.test\.art\.clases: unknown key; did you mean 'classes'\?"),
+        (3, r"data\.test: is 3; write one folder, test: FOLDER, or several by name, test: \{NAME: FOLDER, \.\.\.\}"),
+        (["a", "b"], r"data\.test: is \['a', 'b'\]; write one folder, test: FOLDER, or several by name"),
+        (None, r"data\.test: is nothing; write one folder"),
+        ("", r"data\.test: is nothing; write one folder"),
+        (
+            {"folder": "x", "classes": "subset"},
+            r"data\.test: is \{'folder': 'x', 'classes': 'subset'\}, but folder and classes belong to one of several sets, "
+            r"which has a name; write test: \{NAME: \{folder: FOLDER, classes: subset\}\}",
+        ),
+        ({"folder": "x"}, "belong to one of several sets, which has a name"),
+        ({"art": "x", "classes": "subset"}, "belong to one of several sets, which has a name"),
+        ({"art": 3}, r"data\.test: has 3 for art; write art: FOLDER, or art: \{folder: FOLDER, classes: subset\}"),
+        ({"art": ["x", "y"]}, r"data\.test: has \['x', 'y'\] for art; write art: FOLDER"),
+        ({"art": None}, "has nothing for art"),
+        ({"art": " "}, "has ' ' for art"),
+        ({"art": {}}, r"has \{\} for art"),
+        ({"art": {"folder": ["x"]}}, r"data\.test\.art\.folder: is \['x'\]; write one folder"),
+        ({"art": {"classes": "subset"}}, r"data\.test\.art\.folder: missing; add it"),
     ],
 )
 def test_wrong_names_of_sets_are_refused(test: Any, said: str, photos: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=said):
         read.parse(recipe(photos, tmp_path, test=test))
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            "train=[a, b]",
+            r"data\.train: is \['a', 'b'\]; write one folder, train: FOLDER; others of the same classes are extra_train",
+        ),
+        ("train=", "data.train: is nothing; write one folder"),
+        ("extra_train=a", r"data\.extra_train: is 'a'; write a list, extra_train: \[FOLDER, \.\.\.\]"),
+        ("extra_train=[5]", r"data\.extra_train\.0: is 5; write one folder"),
+        (
+            "validation=[a]",
+            r"data\.validation: is \['a'\]; write a share of the training pictures between 0 and 1, e\.g\. 0\.1, or a",
+        ),
+        ("validation=10%", r"data\.validation: is '10%'; write a share"),
+        ("validation=10", r"data\.validation: is 10; write a share"),
+        ("validation=0", r"data\.validation: is 0; write a share"),
+        ("validation=true", r"data\.validation: is True; write a share"),
+    ],
+)
+def test_what_is_no_place_of_pictures_is_refused_in_one_sentence(words: str, said: str) -> None:
+    with pytest.raises(UsageError, match=said) as found:
+        read.load("folder/small-scratch", [f"data.{words}"])
+    assert "has 1 fault:" in str(found.value)
+
+
+@pytest.mark.parametrize("name", ["selfsupervised/mae-small", "detection/small"])
+@pytest.mark.parametrize("key", ["train", "test"])
+def test_other_recipes_name_one_place_each(name: str, key: str) -> None:
+    with pytest.raises(UsageError, match=rf"data\.{key}: is \['a', 'b'\]; write one folder"):
+        read.load(name, ["data.source=folder"] * name.startswith("self") + [f"data.{key}=[a, b]"])
 
 
 def test_only_comparisons_of_classifiers_have_several(tmp_path: Path) -> None:
