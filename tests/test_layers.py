@@ -47,7 +47,7 @@ INSIDE = {
         {"boxes", "unlabelled"},
         {"parts"},
         {"header", "model", "pretraining"},
-        {"inputs"},
+        {"inputs", "begun"},
         {"rehearsal"},
         {"discretizer", "distillation"},
         {"contest"},

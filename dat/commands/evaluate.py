@@ -8,7 +8,7 @@ OUT/predictions/<cell>.npz   what the model said of every picture     OUT/pictur
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -33,9 +33,10 @@ from dat.evaluation.robustness import Rows, robustness_rows
 from dat.evaluation.selftest import selftest
 from dat.progress import Bar, warn
 from dat.recipe import read
+from dat.recipe.begun import leftovers_of_beginnings
 from dat.recipe.classification import ClassificationRecipe
 from dat.recipe.contest import training_of
-from dat.recipe.data import FolderData, OneOfSets, Tests, notes_of
+from dat.recipe.data import FolderData, OneOfSets, Tests, notes_of, trained_pictures
 from dat.recipe.header import recipe_hash
 from dat.recipe.methods import alpha_of
 from dat.recipe.parts import PRECISIONS
@@ -325,7 +326,7 @@ def _subjects(
     known = found.recipe.data.model_dump_json()
     if known not in opened:
         opened[known] = found.test_sets()
-        for note in notes_of(found.recipe.data, opened[known]):
+        for note in _odd(found, opened[known]):
             warn(note)
     tests, evaluation = opened[known], found.recipe.evaluation.build()
     yes_or_no = frozenset([found.label] if training_of(found.recipe, found.label).sigmoid else [])
@@ -333,6 +334,13 @@ def _subjects(
     first = measured.Subject(evaluation, recipe_hash(found.recipe), tests.first, tests.size, place, name, yes_or_no)
     others = [first.on(name, test) for name, test in tests.sets.items() if sets or test is not tests.first]
     return others if sets else [first, *others]
+
+
+def _odd(found: TrainedModel, tests: Tests) -> Iterator[str]:
+    """What is odd about test pictures; a training that began with another has seen the pictures of that one, too."""
+    section, sources = found.recipe.data, {name: dataset.source for name, dataset in tests.sets.items()}
+    yield from notes_of(section, tests)
+    yield from leftovers_of_beginnings(found.recipe.model.weights, sources, trained_pictures(section))
 
 
 SUBSET = "classes=subset"

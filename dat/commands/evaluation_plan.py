@@ -31,6 +31,7 @@ from dat.evaluation.cells import Cell, View, all_classes
 from dat.evaluation.stylized import Paintings, Stylized
 from dat.evaluation.suites import FGSM, SEVERITIES, Clean, Corruption, Suite, clean_beside
 from dat.recipe import file
+from dat.recipe.begun import leftovers_of_beginnings
 from dat.recipe.data import LARGEST, trained_pictures
 from dat.recipe.faults import sentence
 from dat.recipe.oddities import leftovers
@@ -219,10 +220,12 @@ class Plan:
             DataError: as `clean`.
         """
         known = self.tested.trained_on
-        if set(suites).isdisjoint(FROM_CLEAN) or known is None or (trained := trained_pictures(known)) is None:
+        if set(suites).isdisjoint(FROM_CLEAN) or known is None:
             return []
         name = self.called or (set_name(self.root) if self.root is not None else "")
-        return list(leftovers(trained, {name: self.clean[0].source}))
+        trained, tests = trained_pictures(known), {name: self.clean[0].source}
+        said = [] if trained is None else [*leftovers(trained, tests)]
+        return [*said, *leftovers_of_beginnings(self.tested.begun_with, tests, trained)]
 
     def _refuse_missing_classes(self, labels: np.ndarray) -> None:
         """Fewer classes are an easier test; only of ImageNet's, subsets are known by their name."""

@@ -34,8 +34,8 @@ class Tested:
 
     `view` is how pictures are brought to it. `classes` are the names of its outputs, None where they are not known: ImageNet's,
     if it has 1000. `test` are the pictures its own recipe tests it on, `test_name` what these are called; `trained_on` says
-    what it was trained on, where that is known; the pictures may have gone since. `sigmoid`: it was trained to say yes or
-    no to each class.
+    what it was trained on, and `begun_with` from which weights, where that is known; the pictures may have gone since.
+    `sigmoid`: it was trained to say yes or no to each class.
     """
 
     name: str
@@ -45,6 +45,7 @@ class Tested:
     test: ImageDataset | None = None
     test_name: str = ""
     trained_on: DigitsData | FolderData | None = None
+    begun_with: str | None = None
     seed: int | None = None
     recipe_hash: str = ""
     sigmoid: bool = False
@@ -195,6 +196,7 @@ def of_run(path: Path) -> Tested:
         test=test,
         test_name=found.test_name,
         trained_on=found.recipe.data,
+        begun_with=found.recipe.model.weights,
         seed=found.seed,
         recipe_hash=recipe_hash(found.recipe),
         sigmoid=training_of(found.recipe, found.label).sigmoid,

@@ -10,7 +10,7 @@ import timm
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dat.errors import UsageError
+from dat.errors import CheckpointError, UsageError
 from dat.nn import drvit
 from dat.nn.contrastive import backbone_of
 from dat.nn.drvit import VisualWords
@@ -126,7 +126,18 @@ def begin_with(network: nn.Module, tensors: Mapping[str, Tensor], *, name: str) 
     kept = {key: own[key] for key in head_keys(network)}
     kept = {key: tensor for key, tensor in kept.items() if key not in given or given[key].shape != tensor.shape}
     kept |= {key: own[key] for key in own if key.endswith("num_batches_tracked")}  # absent from older files
-    load_strictly(network, {**given, **kept}, name=name)
+    try:
+        load_strictly(network, {**given, **kept}, name=name)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"{error} Write model.name and model.options of their own network, or name other weights."
+        ) from error
+
+
+def classes_of_head(network: nn.Module, tensors: Mapping[str, Tensor]) -> int | None:
+    """For how many classes the last layer in a file of weights is; None where it has none that is known."""
+    given, keys = fitted(network, tensors), head_keys(network)
+    return len(given[keys[0]]) if keys and keys[0] in given else None
 
 
 def head_keys(network: nn.Module) -> list[str]:

@@ -16,6 +16,8 @@ from dat.discretizers.frozen import FrozenDiscretizer, check_image_size
 from dat.engine.trackers import Names
 from dat.errors import DataError
 from dat.evaluation.suites import FGSM, Clean, Suite, corruption_suites
+from dat.progress import warn
+from dat.recipe.begun import leftovers_of_beginnings
 from dat.recipe.contest import Contestant, check_contest, contestant, training_of, trainings_of
 from dat.recipe.data import Data, DataSection, tested_on, trained_on
 from dat.recipe.discretizer import DiscretizerPlan, DiscretizerSection, check_spec, open_plan
@@ -166,7 +168,7 @@ class ClassificationRecipe(Strict):
             UsageError: they do not fit the settings.
         """
         self.check()
-        data, section = parts.data(self.data), self.discretizer
+        data, section = self._with_beginnings(parts.data(self.data)), self.discretizer
         if len(data.classes) < 2:
             raise DataError(f"The training pictures have one class, {', '.join(data.classes)}, which is always right; add one.")
         header = header_of(self, data, self.model.name, methods=list(self.methods), seeds=self.seeds)
@@ -217,6 +219,14 @@ class ClassificationRecipe(Strict):
         if discretizer is not None and discretizer["train"] is not None:
             parts["discretizer"] = {"data": data, "discretizer": {"train": discretizer["train"]}}
         return parts | trainings_of(self, data=data)
+
+    def _with_beginnings(self, data: Data) -> Data:
+        """With what is to be said of the pictures that the weights of the beginning were trained on."""
+        sources = {name: test.source for name, test in data.test_sets.items()}
+        notes = (*leftovers_of_beginnings(self.model.weights, sources, data.train.source, unknown=True),)
+        for note in notes:
+            warn(note)
+        return dataclasses.replace(data, notes=(*data.notes, *notes)) if notes else data
 
     def _check_fit(self, data: Data, model: Blueprint) -> None:
         for label in self.methods:

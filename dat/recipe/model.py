@@ -8,13 +8,13 @@ from typing import Any, Literal
 
 import torch
 from pydantic import Field, model_validator
-from torch import Tensor
+from torch import Tensor, nn
 
 from dat.engine.steps import stream_seed
 from dat.nn.drvit import DrViT, VisualWords
 from dat.nn.norm import Normalized, with_auxiliary_norms
 from dat.nn.pretrained import FROZEN, pretrained_tensors, published
-from dat.nn.zoo import begin_with, create_network, needs_words
+from dat.nn.zoo import begin_with, classes_of_head, create_network, needs_words
 from dat.progress import warn
 from dat.recipe.parts import Parts
 from dat.recipe.strict import Strict
@@ -119,8 +119,18 @@ def open_model(section: ModelSection, parts: Parts, *, num_classes: int) -> Blue
         weights = pretrained_tensors(section.name, num_classes=num_classes, options=section.options)
     blueprint = Blueprint(section, num_classes, weights, words)
     if weights is not None or words is not None:
-        blueprint.untrained(seed=0)
+        _say_new_head(blueprint.untrained(seed=0).network, blueprint)
     return blueprint
+
+
+def _say_new_head(network: nn.Module, blueprint: Blueprint) -> None:
+    """That the last layer of a file of weights is not taken, as it is for other classes."""
+    count = classes_of_head(network, blueprint.weights) if blueprint.weights is not None and blueprint.section.weights else None
+    if count not in (None, blueprint.num_classes):
+        warn(
+            f"The last layer begins at random: that of {blueprint.section.weights} is for {count} classes, and the pictures "
+            f"are of {blueprint.num_classes}."
+        )
 
 
 def check_model(section: ModelSection) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 
 from dat.data.folders import ImageSource
@@ -29,6 +29,26 @@ def leftovers(train: ImageSource, tests: Mapping[str, ImageSource]) -> Iterator[
     advice = "or the accuracy is partly of pictures that were trained on."
     for said in _shared(train, tests, of="training"):
         yield f"{said}, {advice}"
+
+
+def begun_on(
+    pictures: ImageSource, tests: Mapping[str, ImageSource], *, weights: str, train: ImageSource | None
+) -> Iterator[str]:
+    """A sentence for each test set that shares pictures with those that the `weights` of the beginning were trained on.
+
+    Those that are among the training pictures `train`, too, are not counted: `leftovers` tells them.
+
+    Raises:
+        DataError: a file cannot be read.
+    """
+    for name, test in tests.items():
+        told = {ours.path for ours, _ in shared_pictures(train, test)} if train is not None else set()
+        if found := [pair for pair in shared_pictures(pictures, test) if pair[0].path not in told]:
+            yield (
+                f"{len(found)} of the {len(test)} {_called('test', name)} are among those that {weights}, which the model "
+                f"begins with, was trained on: {_pairs(found, of='its training')}; take them out of the test pictures, or the "
+                "accuracy is partly of pictures that were trained on."
+            )
 
 
 def judged_by(judged: ImageSource, train: ImageSource, tests: Mapping[str, ImageSource], *, may_be: bool) -> Iterator[str]:
@@ -76,10 +96,18 @@ def enlarged(view: CenterCrop, sets: Mapping[str, ImageSource]) -> Iterator[str]
 def _shared(pictures: ImageSource, tests: Mapping[str, ImageSource], *, of: str, kind: str = "test") -> Iterator[str]:
     for name, test in tests.items():
         if found := shared_pictures(pictures, test):
-            pairs = [f"{ours.path} (in {of} {theirs.path})" for ours, theirs in found[:NAMED]]
-            named = ", ".join(pairs) + ", ..." * (len(found) > NAMED)
-            which = f"{kind} pictures of {name}" if name else f"{kind} pictures"
+            which, named = _called(kind, name), _pairs(found, of=of)
             yield f"{len(found)} of the {len(test)} {which} are {of} pictures, too: {named}; take them out of one of the two"
+
+
+def _called(kind: str, name: str) -> str:
+    return f"{kind} pictures of {name}" if name else f"{kind} pictures"
+
+
+def _pairs(found: Sequence[tuple[Held, Held]], *, of: str) -> str:
+    """The first of them."""
+    pairs = [f"{ours.path} (in {of} {theirs.path})" for ours, theirs in found[:NAMED]]
+    return ", ".join(pairs) + ", ..." * (len(found) > NAMED)
 
 
 def _short_sides(source: ImageSource) -> Iterator[tuple[Held, int]]:

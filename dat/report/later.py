@@ -79,18 +79,26 @@ def _trained(rows: Sequence[Row], comparison: Comparison) -> Iterator[Found]:
             yield replace(row, suite=of_set(row.suite, str(row.protocol.get(SET, "")))), right
 
 
-def _later(run: Path, model: Model, renamed: Renamed) -> Iterator[Found]:
-    """Accuracies on whole test sets that an evaluation of one model left."""
+def _later(run: Path, model: Model, renamed: Renamed) -> list[Found]:
+    """Accuracies on whole test sets that an evaluation of one model left, in the order of `renamed`."""
     method, seed = model
     folder = run / f"{method}-seed{seed}" / "evaluation"
     stored = read_rows(folder / RESULTS) if (folder / RESULTS).is_file() else []
     named = named_by_set(stored)
     predicted = Predicted(folder, {(row.suite, row.metric): row for row in named})
+    found: dict[str, Found] = {}
     for row, own in zip(stored, named, strict=True):
-        for called in renamed([row]):
-            if called.metric == "accuracy" and not is_part(called.suite) and called.suite.count("/") < CELL:
-                right = None
-                with suppress(DataError, UsageError):  # without an interval; the page says so
-                    right = predicted.scores(own).values / 100
-                suite = of_set(called.suite, str(row.protocol.get(SET, "later")))
-                yield replace(called, suite=suite, method=method, seed=seed), right
+        for called in filter(_is_whole, renamed([row])):
+            suite, right = _suite(called), None
+            with suppress(DataError, UsageError):  # without an interval; the page says so
+                right = predicted.scores(own).values / 100
+            found[suite] = replace(called, suite=suite, method=method, seed=seed), right
+    return [found[suite] for suite in map(_suite, filter(_is_whole, renamed(stored)))]
+
+
+def _is_whole(row: Row) -> bool:
+    return row.metric == "accuracy" and not is_part(row.suite) and row.suite.count("/") < CELL
+
+
+def _suite(row: Row) -> str:
+    return of_set(row.suite, str(row.protocol.get(SET, "later")))

@@ -13,6 +13,8 @@ from dat.errors import CheckpointError, UsageError
 from dat.nn.drvit import DrViT, VisualWords
 from dat.nn.weights import read_tensors
 from dat.nn.zoo import SmallResNet, begin_with, create_network, needs_words
+from dat.recipe.model import ModelSection, open_model
+from dat.recipe.parts import OnDisk
 
 torch.set_num_threads(1)
 
@@ -97,9 +99,21 @@ def test_a_network_begins_with_the_weights_of_a_file_and_keeps_its_own_head(tmp_
     assert all(parameter.grad is not None for parameter in network.parameters())
 
 
+@pytest.mark.parametrize(("classes", "said"), [(7, True), (3, False), (None, False)])
+def test_a_last_layer_that_is_for_other_classes_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], classes: int | None, said: bool
+) -> None:
+    tensors = create_network("small_resnet", num_classes=classes or 3, options={"depth": 8}).state_dict()
+    kept = {key: tensor for key, tensor in tensors.items() if classes or "linear" not in key}
+    save_file(kept, file := tmp_path / "w.safetensors")
+    open_model(ModelSection(name="small_resnet", options={"depth": 8}, weights=str(file)), OnDisk(), num_classes=3)
+    sentence = f"The last layer begins at random: that of {file} is for 7 classes, and the pictures are of 3."
+    assert (sentence in capsys.readouterr().err) == said
+
+
 def test_weights_of_another_network_are_named(tmp_path: Path) -> None:
     save_file(create_network("small_resnet", num_classes=3, options={"depth": 14}).state_dict(), tmp_path / "w.safetensors")
-    with pytest.raises(CheckpointError, match=r"are not those of this network: .* unexpected"):
+    with pytest.raises(CheckpointError, match=r"not those of this network: .* unexpected .*\. Write model\.name and model"):
         begin_with(
             create_network("small_resnet", num_classes=3, options={"depth": 8}),
             read_tensors(tmp_path / "w.safetensors")[0],

@@ -439,6 +439,48 @@ def test_training_pictures_among_the_test_pictures_are_counted_and_named(
     assert told.count("2 of the 14 test pictures of odd are training pictures, too") == 1  # not once for each model
 
 
+def test_pictures_that_the_weights_of_the_beginning_were_trained_on_are_told_too(photos: Path, tmp_path: Path) -> None:
+    """Of the run behind `model.weights`, and of that behind it; a picture of the training itself is told once."""
+    for number, name in enumerate(("first", "second", "third")):
+        paint(tmp_path / name, seed=20 + number)
+    paint(tmp_path / "test", seed=30)
+    for number, name in enumerate(("first", "second", "third")):
+        left = (tmp_path / name / "cat" / f"{number}.png").read_bytes()
+        (tmp_path / "test" / "dog" / f"of-{name}.png").write_bytes(left)
+        if name == "first":  # also in the folder of the last training, under another name
+            (tmp_path / "third" / "fox" / "again.png").write_bytes((tmp_path / "first" / "cat" / "1.png").read_bytes())
+            (tmp_path / "test" / "fox" / "both.png").write_bytes((tmp_path / "first" / "cat" / "1.png").read_bytes())
+    model, folders = None, list[Path]()
+    for name in ("first", "second", "third"):
+        values = recipe(tmp_path, tmp_path / f"run-{name}", train=str(tmp_path / name), test=str(photos / "test"))
+        begun = {**values["model"], "weights": model and str(model)}
+        folders.append(dat.train({**values, "model": begun, "methods": {"standard": {}}}, cpu=True))
+        model = folders[-1] / "standard-seed0"
+    begin, of = "1 of the 16 test pictures of odd are among those that {}, which the model begins with, was trained on: ", "odd"
+    said = [
+        f"{begin.format(tmp_path / f'run-{name}' / 'standard-seed0')}{tmp_path}/test/dog/of-{name}.png (in its training "
+        f"{tmp_path}/{name}/cat/{number}.png); take them out of the test pictures"
+        for number, name in enumerate(("first", "second"))
+    ]
+    own = "2 of the 16 test pictures of odd are training pictures, too: "
+    data = ["--data", f"{of}={tmp_path / 'test'}", "--cpu"]
+    for words in (["--suites", "clean", "--no-self-test"], []):
+        told = CliRunner().invoke(app, ["eval", str(model), *words, *data, "--out", str(tmp_path / f"o{len(words)}")]).stderr
+        assert all(told.count(sentence) == 1 for sentence in (own, *said))
+    values = recipe(tmp_path, tmp_path / "run", train=str(tmp_path / "third"), test={"odd": str(tmp_path / "test")})
+    values["model"] = {**values["model"], "weights": str(next((folders[1] / "standard-seed0" / "checkpoints").iterdir()))}
+    shutil.rmtree(tmp_path / "first")
+    report = (dat.train({**values, "methods": {"standard": {}}}, cpu=True) / "report.md").read_text()
+    assert own in report
+    assert f"{tmp_path}/test/dog/of-second.png (in its training {tmp_path}/second/cat/1.png)" in report
+    unknown = (
+        f"which the model begins with, was trained on test pictures is not known: its training pictures, {tmp_path}/first, are"
+    )
+    assert report.count(unknown) == 1
+    gone = CliRunner().invoke(app, ["eval", str(model), *data, "--out", str(tmp_path / "gone")]).stderr
+    assert "is not known" not in gone, "who only evaluates need not have the pictures of any training"
+
+
 def test_training_pictures_are_those_of_further_folders_too(photos: Path, tmp_path: Path) -> None:
     for part in ("train", "test"):
         shutil.copytree(photos / part, tmp_path / part)
