@@ -326,6 +326,9 @@ def _find(path: object) -> _Place:
     label, _, seed = folder.name.rpartition("-seed")
     stored = folder.parent / "recipe.yaml"
     if not stored.is_file() or not seed.isdigit():
+        there = [found for found in models_of(path) if found != path]
+        if there:
+            raise CheckpointError(f"{given} is the folder of a run, not of one of its models; name one, e.g. {there[0]}.")
         raise CheckpointError(
             f"{given} is not the folder of a trained model; give RUN/<method>-seed<k>, e.g. runs/demo/dat-seed0, or timm:NAME."
         )

@@ -100,7 +100,7 @@ def freeze_backbone(network: nn.Module) -> None:
     last = set(head_keys(network))
     if not last:
         raise UsageError(
-            f"freeze is 'backbone', but {type(network).__name__} does not say which its last layer is; leave it out."
+            f"freeze is 'backbone', but {type(network).__name__} does not say which its last layer is; write freeze: null."
         )
     for key, parameter in network.named_parameters():
         parameter.requires_grad_(key in last)
@@ -114,7 +114,7 @@ def freeze_norms(network: nn.Module) -> None:
     """
     norms = [part for part in network.modules() if isinstance(part, _BatchNorm) and part.affine]
     if not norms:
-        raise UsageError(f"freeze is 'norms', but {type(network).__name__} has no batch normalisation; leave it out.")
+        raise UsageError(f"freeze is 'norms', but {type(network).__name__} has no batch normalisation; write freeze: null.")
     for part in norms:
         part.requires_grad_(False)
 

@@ -185,7 +185,9 @@ def test_a_recipe_freezes_what_it_names() -> None:
 
 
 def test_a_network_without_batch_normalisation_has_no_norms_to_freeze() -> None:
-    with pytest.raises(UsageError, match="freeze is 'norms', but VisionTransformer has no batch normalisation; leave it out"):
+    with pytest.raises(
+        UsageError, match=r"freeze is 'norms', but VisionTransformer has no batch normalisation; write freeze: null"
+    ):
         freeze_norms(create_network("vit_tiny_patch16_224", num_classes=5, options={}))
 
 
