@@ -32,7 +32,9 @@ def _mapping_of(loader: _Loader, node: yaml.MappingNode) -> Any:
     lines: dict[str, int] = {}
     for key, _ in node.value:
         if isinstance(key.value, str) and key.value in lines:
-            raise _Twice(f"the key {key.value!r} in line {lines[key.value]} and in line {key.start_mark.line + 1}; keep one")
+            first, again = lines[key.value], key.start_mark.line + 1
+            where = "twice" if first == again else f"in line {first} and in line {again}"
+            raise _Twice(f"the key {key.value!r} {where}; keep one")
         lines[str(key.value)] = key.start_mark.line + 1
     yield (found := {})
     found.update(loader.construct_mapping(node))
@@ -169,5 +171,7 @@ def override(values: dict[str, Any], text: str) -> None:
         section[last] = yaml.load(value, Loader=_Loader)
         if section[last] is not None:
             section.pop(INSTEAD.get(last), None)
+    except _Twice as error:
+        raise UsageError(f"The value of {key} has {error}.") from error
     except (yaml.YAMLError, *_UNFIT) as error:
         raise UsageError(f"The value of {key} is not YAML: {value!r}.") from error

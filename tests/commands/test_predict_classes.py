@@ -179,7 +179,7 @@ def test_mistakes_are_sentences(run: Path, photos: Path, tmp_path: Path) -> None
     with pytest.raises(UsageError, match=r"Pictures are \[\]; give a list"):
         trained.predict([])
     with pytest.raises(
-        CheckpointError, match=r"run is the folder of a run, not of one of its models; name one, e\.g\. .*/standard-seed0"
+        CheckpointError, match=r"seconds is the folder of a run, not of one of its models; name one, e\.g\. .*/standard-seed0"
     ):
         load_classifier(run)
     with pytest.raises(UsageError, match="batch_size is 0; write a whole number"):

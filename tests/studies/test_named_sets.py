@@ -207,6 +207,7 @@ def test_wrong_names_of_sets_are_refused(test: Any, said: str, photos: Path, tmp
             r"data\.train: is \['a', 'b'\]; write one folder, train: FOLDER; others of the same classes are extra_train",
         ),
         ("train=", "data.train: is nothing; write one folder"),
+        ("test={a: x, a: y}", r"The value of data\.test has the key 'a' twice; keep one"),
         ("extra_train=a", r"data\.extra_train: is 'a'; write a list, extra_train: \[FOLDER, \.\.\.\]"),
         ("extra_train=[5]", r"data\.extra_train\.0: is 5; write one folder"),
         (
@@ -222,7 +223,7 @@ def test_wrong_names_of_sets_are_refused(test: Any, said: str, photos: Path, tmp
 def test_what_is_no_place_of_pictures_is_refused_in_one_sentence(words: str, said: str) -> None:
     with pytest.raises(UsageError, match=said) as found:
         read.load("folder/small-scratch", [f"data.{words}"])
-    assert "has 1 fault:" in str(found.value)
+    assert len(str(found.value).strip().splitlines()) <= 2
 
 
 @pytest.mark.parametrize("name", ["selfsupervised/mae-small", "detection/small"])
