@@ -286,7 +286,7 @@ def require_same_classes(
     said = said or _first_difference(found, expected)
     is_part = set(found) < set(expected)
     advice = (
-        "add them, or write classes: subset for a test set of some of the classes"
+        "add them, or write classes: subset (behind dat eval: classes=subset) for a test set of some of the classes"
         if is_part and of == "training"
         else f"use {'folders' if Path(root).is_dir() else 'pictures'} with the same classes"
     )

@@ -118,6 +118,16 @@ def test_a_seed_counts_where_every_judged_method_has_it():
     assert layout_of({}) is None
 
 
+def test_values_are_those_of_the_shared_seeds_whatever_their_order():
+    """The same numbers, written in another order and beside a seed that the other method lacks, give the same layout."""
+    plain = layout_of({"a": {1: 4.0, 2: 6.0, 3: 9.0}, "b": {1: 3.0, 2: 7.0, 3: 8.0}})
+    mixed = layout_of({"a": {1: 4.0, 2: 6.0, 3: 9.0}, "b": {0: 50.0, 3: 8.0, 1: 3.0, 2: 7.0}})
+    assert plain is not None
+    assert mixed is not None
+    assert mixed.seeds == (1, 2, 3)
+    assert mixed.values.tolist() == plain.values.tolist() == [[4.0, 6.0, 9.0], [3.0, 7.0, 8.0]]
+
+
 def test_two_seeds_give_no_interval():
     """Not even where they agree exactly, which would be a point, or where two methods differ by the same at both."""
     assert layout_of({"standard": {0: 80.0, 1: 85.0}, "dat": {0: 81.0, 1: 86.0}}) is None
