@@ -140,7 +140,7 @@ def test_what_there_was_before_validation_has_the_same_hash_and_settings(photos:
         ),
         ({}, {"patience": 2}, r"has patience: 2, which needs pictures of validation"),
         ({"validation": 0.1}, {"patience": 0}, r"patience is 0, write 1 or more"),
-        ({"validation": 1.5}, {}, r"data\.validation: must be less than 1, not 1\.5"),
+        ({"validation": 1.5}, {}, r"data\.validation: is 1\.5; write a share of the training pictures between 0 and 1"),
         ({"validation": 0.1}, {"keep": "first"}, r"training\.keep: must be 'last' or 'best', not 'first'"),
     ],
 )
