@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from dat.errors import DataError
@@ -10,10 +12,12 @@ from dat.evaluation.intervals import FEWEST
 from dat.evaluation.mistakes import Answered
 from dat.evaluation.right import RIGHT, Kept, Model, read_all
 from dat.report.tables import Answers, Comparison, listed
-from dat.results import SET, Row, without_set
+from dat.results import CLASS, SET, Row, without_set
 
 Said = dict[str, dict[Model, Answered]]
 """What models said of pictures as they are, by the name of the test set, and by model."""
+Clean = Mapping[Model, Row]
+"""The rows of the accuracies of models on one test set as it is."""
 
 
 def kept_answers(run: Path, rows: Iterable[Row]) -> dict[Model, Kept]:
@@ -47,6 +51,37 @@ def said_of(kept: Mapping[Model, Kept], rows: Iterable[Row]) -> Said:
             f"No {RIGHT}/*.npz tells what was said of clean pictures: an older version wrote them, or none were shown."
         )
     return found
+
+
+def clean_rows(comparison: Comparison) -> dict[str, dict[Model, Row]]:
+    """The rows of a comparison that are of sets as they are, by the name of the set, and by model."""
+    found: dict[str, dict[Model, Row]] = {}
+    for (suite, method), rows in comparison.rows.items():
+        for row in rows if without_set(suite)[0] == "clean" else ():
+            found.setdefault(str(row.protocol.get(SET, "")), {})[method, row.seed] = row
+    return found
+
+
+def rows_of_class(
+    clean: Clean, said: Mapping[Model, Answered], place: int, *methods: str, seeds: Sequence[int | None] | None = None
+) -> tuple[Row, ...]:
+    """Rows of the accuracies of methods on one class (at some `seeds`), as the models answered; none where no row is known.
+
+    Answers that do not give the accuracy of their row, as those of another evaluation, have none.
+    """
+    models = [(name, seed) for method in methods for name, seed in said if name == method and (seeds is None or seed in seeds)]
+    agreeing = [
+        model
+        for model in models
+        if model in clean and math.isclose(100 * said[model].correct.mean(), clean[model].value, abs_tol=1e-6)
+    ]
+    return tuple(_of_class(clean[model], said[model], place) for model in agreeing)
+
+
+def _of_class(row: Row, answered: Answered, place: int) -> Row:
+    protocol = {**row.protocol, CLASS: answered.classes[place]}
+    value, count = float(answered.accuracies[place]), int(answered.counts[place])
+    return replace(row, value=value, n=count, ci=None, protocol=protocol)
 
 
 def unused_answers(comparison: Comparison) -> list[str]:

@@ -13,6 +13,7 @@ import numpy as np
 from dat.errors import DataError
 from dat.evaluation.mistakes import Answered
 from dat.evaluation.right import Model
+from dat.report.answered import Clean, rows_of_class
 from dat.report.grounds import corrected, over
 from dat.report.layout import Layout, Seed, layout_of, rounding_of
 from dat.report.tables import (
@@ -30,6 +31,7 @@ from dat.report.tables import (
     spread_words,
     suite_title,
 )
+from dat.results import Row
 
 CLASSES = 30
 """So many classes are shown at most: those that methods differ most on."""
@@ -76,8 +78,10 @@ def corruption_heat(comparison: Comparison) -> Table | None:
 # Classes.
 
 
-def class_heat(said: Mapping[Model, Answered], *, name: str, title: str = "") -> Table | None:
+def class_heat(said: Mapping[Model, Answered], *, name: str, title: str = "", clean: Clean | None = None) -> Table | None:
     """Classes by methods: accuracy of `standard`, or of the first, and differences of the others to it; None of one method.
+
+    `clean`: rows of the models, of which the numbers say that they are made.
 
     Raises:
         DataError: the models have different classes, or were shown other pictures.
@@ -92,7 +96,15 @@ def class_heat(said: Mapping[Model, Answered], *, name: str, title: str = "") ->
     lines = [
         Line(
             f"{first.classes[place]} ({first.counts[place]})",
-            (_accuracy(said, place, layout, base), *(heat(_gap(said, place, layout, m, base, len(there))) for m in others)),
+            (
+                replace(_accuracy(said, place, layout, base), quoted=_rows(clean, said, place, layout, base)),
+                *(
+                    replace(
+                        heat(_gap(said, place, layout, m, base, len(there))), quoted=_rows(clean, said, place, layout, m, base)
+                    )
+                    for m in others
+                ),
+            ),
         )
         for place, layout in layouts.items()
     ]
@@ -135,6 +147,14 @@ def class_layout(said: Mapping[Model, Answered], place: int) -> Layout | None:
     count = int(next(iter(said.values())).counts[place])
     scores = {method: {seed: float(right.mean()) for seed, right in found.items()} for method, found in answers.items()}
     return layout_of(scores, rounding=rounding_of(count), answers=answers)
+
+
+def _rows(
+    clean: Clean | None, said: Mapping[Model, Answered], place: int, layout: Layout | None, *methods: str
+) -> tuple[Row, ...]:
+    """What a number was made of, at the seeds that count."""
+    seeds = layout.seeds if layout is not None and {*methods} <= {*layout.methods} else None
+    return rows_of_class(clean or {}, said, place, *methods, seeds=seeds)
 
 
 def _accuracy(said: Mapping[Model, Answered], place: int, layout: Layout | None, method: str) -> Cell:

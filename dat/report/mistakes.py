@@ -21,6 +21,7 @@ from dat.errors import DataError
 from dat.evaluation.mistakes import ANOTHER, BINS, CALIBRATION, CLASS_MEAN, Answered, reliability
 from dat.evaluation.right import Model
 from dat.report import figures
+from dat.report.answered import Clean, rows_of_class
 from dat.report.figures import GRID, INK, MUTED, STYLE, Look, looks, png_address, read_arrays, scale_of
 from dat.report.tables import (
     ABSENT,
@@ -157,8 +158,11 @@ def _plain_cells(comparison: Comparison | None, method: str) -> list[Cell]:
     return [cell(comparison.estimate(suite, method)) for suite in comparison.suites] if comparison else []
 
 
-def worst_table(said: Mapping[Model, Answered], *, name: str, title: str = "") -> Table:
-    """Classes with the lowest accuracy, the mean over methods, and what the most of their other pictures are taken for."""
+def worst_table(said: Mapping[Model, Answered], *, name: str, title: str = "", clean: Clean | None = None) -> Table:
+    """Classes with the lowest accuracy, the mean over methods, and what the most of their other pictures are taken for.
+
+    `clean`: rows of the models, of which the numbers say that they are made.
+    """
     methods = {method: rates_of(models) for method, models in of_methods(said).items()}
     _classes_of(said)
     first = next(iter(said.values()))
@@ -175,7 +179,10 @@ def worst_table(said: Mapping[Model, Answered], *, name: str, title: str = "") -
         lines=tuple(
             Line(
                 f"{first.classes[place]} ({first.counts[place]})",
-                tuple(_class_cell(rates[place], place, first.classes) for rates in methods.values()),
+                tuple(
+                    _class_cell(rates[place], place, first.classes, rows_of_class(clean or {}, said, place, method))
+                    for method, rates in methods.items()
+                ),
             )
             for place in shown
         ),
@@ -183,14 +190,14 @@ def worst_table(said: Mapping[Model, Answered], *, name: str, title: str = "") -
     )
 
 
-def _class_cell(shares: np.ndarray, place: int, classes: Sequence[str]) -> Cell:
+def _class_cell(shares: np.ndarray, place: int, classes: Sequence[str], rows: tuple[Row, ...]) -> Cell:
     if np.isnan(shares).any():
         return ABSENT
     wrong = shares.copy()
     wrong[place] = 0
     most = int(wrong.argmax())
     taken = ANOTHER if most == len(classes) else classes[most]
-    return Cell(number(100 * shares[place]), f"{taken} {100 * wrong[most]:.0f} %" if wrong[most] > 0 else "")
+    return Cell(number(100 * shares[place]), f"{taken} {100 * wrong[most]:.0f} %" if wrong[most] > 0 else "", quoted=rows)
 
 
 # Figures.

@@ -11,9 +11,9 @@ from functools import cached_property
 from statistics import fmean
 
 from dat.report.tables import DASH, TIMES, Cell, Table, method_title, number, suite_title
-from dat.results import Row
+from dat.results import CLASS, Row
 
-Key = tuple[tuple[str, str, int | None, str, str, str, float], ...]
+Key = tuple[tuple[str, str, int | None, str, str, str, float, str], ...]
 
 SMALL = ("correlation", "loss", "seconds")
 """Metrics, by how they begin, whose numbers are not in percent."""
@@ -50,7 +50,10 @@ class Origins:
 
 def key_of(cell: Cell) -> Key:
     """What tells the rows of a cell from those of another."""
-    return tuple((row.suite, row.method, row.seed, row.metric, row.source, row.checkpoint, row.value) for row in cell.rows)
+    return tuple(
+        (row.suite, row.method, row.seed, row.metric, row.source, row.checkpoint, row.value, str(row.protocol.get(CLASS, "")))
+        for row in cell.rows
+    )
 
 
 def origin(rows: Sequence[Row], name: str) -> Origin:
@@ -68,7 +71,8 @@ def origin(rows: Sequence[Row], name: str) -> Origin:
         "Versions": spelled(shared([row.versions for row in rows])),
         "Rows": f"{_listed(row.metric for row in rows)} of {_span(suites)}",
     }
-    title = f"{' against '.join(map(method_title, by_method))}: {where}"
+    classes = {str(row.protocol[CLASS]): f", class {row.protocol[CLASS]}" for row in rows if CLASS in row.protocol}
+    title = f"{' against '.join(map(method_title, by_method))}: {where}{_listed(classes.values())}"
     return Origin(name, title, {key: text for key, text in facts.items() if text})
 
 

@@ -24,7 +24,7 @@ from dat.errors import DataError, UsageError
 from dat.evaluation.mistakes import CLASS_MEAN, Answered
 from dat.evaluation.right import Kept, Model
 from dat.report import figures
-from dat.report.answered import Said, kept_answers, right_of, said_of, unused_answers
+from dat.report.answered import Clean, Said, clean_rows, kept_answers, right_of, said_of, unused_answers
 from dat.report.boxed_pictures import BoxedPictures
 from dat.report.formats import TABLES, markdown_table, write_tables
 from dat.report.heat import class_heat, corruption_heat
@@ -235,37 +235,59 @@ def gather_mistakes(run: Path, comparison: Comparison, said: Said, left_out: lis
 
     `said`: of the sets of the training; what was said of later ones is read here.
     """
-    later = attempt("What went wrong where, later", partial(later_said, run, comparison), left_out) or {}
+    of_later = attempt("What went wrong where, later", partial(later_rows, run, comparison), left_out) or {}
+    found = attempt("What went wrong where, later", partial(later_said, run, of_later), left_out) if of_later else None
+    later = found or {}
     files = [name for name, told in ((MISTAKES, said), (LATER_MISTAKES, later)) if told]
     strips: dict[str, tuple[Strip, ...]] = {}
     for name in reversed(files):
         strips |= attempt("Pictures that two methods differ on", partial(read_strips, run / name), left_out) or {}
+    clean = of_later | clean_rows(comparison)
     compared = {name: kept for name, models in (later | said).items() if (kept := in_comparison(models, comparison))}
     in_turn = {name: compared[name] for name in (*said, *later) if name in compared}
-    return mistakes_of(in_turn, comparison.methods, strips, left_out)
+    return mistakes_of(in_turn, comparison.methods, strips, left_out, clean)
 
 
-def later_said(run: Path, comparison: Comparison) -> Said:
-    """What the models of a run said of further sets, when `dat eval` showed them; by the name of the set.
+def later_rows(run: Path, comparison: Comparison) -> dict[str, dict[Model, Row]]:
+    """Accuracies of the models of a run on further sets as they are, which `dat eval` showed; by the name of the set.
 
     Raises:
-        DataError: rows or predictions are damaged.
+        DataError: rows are damaged.
     """
-    found: Said = {}
+    found: dict[str, dict[Model, Row]] = {}
     for method in comparison.methods:
         for seed in sorted(one for one in comparison.seeds(method) if one is not None):
-            for row in _beside_later(run / f"{method}-seed{seed}" / "evaluation" / RESULTS):
-                from dat.evaluation import store  # waits for torch
-
-                folder, name = run / f"{method}-seed{seed}" / "evaluation", str(row.protocol.get(SET, ""))
+            for row in _whole_later(run / f"{method}-seed{seed}" / "evaluation" / RESULTS):
+                name = str(row.protocol.get(SET, ""))
                 title = name if row.suite == "clean" else suite_title(of_set(row.suite, name))
-                found.setdefault(title, {})[method, seed] = store.read_answered(folder, row.suite, name)
+                found.setdefault(title, {})[method, seed] = replace(row, method=method, seed=seed)
     return found
 
 
-def _beside_later(path: Path) -> list[Row]:
-    """One row for each set that was shown as it is."""
-    return [row for row in read_rows(path) if row.metric == CLASS_MEAN] if path.is_file() else []
+def _whole_later(path: Path) -> list[Row]:
+    """The accuracy on each set that was shown as it is."""
+    rows = read_rows(path) if path.is_file() else []
+    whole = {(row.suite, row.protocol.get(SET)) for row in rows if row.metric == CLASS_MEAN}
+    return [row for row in rows if row.metric == "accuracy" and (row.suite, row.protocol.get(SET)) in whole]
+
+
+def later_said(run: Path, rows: Mapping[str, Mapping[Model, Row]]) -> Said:
+    """What the models of a run said of further sets, by the name of the set.
+
+    Raises:
+        DataError: predictions are damaged.
+    """
+    from dat.evaluation import store  # waits for torch
+
+    return {
+        title: {
+            (method, seed): store.read_answered(
+                run / f"{method}-seed{seed}" / "evaluation", row.suite, str(row.protocol.get(SET, ""))
+            )
+            for (method, seed), row in models.items()
+        }
+        for title, models in rows.items()
+    }
 
 
 def in_comparison(models: Mapping[Model, Answered], comparison: Comparison) -> dict[Model, Answered]:
@@ -283,17 +305,19 @@ def mistakes_of(
     methods: Sequence[str],
     strips: Mapping[str, tuple[Strip, ...]],
     left_out: list[str],
+    clean: Mapping[str, Clean],
 ) -> Mistakes:
-    """Tables and figures of each test set, by its name."""
+    """Tables and figures of each test set, by its name; `clean`: the rows of the models, by set."""
     sets, tables, plots = list[SetOfMistakes](), list[Table](), list[Plot | None]()
     for place, (name, models) in enumerate(said.items()):
         title = name if len(said) > 1 else ""
+        told: Any = {"title": title, "clean": clean.get(name)}
         worst, classes, confusion, calibration = (f"{what}-{place}" for what in PARTS_OF_A_SET)
         of_set = SetOfMistakes(title, worst, classes, confusion, calibration, strips.get(name, ()))
-        table = attempt("The worst classes", partial(worst_table, models, name=worst, title=title), left_out)
+        table = attempt("The worst classes", partial(worst_table, models, name=worst, **told), left_out)
         if table is not None:
             sets.append(of_set)
-            by_class = attempt("Differences by class", partial(class_heat, models, name=of_set.classes, title=title), left_out)
+            by_class = attempt("Differences by class", partial(class_heat, models, name=of_set.classes, **told), left_out)
             tables += [one for one in (table, by_class) if one]
             plots.append(confusion_plot(models, methods, of_set))
             plots.append(attempt("The calibration", partial(reliability_plot, models, methods, of_set), left_out))

@@ -3,6 +3,7 @@
 import base64
 import io
 import re
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -16,7 +17,7 @@ from dat.data.pipeline import CenterCrop, ImageDataset
 from dat.errors import DataError
 from dat.evaluation.mistakes import CALIBRATION, CLASS_MEAN, OTHER, Answered
 from dat.evaluation.right import Kept, Model, path_of, write_kept
-from dat.report.answered import said_of
+from dat.report.answered import rows_of_class, said_of
 from dat.report.mistakes import (
     CHOSEN,
     balance_table,
@@ -29,9 +30,10 @@ from dat.report.mistakes import (
     tick_of,
     worst_table,
 )
+from dat.report.origins import Origins
 from dat.report.page import gather, gather_mistakes, mistakes_of, write_report
 from dat.report.tables import comparison_table
-from dat.results import MISTAKES, read_rows, write_rows
+from dat.results import MISTAKES, Row, read_rows, write_rows
 from dat.studies import mistaken_pictures
 from dat.studies.mistaken_pictures import differing, pair_of
 from dat.studies.study import Job
@@ -145,7 +147,7 @@ def test_classes_may_be_called_anything() -> None:
     assert [tick_of(name) for name in ("owl", "chrysanthemum", "a_b")] == ["owl", "chrysanthem…", "a b"]
     classes = ("$a$", "\N{CJK UNIFIED IDEOGRAPH-732B}", 'b"&<')
     said: dict[Model, Answered] = {("dat", 0): Answered(classes, TARGETS, np.roll(TARGETS, 5), None)}
-    found = mistakes_of({'o"&': said, "p": said}, ["dat"], {}, [])
+    found = mistakes_of({'o"&': said, "p": said}, ["dat"], {}, [], {})
     assert [plot.name for plot in found.plots if plot] == ["confusion-0", "confusion-1"]
     for plot in found.plots:
         assert plot is None or ElementTree.fromstring(plot.svg.replace("xlink:href", "href")) is not None
@@ -277,6 +279,44 @@ def test_the_page_shows_all_of_it(run: Path) -> None:
     assert len(matrices) == 2
     assert all(Image.open(io.BytesIO(base64.b64decode(data))).width >= 3 for data in matrices)
     assert "| cat (20) | 65.0 dog 35 % | 90.0 owl 10 % |" in (run / "report.md").read_text()
+
+
+def accuracies(said: dict[Model, Answered]) -> list[Row]:
+    """As a training writes them."""
+    values = {model: 100 * float(answered.correct.mean()) for model, answered in said.items()}
+    return [row("clean", value, method=method, seed=seed, n=60, ci=None) for (method, seed), value in values.items()]
+
+
+def test_each_number_of_a_class_says_where_it_comes_from(run: Path) -> None:
+    others = [one for one in read_rows(run / "results.jsonl") if (one.suite, one.metric) != ("clean", "accuracy")]
+    write_rows(run / "results.jsonl", [*others, *accuracies(SAYS)])
+    report = gather(run)
+    origins = Origins([*report.tables.values()])
+    for name in ("worst-0", "by-class-0"):
+        assert all(origins.of(cell) for line in report.tables[name].lines for cell in line.cells), name
+    ours = accuracies(SAYS)[2:]
+    told = origins.of(report.tables["worst-0"].lines[0].cells[1])
+    assert told is not None
+    assert told.title == "DAT: Clean, class cat"
+    assert told.facts["DAT"] == "; ".join(f"seed {one.seed}: 90.00 (weights {one.checkpoint[:8]})" for one in ours)
+    assert (told.facts["Pictures"], told.facts["Recipe"]) == ("20", ours[0].recipe_hash)
+    assert told.facts["Measured"].endswith("class cat")
+    lines = {line.title: line.cells for line in report.tables["by-class-0"].lines}
+    gap = origins.of(lines["dog (20)"][1])
+    assert gap is not None
+    assert gap.title == "DAT against Standard: Clean, class dog"
+    assert gap.facts["Standard"].startswith("seed 0: 95.00 ")
+    assert {one.protocol["class"] for line in lines.values() for cell in line for one in cell.rows} == set(CLASSES)
+
+
+def test_answers_that_are_not_of_the_row_claim_no_origin(run: Path) -> None:
+    told = {(one.method, one.seed): one for one in accuracies(SAYS)}
+    other = {model: replace(one, value=one.value + 1) if model == ("dat", 0) else one for model, one in told.items()}
+    for place in range(3):
+        assert [one.seed for one in rows_of_class(told, SAYS, place, "dat")] == [0, 1]
+        assert [one.seed for one in rows_of_class(other, SAYS, place, "dat")] == [1]
+    assert rows_of_class({}, SAYS, 0, "dat") == ()
+    assert [one.seed for one in rows_of_class(told, SAYS, 0, "dat", "standard", seeds=[1])] == [1, 1]
 
 
 def test_a_set_is_called_what_the_rows_call_it(tmp_path: Path) -> None:

@@ -16,8 +16,9 @@ from matplotlib.figure import Figure
 from dat.errors import DataError
 from dat.evaluation import store
 from dat.evaluation.mistakes import BINS, CLASS_MEAN
+from dat.evaluation.right import Model
 from dat.report import figures
-from dat.report.answered import Said
+from dat.report.answered import Clean, Said
 from dat.report.formats import TABLES, markdown_table, write_tables
 from dat.report.mistakes import SetOfMistakes
 from dat.report.origins import Origins, spelled
@@ -131,7 +132,7 @@ def gather(folders: Sequence[Path], *, mixed: bool = False) -> ScorePage:
         ),
     ]
     said, titles = answered_sets(folders, cards, left_out), tuple(card.title for card in cards)
-    wrong = mistakes_of(said, titles, {}, left_out)
+    wrong = mistakes_of(said, titles, {}, left_out, clean_of(cards))
     return ScorePage(
         title=", ".join(card.title for card in cards),
         subtitle=f"Robustness evaluation of {len(cards)} model{'s' * (len(cards) != 1)}",
@@ -164,6 +165,16 @@ def answered_sets(folders: Sequence[Path], cards: Sequence[Card], left_out: list
                 said = attempt(f"Mistakes on {title}", partial(store.read_answered, folder, *place), left_out)
                 found.setdefault(title, {}).update({} if said is None else {(card.title, 0): said})
     return {title: models for title, models in found.items() if models}
+
+
+def clean_of(cards: Sequence[Card]) -> dict[str, Clean]:
+    """The rows of the accuracies on these sets, by the title of the set and by model."""
+    found: dict[str, dict[Model, Row]] = {}
+    for card in cards:
+        for suite, metric in card.rows:
+            if metric == CLASS_MEAN and (row := card.rows.get((suite, "accuracy"))):
+                found.setdefault(key_title((suite, "accuracy")), {})[card.title, 0] = replace(row, method=card.title)
+    return dict(found)
 
 
 def all_tables(cards: Sequence[Card]) -> list[Table]:
