@@ -1,7 +1,9 @@
-"""What the runs behind the tables of the paper should take: seconds per step and epoch of each method of each recipe, measured
-on a dozen steps, then the minutes of the whole. Processor time of one thread, so that it may share the machine.
+"""What the runs behind the tables of the paper are worth, in plain training steps of their networks: what each method of each
+recipe takes by step and epoch, measured on eight steps, then the whole.
 
-`dat reproduce` tells these minutes. Example: `python benchmarks/reproduce.py --data data/cifar10 --output costs.json`
+A plain step is timed just before and after all that is measured, so that a machine which does other work, too, slows both.
+Processor time of one thread. The plans have these numbers, and `dat reproduce` multiplies them by the plain step where it runs.
+Example: `python benchmarks/reproduce.py --data data/cifar10 --output costs.json`
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from dat.commands.pace import plain_step_s
 from dat.data.pipeline import ImageDataset
 from dat.data.subset import Subset
 from dat.engine.loop import train
@@ -32,8 +35,8 @@ from dat.studies.study import Job
 from dat.tasks.classification import Classification
 from dat.types import Place
 
-FEW, MORE = 3, 15
-"""Steps of the two trainings whose difference is a dozen steps; what is left of the shorter one is of its epoch."""
+FEW, MORE = 2, 10
+"""Steps of the two trainings whose difference is eight steps; what is left of the shorter one is of its epoch."""
 PART = 10
 """One of so many test pictures is shown."""
 ALL_OF_CIFAR = 50_000
@@ -45,23 +48,24 @@ class Opened:
     """A recipe, opened, with its discretizer, what its evaluation depends on, and as many training pictures as are counted."""
 
     name: str
+    written: ClassificationRecipe
     recipe: Comparison
     discretizer: Any
-    discretizer_s: float
+    of_discretizer: float
     evaluation: str
     pictures: int
 
 
 @dataclass(frozen=True)
 class Known:
-    """What recipes have in common, by settings: a discretizer with the seconds of its training, seconds of an evaluation."""
+    """What recipes have in common, by settings: a discretizer with what its training takes, what an evaluation takes."""
 
     discretizers: dict[str, tuple[Any, float]]
     evaluations: dict[str, float]
 
 
 def main() -> None:
-    """Measure the recipes that the command line names and print their minutes."""
+    """Measure the recipes that the command line names and print what they are worth."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipes", nargs="+", default=[*all_recipes()], help="names; without it those of all tables")
     parser.add_argument("--data", type=Path, default=Path("data/cifar10"), help="folder of CIFAR-10, with train and test in it")
@@ -70,8 +74,8 @@ def main() -> None:
     torch.set_num_threads(1)
     known, found = Known({}, {}), dict[str, dict[str, Any]]()
     for name in options.recipes:
-        found[name] = minutes_of(opened_of(name, options.data, known), known)
-        print(f"{name:<32}{found[name]['minutes']:>8.1f} minutes", flush=True)
+        found[name] = worth_of(opened_of(name, options.data, known), known)
+        print(f"{name:<32}{found[name]['plain_steps']:>10,.0f} plain steps", flush=True)
         if options.output:
             setting = {"steps": MORE - FEW, "threads": 1, "clock": "cpu"}
             around = {"machine": machine(), "versions": versions()}
@@ -90,63 +94,67 @@ def opened_of(name: str, data: Path, known: Known) -> Opened:
     recipe = classification(name, changes)
     opened = recipe.open(OnDisk())
     made, of_training = discretizer_of(opened, recipe, known.discretizers)
-    key = f"{recipe.model.model_dump_json()} {recipe.evaluation.model_dump_json()}"
-    return Opened(name, opened, made, of_training, key, ALL_OF_CIFAR if is_cifar else len(opened.data.train))
+    key = f"{unit_of(recipe)} {recipe.evaluation.model_dump_json()}"
+    return Opened(name, recipe, opened, made, of_training, key, ALL_OF_CIFAR if is_cifar else len(opened.data.train))
+
+
+def unit_of(recipe: ClassificationRecipe) -> str:
+    """What a plain step depends on."""
+    return f"{recipe.model.model_dump_json()} {recipe.training.batch_size} {recipe.data.size}"
 
 
 def discretizer_of(opened: Comparison, recipe: ClassificationRecipe, known: dict[str, tuple[Any, float]]) -> tuple[Any, float]:
-    """After an epoch, with the seconds of all of its epochs."""
+    """After an epoch, with what all of its epochs take."""
     if opened.plan is None:
         return opened.discretizer, 0.0
     assert recipe.discretizer is not None
-    key = recipe.discretizer.model_dump_json()
+    key = f"{recipe.discretizer.model_dump_json()} {unit_of(recipe)}"
     if key not in known:
         with tempfile.TemporaryDirectory() as folder:
             run = Run(Path(folder), ITSELF, cpu=True, facts={"seconds": {}})
             plan = replace(opened.plan, training=replace(opened.plan.training, epochs=1))
-            began = time.process_time()
-            path = discretizer.trained(plan, opened.data, run, Path(folder))
-            known[key] = opened.load_trained(path), (time.process_time() - began) * opened.plan.training.epochs
+            taken = in_steps(recipe, lambda: discretizer.trained(plan, opened.data, run, Path(folder)))
+            known[key] = opened.load_trained(Path(folder) / discretizer.WEIGHTS), taken * opened.plan.training.epochs
     return known[key]
 
 
-def minutes_of(found: Opened, known: Known) -> dict[str, Any]:
+def worth_of(found: Opened, known: Known) -> dict[str, Any]:
     """Of a recipe: what each method takes by step and epoch, what showing the test pictures to a model takes, and the sum."""
     opened, seeds = found.recipe, len(found.recipe.seeds)
     methods = {label: method_of(found, label) for label in opened.contestants}
     if found.evaluation not in known.evaluations:
-        known.evaluations[found.evaluation] = evaluation_of(opened)
+        known.evaluations[found.evaluation] = evaluation_of(found)
     evaluation = known.evaluations[found.evaluation]
-    training = sum(row["seconds"] for row in methods.values()) * seeds
-    total = found.discretizer_s + training + evaluation * seeds * len(methods)
+    training = sum(row["whole"] for row in methods.values()) * seeds
     return {
-        "minutes": round(total / 60, 1),
+        "plain_steps": round(found.of_discretizer + training + evaluation * seeds * len(methods)),
+        "plain_step_s": round(plain_step(found.written), 5),
         "pictures": found.pictures,
         "seeds": seeds,
-        "discretizer_s": round(found.discretizer_s, 1),
-        "evaluation_s_per_model": round(evaluation, 1),
+        "discretizer": round(found.of_discretizer),
+        "evaluation_of_a_model": round(evaluation, 1),
         "methods": methods,
     }
 
 
 def method_of(found: Opened, label: str) -> dict[str, float]:
-    """Seconds of a step and of what comes once in an epoch, and of a whole training."""
+    """What a step takes, what comes once in an epoch, and a whole training."""
     training = found.recipe.contestants[label].training
     few, more = (trained_in(found, label, steps) for steps in (FEW, MORE))
     step = (more - few) / (MORE - FEW)
     epoch = max(0.0, few - FEW * step)
     steps = found.pictures // training.batch_size
     return {
-        "s_per_step": round(step, 5),
-        "s_per_epoch_beside": round(epoch, 3),
+        "a_step": round(step, 3),
+        "an_epoch_beside": round(epoch, 2),
         "steps_per_epoch": steps,
         "epochs": training.epochs,
-        "seconds": round(training.epochs * (steps * step + epoch), 1),
+        "whole": round(training.epochs * (steps * step + epoch)),
     }
 
 
 def trained_in(found: Opened, label: str, steps: int) -> float:
-    """Seconds of a training of one epoch of so many steps."""
+    """What a training of one epoch of so many steps takes."""
     opened, contestant = found.recipe, found.recipe.contestants[label]
     settings = replace(contestant.training, epochs=1, warmup_epochs=0)
     whole = opened.data.train
@@ -158,24 +166,33 @@ def trained_in(found: Opened, label: str, steps: int) -> float:
     more: Mapping[str, Any] = {"num_classes": len(opened.data.classes), "cpu": True}
     with tempfile.TemporaryDirectory() as folder:
         method = contestant.method(found.discretizer)
-        return seconds(lambda: train(model, method, task, pictures, settings, seed=0, folder=Path(folder), **more))
+        return in_steps(
+            found.written, lambda: train(model, method, task, pictures, settings, seed=0, folder=Path(folder), **more)
+        )
 
 
-def evaluation_of(opened: Comparison) -> float:
-    """Seconds of showing one untrained model all that the recipe shows a trained one, by a part of the pictures."""
+def evaluation_of(found: Opened) -> float:
+    """What it takes to show one untrained model all that the recipe shows a trained one, by a part of the pictures."""
+    opened = found.recipe
     whole, evaluation = opened.data.test, opened.evaluation
     some = ImageDataset(Subset(whole.source, np.arange(0, len(whole), PART)), whole.transform, seed=0)
     few = None if evaluation.c_per_class is None else evaluation.c_per_class // PART
     subject = measured.Subject(replace(evaluation, c_per_class=few), "", some, opened.data.size, ITSELF)
     model = without_auxiliary_norms(opened.model.untrained(0))
-    return PART * seconds(lambda: measured.answered(subject, {Job("one", 0): model}))
+    return PART * in_steps(found.written, lambda: measured.answered(subject, {Job("one", 0): model}))
 
 
-def seconds(act: Callable[[], object]) -> float:
-    """Processor time of all threads of this process."""
-    began = time.process_time()
+def in_steps(recipe: ClassificationRecipe, act: Callable[[], object]) -> float:
+    """How many plain steps an act takes, by those before and after it."""
+    before, began = plain_step(recipe), time.process_time()
     act()
-    return time.process_time() - began
+    taken = time.process_time() - began
+    return 2 * taken / (before + plain_step(recipe))
+
+
+def plain_step(recipe: ClassificationRecipe) -> float:
+    """Processor time of one."""
+    return plain_step_s(recipe, ITSELF.device, time.process_time)
 
 
 if __name__ == "__main__":

@@ -659,10 +659,9 @@ def reproduce(
     """
     from dat.commands import reproduce as reproduction
 
-    found = reproduction.open_reproduction(table, overrides or (), scale=scale, out=out)
-    listing = found.listing()
+    found = reproduction.open_reproduction(table, overrides or (), scale=scale, out=out, cpu=cpu)
     if _is_main():
-        print(f"{listing}\n", file=sys.stderr if json else sys.stdout, flush=True)
+        print(f"{found.listing()}\n", file=sys.stderr if json else sys.stdout, flush=True)
     if not found.is_papers:
         found.carry_out(cpu=cpu)
     if not _is_main():

@@ -22,12 +22,13 @@ import torch
 from dat.analysis.codes import COMPARED, DISCRETE
 from dat.attacks.rate import Length, Rate
 from dat.commands import analyze_codes, train
+from dat.commands.pace import plain_step_s
 from dat.commands.specimens import Options, open_specimens
 from dat.data.testsets import layouts
 from dat.discretizers import names
 from dat.discretizers.listing import in_columns
 from dat.engine import run_folder
-from dat.engine.processes import joined
+from dat.engine.processes import joined, on_cpu
 from dat.errors import RunFolderError, UsageError
 from dat.evaluation.right import Kept, Model
 from dat.progress import Bar, followed_by, warn
@@ -51,19 +52,65 @@ SUITES = "clean,fgsm,damagenet,a,c,v2,r,sketch,stylized"
 GIB = 2**30
 WORDS = ("codes", "words")
 """Suites that a run measures of all models at one alpha; here each model has its own."""
+ESTIMATED = "estimated"
+BY_FLOPS = "what the paper's experiments should take, by their FLOPs at 100 TFLOP/s; none was run"
+STEPS_TIMED = 8
+"""Of `benchmarks/reproduce.py`."""
 
 
 @dataclass(frozen=True)
 class Planned:
-    """One run: a recipe, its folder, what it costs as the plan says, and the rows of the table by its methods."""
+    """One run: a recipe, its folder, and the rows of the table by its methods.
+
+    `plain_steps`: as many of them as it should take as long as; of the paper's experiment `gpu_hours`, and the other is 0.
+    """
 
     name: str
     recipe: ClassificationRecipe
     overrides: tuple[str, ...]
     folder: Path
-    cost: str
-    seconds: float
     rows: Mapping[str, str]
+    device: torch.device
+    plain_steps: float = 0.0
+    gpu_hours: float = 0.0
+
+    @cached_property
+    def step_s(self) -> float:
+        """Seconds of a plain step of it where it is asked."""
+        return plain_step_s(self.recipe, self.device)
+
+    @property
+    def seconds(self) -> float:
+        """What it should take here; 0 where that is not known."""
+        return self.plain_steps * self.step_s if self.plain_steps else 0.0
+
+    @property
+    def cost(self) -> str:
+        """What it took, or should take, and which of the two."""
+        if self.state == "done":
+            facts = run_folder.read_run(self.folder)
+            taken = sum(dict(facts.get("seconds") or {}).values())
+            return f"{_span(taken)} (measured on {facts.get('machine')})" if taken else "not noted"
+        return (
+            f"about {_span(self.seconds)} ({ESTIMATED})"
+            if self.plain_steps
+            else f"about {self.gpu_hours:,.0f} GPU hours ({ESTIMATED})"
+        )
+
+    @property
+    def ground(self) -> str:
+        """What its cost was estimated from."""
+        if not self.plain_steps:
+            return BY_FLOPS
+        scaled = ", scaled to the seeds, methods and epochs that were written here" * (self.overrides != () and self._is_scaled)
+        return (
+            f"{self.name} takes as long as {self.plain_steps:,.0f} plain training steps of its network (by {STEPS_TIMED} timed "
+            f"steps of each of its methods on a CPU{scaled}), and one takes {1000 * self.step_s:.3g} ms here, timed just now"
+        )
+
+    @property
+    def _is_scaled(self) -> bool:
+        return _budget(self.recipe) != _budget(classification(self.name))
 
     @property
     def state(self) -> str:
@@ -116,9 +163,11 @@ class Reproduction:
             ("run", "cost", "state", "rows"),
             *((run.name, run.cost, run.state, ", ".join(run.rows.values())) for run in self.runs),
         ]
+        grounds = "; ".join(dict.fromkeys(run.ground for run in self.left))
+        why = f"\n\n{ESTIMATED.capitalize()}: {grounds}." if grounds else ""
         commands = "\n".join(f"  {run.command}" for run in self.left)
         alone = f"\n\nEach of those that are left can be started alone, also on several nodes:\n{commands}" if self.left else ""
-        return f"{self.plan.title}, scale {self.scale}, in {self.folder}\n\n{in_columns(lines)}{alone}"
+        return f"{self.plan.title}, scale {self.scale}, in {self.folder}\n\n{in_columns(lines)}{why}{alone}"
 
     def missing(self) -> list[tuple[str, str, bool]]:
         """What the paper's scale needs: what, which, and whether it is here."""
@@ -137,14 +186,14 @@ class Reproduction:
             run.recipe.open(OnDisk())
         pace = 1.0
         for number, run in enumerate(left, start=1):
-            after = pace * sum(one.seconds for one in left[number:])
+            after = pace * sum(one.seconds for one in left[number:]) if state.is_main_process else 0.0
             if state.is_main_process:
-                warn(f"run {number} of {len(left)}, {run.name}, of {run.cost}; about {after / 60:.0f} minutes follow it.")
+                warn(f"run {number} of {len(left)}, {run.name}, {run.cost}{_following(after)}.")
             began = time.monotonic()
             with followed_by(after):
                 resume = run_folder.holds_run(run.folder)
                 train.train(run.name, run.overrides, out=run.folder, resume=resume, cpu=cpu)
-            if not resume and run.seconds:
+            if state.is_main_process and not resume and run.seconds:
                 pace = (time.monotonic() - began) / run.seconds
 
     def numbers(self, *, cpu: bool = False) -> list[Beside]:
@@ -220,9 +269,11 @@ class Reproduction:
 
 
 def open_reproduction(
-    table: str, overrides: Sequence[str] = (), *, scale: str = "demo", out: Path | None = None
+    table: str, overrides: Sequence[str] = (), *, scale: str = "demo", out: Path | None = None, cpu: bool = False
 ) -> Reproduction:
     """The runs of a table at a scale. `overrides`: keys of all recipes, and `data=FOLDER` of `train` and `test` (`val`).
+
+    What they should take is told of the device that they would run on, or with `cpu` of the processor.
 
     Raises:
         UsageError: no such table or scale, or an override that does not fit.
@@ -238,7 +289,9 @@ def open_reproduction(
     test = "val" if scale == PAPERS else "test"
     own = [text for text in overrides if not text.startswith("data=")]
     changes = (*([f"data.train={data}/train", f"data.test={data}/{test}"] if data is not None else []), *own)
-    planned = _papers(plan, folder, changes) if scale == PAPERS else _scaled(plan, scale, folder, changes)
+    device = torch.device("cpu") if on_cpu(cpu) else torch.accelerator.current_accelerator()
+    assert device is not None, "on_cpu has looked"
+    planned = _papers(plan, folder, changes, device) if scale == PAPERS else _scaled(plan, scale, folder, changes, device)
     found = Reproduction(table, scale, plan, folder, tuple(planned), data)
     _refuse_other_rows(found)
     return found
@@ -255,21 +308,36 @@ def _refuse_other_rows(found: Reproduction) -> None:
             )
 
 
-def _scaled(plan: TablePlan, scale: Any, folder: Path, changes: Sequence[str]) -> Iterator[Planned]:
-    for name, minutes in plan.scales[scale].runs.items():
+def _scaled(plan: TablePlan, scale: Any, folder: Path, changes: Sequence[str], device: torch.device) -> Iterator[Planned]:
+    for name, plain_steps in plan.scales[scale].runs.items():
         recipe = classification(name, changes)
-        rows = {label: label for label in recipe.methods}
-        cost = f"about {minutes:g} minutes" if minutes < 120 else f"about {minutes / 60:.0f} hours"
-        yield Planned(name, recipe, tuple(changes), folder / Path(name).stem, cost, 60 * minutes, rows)
+        rows, part = {label: label for label in recipe.methods}, _budget(recipe) / _budget(classification(name))
+        place = folder / Path(name).stem
+        yield Planned(name, recipe, tuple(changes), place, rows, device, plain_steps=part * plain_steps)
 
 
-def _papers(plan: TablePlan, folder: Path, changes: Sequence[str]) -> Iterator[Planned]:
+def _papers(plan: TablePlan, folder: Path, changes: Sequence[str], device: torch.device) -> Iterator[Planned]:
     for key, row in plan.rows.items():
         recipe = classification(row.recipe, changes)
-        cost = f"about {row.gpu_hours:,.0f} GPU hours"
-        yield Planned(
-            row.recipe, recipe, tuple(changes), folder / key, cost, 3600 * row.gpu_hours, {next(iter(recipe.methods)): key}
-        )
+        rows = {next(iter(recipe.methods)): key}
+        yield Planned(row.recipe, recipe, tuple(changes), folder / key, rows, device, gpu_hours=row.gpu_hours)
+
+
+def _budget(recipe: ClassificationRecipe) -> int:
+    """Epochs of all of its trainings."""
+    return len(recipe.seeds) * sum(training_of(recipe, label).epochs for label in recipe.methods)
+
+
+def _span(seconds: float) -> str:
+    """As people say it."""
+    minutes = seconds / 60
+    if minutes >= 120:
+        return f"{minutes / 60:.0f} hours"
+    return f"{minutes:.0f} minutes" if minutes >= 2 else "2 minutes or less"
+
+
+def _following(seconds: float) -> str:
+    return f"; about {_span(seconds)} follow it" if seconds else ""
 
 
 def _counted(run: Planned, rows: Sequence[Row]) -> Iterator[Row]:

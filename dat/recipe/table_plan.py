@@ -37,7 +37,10 @@ class RowSection(Strict):
 
 
 class ScaleSection(Strict):
-    """Recipes, whose methods are called as the rows, with about their minutes on two cores; `note`: what is not the paper's."""
+    """Recipes, whose methods are called as the rows; `note`: what is not the paper's.
+
+    Of each recipe, how many plain training steps of its network take as long as the whole run (`benchmarks/reproduce.py`).
+    """
 
     runs: dict[str, float]
     note: str

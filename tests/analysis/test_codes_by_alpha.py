@@ -8,6 +8,7 @@ from torch import Tensor
 
 import dat
 from dat.analysis.codes import COMPARED, Modified
+from dat.attacks.gradient import input_gradient, unit_l2
 from dat.tasks.classification import Classification
 from tests.analysis.test_effect import GreyLevels, cross_entropy, problem
 
@@ -71,3 +72,34 @@ def test_what_is_blind_follows_from_the_generator() -> None:
         assert torch.equal(first.images[name], again.images[name])
         assert not torch.equal(first.images[name], other.images[name])
     assert torch.equal(first.images["discrete"], other.images["discrete"])
+
+
+class Drifting(GreyLevels):
+    """Decodes one level brighter, so that of what it decoded it gives other codes."""
+
+    def __call__(self, images: Tensor) -> Tensor:
+        return self.decode(self.encode(images))
+
+    def decode(self, codes: Tensor) -> Tensor:
+        return (super().decode(codes) + 1 / 8).clamp(max=1)
+
+
+def test_codes_are_compared_with_those_of_the_picture_and_not_of_its_reconstruction() -> None:
+    model, images, labels, _ = problem()
+    words = Drifting()
+    assert (words.encode(words(images)) != words.encode(images)).all(dim=(1, 2)).float().mean() > 0.5
+
+    def loss_fn(shown: Tensor) -> Tensor:
+        return TASK.losses(model, shown, labels)
+
+    still = dat.codes(images, loss_fn, words, alpha=0.0, generator=torch.Generator().manual_seed(0))
+    assert not any(still.rates[name].any() or still.l2[name].any() for name in COMPARED)
+    found = dat.codes(images, loss_fn, words, alpha=0.7, generator=torch.Generator().manual_seed(0))
+    stepped = (images + 0.7 * unit_l2(input_gradient(words(images), loss_fn))).clamp(0, 1)
+    expected = 100 * (words.encode(stepped) != words.encode(images)).flatten(1).float().mean(dim=1)
+    assert torch.equal(found.rates["discrete"], expected)
+    assert torch.equal(found.rates["random-codes"], expected)
+    assert 0 < float(found.rates["random-step"].mean()) < 1.5 * float(expected.mean())
+    drawn = words.encode((found.images["random-codes"] - 1 / 8).clamp(0, 1))
+    few = (words.encode(images) != drawn) & ~(found.images["random-codes"] == 1).any(dim=1)
+    assert float(few.float().mean()) < float(expected.mean()) / 100, "the others are those of the picture"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,12 +16,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from matplotlib.figure import Figure
 from PIL import Image
 from torch import nn
 from typer.testing import CliRunner
 
 import dat
-from dat.analysis.adversaries import ADVERSARIES
+from dat.analysis.adversaries import ADVERSARIES, Shown
 from dat.analysis.codes import COMPARED as CODES_COMPARED
 from dat.cli import app
 from dat.commands import analyze_codes, analyze_spectrum, analyze_statistics, specimens
@@ -40,9 +42,10 @@ from dat.methods.at import AT
 from dat.nn.features import encoder_of
 from dat.recipe import read
 from dat.recipe.pretraining import PretrainingBlueprint
-from dat.report.spectrum_figure import amplification
+from dat.report.spectrum_figure import amplification, draw_energies
 from dat.report.statistics_figure import Correlations, statistics_figure
-from dat.results import mean_interval, read_rows
+from dat.results import Row, mean_interval, read_rows
+from tests.report.synthetic_run import row
 from tests.tasks.test_detection import fcos
 
 RECIPE: dict[str, Any] = {
@@ -458,6 +461,113 @@ def test_a_run_without_discretizer_is_told_how_to_name_one(run: Path) -> None:
 
 
 # The pictures.
+
+
+def by_heading(table: str) -> list[dict[str, str]]:
+    """The lines of a table in the terminal."""
+    heading, *lines = [re.split(r"\s{2,}", line.strip()) for line in table.splitlines()]
+    return [dict(zip(heading, line, strict=False)) for line in lines]
+
+
+def numbers(suite: str, **values: float) -> list[Row]:
+    told: dict[str, object] = {"model": "one", "discretizer": "its own", "alpha": 0.5}
+    return [row(suite, value, metric=metric, ci=None, protocol=told) for metric, value in values.items()]
+
+
+def test_numbers_of_spectra_stand_under_their_headings() -> None:
+    first = dict(zip(analyze_spectrum.MEASURES, (11, 22, 3, 44, 55), strict=True))
+    found = numbers("spectrum/pixel", **first) + numbers("spectrum/discrete", l2=9)
+    assert by_heading(analyze_spectrum.as_table(found)) == [
+        {
+            "model": "one",
+            "pictures after": "pixel",
+            "energy above half Nyquist": "11.0 %",
+            "l_0, pixels": "22.0 %",
+            "l_2": "3.00",
+            "l_inf, 255ths": "44.0",
+            "colours in a patch": "55.0",
+        },
+        {
+            "model": "one",
+            "pictures after": "discrete",
+            "energy above half Nyquist": "-",
+            "l_0, pixels": "-",
+            "l_2": "9.00",
+            "l_inf, 255ths": "-",
+            "colours in a patch": "-",
+        },
+    ]
+    assert {metric: column.title for metric, column in analyze_spectrum.COLUMNS.items()} == {
+        "energy_above_half_nyquist": "Above half Nyquist",
+        "l0": "l0",
+        "l2": "l2",
+        "linf_255": "linf",
+        "colours_in_patch": "Colours",
+    }
+
+
+def test_numbers_of_statistics_and_codes_stand_under_their_headings() -> None:
+    means, variances = analyze_statistics.METRICS
+    found = [
+        one
+        for place, suite in enumerate(("pixel", "discrete", "discrete-minus-pixel"))
+        for one in numbers(f"statistics/{suite}", **{means: 0.1 + place / 100, variances: 0.2 + place / 100})
+    ]
+    lines = {line["pictures after"]: line for line in by_heading(analyze_statistics.as_table(found))}
+    assert [lines[name]["means"] for name in lines] == ["0.1000", "0.1100", "0.1200"]
+    assert [lines[name]["variances"] for name in lines] == ["0.2000", "0.2100", "0.2200"]
+    ways = [
+        one
+        for place, way in enumerate(CODES_COMPARED)
+        for one in numbers(
+            f"codes/{way}", modified_code_rate=10.0 + place, loss=float(place), l2=0.5 + place, same_answer=90.0 + place
+        )
+    ]
+    gap = numbers("codes/discrete-minus-random-codes", loss=-7.0) + numbers("codes/discrete-minus-random-step", loss=-8.0)
+    (line,) = by_heading(analyze_codes.as_table([*ways, *gap]))
+    assert line == {
+        "model": "one",
+        "with": "its own",
+        "alpha": "0.5",
+        "modified codes": "11.0 %",
+        "by a random step": "12.0 %",
+        "loss: Q(x)": "0.000",
+        "adversary": "1.000",
+        "random step": "2.000",
+        "random codes": "3.500",
+        "above random codes": "-7.000",
+        "same answer: adversary": "91.0 %",
+        "l_2 from Q(x): adversary": "1.500",
+    }
+
+
+def test_energies_are_of_the_picture_and_of_what_was_done_to_it() -> None:
+    images = torch.full((1, 3, 8, 8), 0.5)
+    stripes = images + 0.25 * torch.tensor([1.0, -1.0]).repeat(4)
+    shown = Shown(dict.fromkeys(ADVERSARIES, images) | {"discrete": stripes, "pixel": images + 0.125}, 0.0)
+    found = {name: energy[0] for name, energy in analyze_spectrum._energies(images, shown).items()}
+    middle, finest, pixels = (4, 4), (4, 0), 3 * 64
+    assert {name: energy.nonzero().tolist() for name, energy in found.items() if name.startswith("delta/")} == {
+        "delta/pixel": [[*middle]],
+        "delta/discrete": [[*finest]],
+        "delta/random-codes": [],
+        "delta/reconstruction": [],
+    }
+    assert float(found["delta/pixel"][middle]) == pytest.approx(pixels * 0.125**2)
+    assert float(found["delta/discrete"][finest]) == pytest.approx(pixels * 0.25**2)
+    assert float(found["picture/pixel"][middle]) == pytest.approx(pixels * 0.625**2)
+    assert float(found["picture/clean"][middle]) == float(found["picture/discrete"][middle]) == pytest.approx(pixels * 0.5**2)
+
+
+def test_log_spectra_are_drawn_with_frequency_0_in_the_middle_and_on_one_scale() -> None:
+    energy = np.full((8, 10), 2.0)
+    energy[4, 5], energy[4, 9] = 1000.0, 10.0
+    (panel, other) = Figure().subplots(1, 2)
+    for axes, name in ((panel, "a"), (other, "b")):
+        draw_energies(axes, {"a": energy, "b": 100 * energy}, name)
+    first, second = (axes.get_images()[0] for axes in (panel, other))
+    np.testing.assert_allclose(np.asarray(first.get_array()), np.log10(energy))
+    assert first.get_clim() == second.get_clim() == pytest.approx((np.log10(2.0), 5.0))
 
 
 def test_layers_without_correlation_do_not_count() -> None:

@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from dat.cli import app
 from dat.commands import reproduce as reproduction
 from dat.commands import train
+from dat.commands.pace import plain_step_s
 from dat.commands.reproduce import Reproduction, as_needs, open_reproduction
 from dat.errors import DataError, RunFolderError, UsageError
 from dat.progress import Bar, followed_by
 from dat.recipe import table_plan
+from dat.recipe.contest import training_of
 from dat.recipe.header import recipe_hash
 from dat.results import Row, read_rows, write_rows
 from tests.report.synthetic_run import row
 
+REPOSITORY = Path(__file__).resolve().parents[2]
 RECIPE = """# dat train it
 base: demo
 training: {epochs: 1}
@@ -36,7 +41,7 @@ rows:
   alpha-0.4: {title: "Adv., alpha 0.4", recipe: imagenet/table8/alpha-0.4, gpu_hours: 354, codes: 13}
 scales:
   demo:
-    runs: {%s: 2, %s: 4}
+    runs: {%s: 1200, %s: 2400}
     note: Invented.
 """
 GAIN = {"alpha-0": 0.0, "random": 3.0, "alpha-0.4": 10.0}
@@ -73,7 +78,8 @@ def finish(folder: Path, recipe: Any, seeds: tuple[int, ...] = (0, 1, 2)) -> Non
 
 def begin(folder: Path, recipe: Any) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "run.json").write_text(json.dumps({"recipe_hash": recipe_hash(recipe)}))
+    facts = {"recipe_hash": recipe_hash(recipe), "seconds": {"train": 250.0, "evaluate": 50.4}, "machine": "an abacus"}
+    (folder / "run.json").write_text(json.dumps(facts))
 
 
 @pytest.fixture
@@ -88,6 +94,7 @@ def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Trained:
     monkeypatch.setattr(table_plan, "PLANS", tmp_path / "plans")
     fake = Trained()
     monkeypatch.setattr(train, "train", fake)
+    monkeypatch.setattr(reproduction, "plain_step_s", lambda recipe, device: 0.1)
     monkeypatch.setattr(reproduction, "_rate", lambda run, job, out, bar, *, cpu: CODES[run.rows[job.label]])
     return fake
 
@@ -102,7 +109,11 @@ def test_what_is_missing_is_trained_and_what_was_begun_goes_on(trained: Trained,
     begin(tmp_path / "out" / "first", found.runs[0].recipe)
     assert [run.state for run in found.runs] == ["begun", "missing"]
     listing = found.listing()
-    assert "about 2 minutes" in listing
+    assert "about 2 minutes (estimated)" in listing
+    assert "about 4 minutes (estimated)" in listing
+    assert f"{tmp_path}/first.yaml takes as long as 1,200 plain training steps of its network" in listing
+    assert "and one takes 100 ms here, timed just now" in listing
+    assert "scaled to" not in listing
     assert f"accelerate launch -m dat train {tmp_path}/first.yaml out={tmp_path}/out/first --resume" in listing
     found.carry_out(cpu=True)
     assert trained.asked == [("first", True, ()), ("second", False, ())]
@@ -111,6 +122,45 @@ def test_what_is_missing_is_trained_and_what_was_begun_goes_on(trained: Trained,
     again.carry_out(cpu=True)
     assert len(trained.asked) == 2
     assert "can be started alone" not in again.listing()
+    assert again.listing().count("5 minutes (measured on an abacus)") == 2
+    assert "estimated" not in again.listing().lower()
+
+
+def test_what_is_estimated_follows_the_seeds_methods_and_epochs(trained: Trained, tmp_path: Path) -> None:
+    found = opened(tmp_path, "seeds=[0]", "training.epochs=5")
+    assert [run.seconds for run in found.runs] == pytest.approx([120 * 5 / 3, 240 * 5 / 3])
+    assert "scaled to the seeds, methods and epochs that were written here" in found.listing()
+    assert "scaled" not in opened(tmp_path, "evaluation.suites=[clean]").listing()
+    found.carry_out(cpu=True)
+    assert trained.following[0] == pytest.approx(400)
+
+
+def test_a_plain_step_is_timed_by_the_clock() -> None:
+    ticks = itertools.count(0.0, 3.0)
+    taken = plain_step_s(table_plan.classification("demo"), torch.device("cpu"), lambda: next(ticks))
+    assert taken == 3
+    assert 1e-5 < plain_step_s(table_plan.classification("demo"), torch.device("cpu")) < 60
+
+
+def test_plans_say_what_was_measured() -> None:
+    kept = json.loads((REPOSITORY / "benchmarks" / "results" / "reproduce-cpu.json").read_text())["recipes"]
+    told = {name: worth for table in table_plan.tables() for name, worth in runs_of(table).items()}
+    assert len(told) == 10
+    assert told == {name: float(f"{kept[name]['plain_steps']:.2g}") for name in told}
+    for name in told:
+        recipe, measured = table_plan.classification(name), kept[name]
+        assert list(measured["methods"]) == list(recipe.methods), "measured anew when the recipe changes"
+        assert measured["seeds"] == len(recipe.seeds)
+        assert [one["epochs"] for one in measured["methods"].values()] == [
+            training_of(recipe, label).epochs for label in recipe.methods
+        ]
+        whole = sum(one["whole"] for one in measured["methods"].values()) * measured["seeds"] + measured["discretizer"]
+        shown = measured["evaluation_of_a_model"] * measured["seeds"] * len(recipe.methods)
+        assert measured["plain_steps"] == pytest.approx(whole + shown, rel=0.01)
+
+
+def runs_of(table: str) -> dict[str, float]:
+    return {name: worth for scale in table_plan.load_plan(table).scales.values() for name, worth in scale.runs.items()}
 
 
 def test_the_table_is_made_of_all_runs(trained: Trained, tmp_path: Path) -> None:
@@ -199,7 +249,8 @@ def test_at_the_papers_scale_needs_and_commands_are_told_and_nothing_is_trained(
     text = as_needs(found)
     assert "--num_machines N" in text
     assert f"dat eval {tmp_path}/out/dat/dat-seed0 --suites clean,fgsm,damagenet,a,c,v2,r,sketch,stylized" in text
-    assert "42 GPU hours" in printed.stdout
+    assert "42 GPU hours (estimated)" in printed.stdout
+    assert "by their FLOPs at 100 TFLOP/s; none was run" in printed.stdout
     assert (
         f"dat train imagenet/table6/pyramid-at out={tmp_path}/out/pyramid-at data.train={tmp_path}/data/train" in printed.stdout
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dat.report.reproduced import ORIENTATION, beside, sheet, table_of
-from dat.report.tables import Comparison, comparison_table, plain_table
+from dat.report.tables import Comparison, comparison_table, number, plain_table
 from dat.results import write_csv
 from tests.report.synthetic_run import full_rows
 
@@ -68,6 +68,25 @@ def test_the_table_says_what_it_is_not(comparison: Comparison) -> None:
     assert [column.title for column in here.columns[:4]] == ["Paper", "Ours", "Delta", "n"]
 
 
+@pytest.mark.parametrize("is_same", [False, True])
+def test_each_number_stands_under_its_heading(comparison: Comparison, *, is_same: bool) -> None:
+    table = table_of("t", "Caption.", beside(ROWS, QUOTED, comparison, is_same=is_same), TITLES, [])
+    line = next(line for line in table.lines if line.group.startswith("DAT") and line.title == "FGSM")
+    estimate, gap = comparison.estimate("fgsm", "dat"), comparison.difference("fgsm", "dat", to="standard")
+    assert estimate is not None
+    assert gap is not None
+    delta = estimate.mean - 30.66 if is_same else gap.mean - (30.66 - 12.19)
+    assert delta * gap.mean
+    assert {column.title: cell.text for column, cell in zip(table.columns, line.cells, strict=True)} == {
+        "Paper": "30.66",
+        "Ours": number(estimate.mean, decimals=2),
+        "Delta": number(delta, decimals=2, signed=True),
+        "n": "450 x 3",
+        "Paper: difference": "+18.47",
+        "Ours: difference": number(gap.mean, decimals=2, signed=True),
+    }
+
+
 def test_the_sheet_has_the_numbers(comparison: Comparison, tmp_path: Path) -> None:
     found = beside(ROWS, QUOTED, comparison, is_same=False)
     write_csv(tmp_path / "t.csv", sheet(found))
@@ -79,6 +98,10 @@ def test_the_sheet_has_the_numbers(comparison: Comparison, tmp_path: Path) -> No
     assert one.ours_gap is not None
     assert one.ours_gap.interval is not None
     assert float(line["ours"]) == one.ours.mean
+    assert (float(line["low"]), float(line["high"])) == one.ours.interval
+    assert (float(line["paper"]), float(line["paper_difference"])) == (30.66, pytest.approx(18.47))
+    assert float(line["our_difference"]) == one.ours_gap.mean
+    assert int(line["pictures"]) == 450
     assert (float(line["difference_low"]), float(line["difference_high"])) == one.ours_gap.interval
     assert float(line["delta"]) == pytest.approx(one.delta)
     assert (line["baseline"], line["seeds"], line["measured_as_in_the_paper"]) == ("standard", "3", "False")
