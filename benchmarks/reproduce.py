@@ -1,5 +1,5 @@
 """What the runs behind the tables of the paper are worth, in plain training steps of their networks: what each method of each
-recipe takes by step and epoch, measured on eight steps, then the whole.
+recipe takes by step and epoch, measured on four steps, then the whole.
 
 A plain step is timed just before and after all that is measured, so that a machine which does other work, too, slows both.
 Processor time of one thread. The plans have these numbers, and `dat reproduce` multiplies them by the plain step where it runs.
@@ -35,8 +35,8 @@ from dat.studies.study import Job
 from dat.tasks.classification import Classification
 from dat.types import Place
 
-FEW, MORE = 2, 10
-"""Steps of the two trainings whose difference is eight steps; what is left of the shorter one is of its epoch."""
+FEW, MORE = 1, 5
+"""Steps of the two trainings whose difference is four steps; what is left of the shorter one is of its epoch."""
 PART = 10
 """One of so many test pictures is shown."""
 ALL_OF_CIFAR = 50_000

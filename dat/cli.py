@@ -11,6 +11,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import wraps
 from pathlib import Path
@@ -22,6 +23,7 @@ from dat.engine.allocator import keep_freed_memory
 from dat.errors import DatError, UsageError
 
 if TYPE_CHECKING:
+    from dat.commands.reproduce import Reproduction
     from dat.commands.specimens import Options
     from dat.results import Row
 
@@ -662,10 +664,18 @@ def reproduce(
     found = reproduction.open_reproduction(table, overrides or (), scale=scale, out=out, cpu=cpu)
     if _is_main():
         print(f"{found.listing()}\n", file=sys.stderr if json else sys.stdout, flush=True)
-    if not found.is_papers:
-        found.carry_out(cpu=cpu)
-    if not _is_main():
-        return
+    with found.held() if _is_main() else nullcontext():
+        if not found.is_papers:
+            found.carry_out(cpu=cpu)
+        if _is_main():
+            _show_reproduced(found, json=json, cpu=cpu)
+    if _is_main() and found.is_papers and not all(is_here for *_, is_here in found.missing()):
+        raise typer.Exit(1)
+
+
+def _show_reproduced(found: Reproduction, *, json: bool, cpu: bool) -> None:
+    from dat.commands import reproduce as reproduction
+
     numbers = found.numbers(cpu=cpu)
     text, page = found.write(numbers)
     for number in numbers if json else ():
@@ -675,8 +685,6 @@ def reproduce(
             f"{text}\n\nTable: {page}, and .md, .csv and .tex beside it"
             + f"\n\n{reproduction.as_needs(found)}" * found.is_papers
         )
-    if found.is_papers and not all(is_here for *_, is_here in found.missing()):
-        raise typer.Exit(1)
 
 
 @discretizer_app.command("list", epilog="Example:  dat discretizer list")

@@ -11,6 +11,7 @@ import shlex
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -52,10 +53,9 @@ SUITES = "clean,fgsm,damagenet,a,c,v2,r,sketch,stylized"
 GIB = 2**30
 WORDS = ("codes", "words")
 """Suites that a run measures of all models at one alpha; here each model has its own."""
+ELSEWHERE = "--out ANOTHER_FOLDER"
 ESTIMATED = "estimated"
 BY_FLOPS = "what the paper's experiments should take, by their FLOPs at 100 TFLOP/s; none was run"
-STEPS_TIMED = 8
-"""Of `benchmarks/reproduce.py`."""
 
 
 @dataclass(frozen=True)
@@ -88,9 +88,8 @@ class Planned:
     def cost(self) -> str:
         """What it took, or should take, and which of the two."""
         if self.state == "done":
-            facts = run_folder.read_run(self.folder)
-            taken = sum(dict(facts.get("seconds") or {}).values())
-            return f"{_span(taken)} (measured on {facts.get('machine')})" if taken else "not noted"
+            taken = sum(dict(self._facts.get("seconds") or {}).values())
+            return f"{_span(taken)} (measured on {self._facts.get('machine')})" if taken else "not noted"
         return (
             f"about {_span(self.seconds)} ({ESTIMATED})"
             if self.plain_steps
@@ -102,10 +101,10 @@ class Planned:
         """What its cost was estimated from."""
         if not self.plain_steps:
             return BY_FLOPS
-        scaled = ", scaled to the seeds, methods and epochs that were written here" * (self.overrides != () and self._is_scaled)
+        scaled = ", scaled to the seeds, methods and epochs that were written here" * self._is_scaled
         return (
-            f"{self.name} takes as long as {self.plain_steps:,.0f} plain training steps of its network (by {STEPS_TIMED} timed "
-            f"steps of each of its methods on a CPU{scaled}), and one takes {1000 * self.step_s:.3g} ms here, timed just now"
+            f"{self.name} takes as long as {self.plain_steps:,.0f} plain training steps of its network (by a few timed steps "
+            f"of each of its methods on a CPU{scaled}), and one takes {1000 * self.step_s:.3g} ms here, timed just now"
         )
 
     @property
@@ -121,13 +120,17 @@ class Planned:
         """
         if not run_folder.holds_run(self.folder):
             return "missing"
-        made, wanted = run_folder.read_run(self.folder)["recipe_hash"], recipe_hash(self.recipe)
+        made, wanted = self._facts["recipe_hash"], recipe_hash(self.recipe)
         if made != wanted:
             raise RunFolderError(
                 f"{self.folder} was made by another recipe ({made}) than {self.name} with what was written here ({wanted}); "
-                "write --out ANOTHER_FOLDER, or the same settings again."
+                f"write {ELSEWHERE}, or the same settings again."
             )
         return "done" if (self.folder / RESULTS).is_file() else "begun"
+
+    @property
+    def _facts(self) -> dict[str, Any]:
+        return run_folder.read_run(self.folder, elsewhere=ELSEWHERE)
 
     @property
     def command(self) -> str:
@@ -173,6 +176,10 @@ class Reproduction:
         """What the paper's scale needs: what, which, and whether it is here."""
         needs = dict.fromkeys(need for run in self.runs for need in _needs(run.recipe))
         return [*needs, *_test_sets(self.data), *_machine()]
+
+    def held(self) -> AbstractContextManager[None]:
+        """Hold the folder of the table for this process. Raises: RunFolderError: another has it, or it cannot be written."""
+        return run_folder.locked(self.folder, elsewhere=ELSEWHERE)
 
     def carry_out(self, *, cpu: bool = False) -> None:
         """Train what is left, one run after the other; bars say the time left of all of them.

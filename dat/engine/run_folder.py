@@ -81,8 +81,8 @@ def locked(folder: Path, *, elsewhere: str) -> Iterator[None]:
         lock.release()
 
 
-def read_run(folder: Path) -> dict[str, Any]:
-    """What `run.json` says of a run.
+def read_run(folder: Path, *, elsewhere: str = "out=ANOTHER_FOLDER") -> dict[str, Any]:
+    """What `run.json` says of a run. `elsewhere`: what to write to take another folder.
 
     Raises:
         RunFolderError: it cannot be read, or is not what a run writes.
@@ -95,7 +95,7 @@ def read_run(folder: Path) -> dict[str, Any]:
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise ValueError("its class_names are no list of names")
     except (OSError, ValueError) as error:
-        raise RunFolderError(f"{folder / RUN} is damaged ({error}); write out=ANOTHER_FOLDER and train again.") from error
+        raise RunFolderError(f"{folder / RUN} is damaged ({error}); write {elsewhere} and train again.") from error
     return run
 
 

@@ -206,6 +206,27 @@ def test_a_run_of_another_recipe_is_refused_before_anything_is_trained(trained: 
     assert opened(tmp_path, "training.epochs=2").runs[1].state == "done"
 
 
+@pytest.mark.parametrize("scale", ["demo", "imagenet"])
+def test_a_file_in_the_place_of_the_folder_is_told_with_the_flag(scale: str, trained: Trained, tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("mine")
+    command = ["reproduce", "table8", "--scale", scale, "--out", str(tmp_path / "taken"), "--cpu"]
+    with pytest.raises(RunFolderError, match=r"taken cannot be written \(File exists\); write --out ANOTHER_FOLDER\.$"):
+        CliRunner().invoke(app, command, catch_exceptions=False)
+    assert not trained.asked
+    assert (tmp_path / "taken").read_text() == "mine"
+
+
+def test_a_folder_in_use_and_a_damaged_run_are_told_with_the_flag(trained: Trained, tmp_path: Path) -> None:
+    found = opened(tmp_path)
+    with found.held(), pytest.raises(RunFolderError, match=r"out is in use by process .*; wait for it, or write --out ANOTHER"):
+        CliRunner().invoke(app, ["reproduce", "table8", "--out", str(tmp_path / "out"), "--cpu"], catch_exceptions=False)
+    begin(tmp_path / "out" / "first", found.runs[0].recipe)
+    (tmp_path / "out" / "first" / "run.json").write_text("{")
+    with pytest.raises(RunFolderError, match=r"first/run.json is damaged .*; write --out ANOTHER_FOLDER and train again"):
+        opened(tmp_path).carry_out(cpu=True)
+    assert not trained.asked
+
+
 @pytest.mark.usefixtures("trained")
 def test_folders_of_pictures_go_with_the_other_scales(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="data is photos, but the demo's digits come with scikit-learn"):
