@@ -96,9 +96,10 @@ def _refuse_few(specimen: Specimen) -> None:
     """Raises: UsageError: there are not two whole batches."""
     count, size = len(specimen.pictures), specimen.batch_size
     if count // size < 2 or size < 2:
+        smaller = f", or write --batch-size, e.g. {max(2, min(size, count // 2))}" * (count >= 4)
         raise UsageError(
             f"{count} pictures make {count // size} whole batches of {size}, and an interval over batches needs 2 or more of 2 "
-            f"pictures or more; give more pictures, or write --batch-size, e.g. {max(2, min(size, count // 2))}."
+            f"pictures or more; give more pictures{smaller}."
         )
 
 

@@ -25,6 +25,7 @@ from dat.discretizers import codes as code_space
 from dat.discretizers.frozen import FrozenDiscretizer
 from dat.discretizers.listing import in_columns
 from dat.discretizers.quality import psnr_db
+from dat.engine import run_folder
 from dat.errors import DataError, UsageError
 from dat.progress import Bar
 from dat.report.figures import INK, MUTED, PAPER
@@ -36,6 +37,7 @@ Pair = tuple[Picture, Picture]
 """A picture and its reconstruction. Pictures have sizes of their own, so these sizes have no names."""
 
 PICTURE, CODES, RECONSTRUCTIONS = "picture.png", "codes.npz", "reconstructions"
+ELSEWHERE = "--out ANOTHER_FOLDER"
 MOST_SHOWN, CELL, CAPTION, GAP, LINE, MARGIN = 8, 256, 160, 8, 18, 116
 
 
@@ -95,6 +97,7 @@ def discretize(
         DataError: more pictures cannot be read; the message names the one too many. Or none can.
         UsageError: `size` or the rate is out of range, the discretizer takes pictures of another size only, or `out` holds
             a `picture.png` or `codes.npz` that is of something else.
+        RunFolderError: `out` cannot be written.
     """
     crop = CenterCrop(size, crop_pct=1.0)
     device = next(discretizer.parameters()).device
@@ -103,6 +106,7 @@ def discretize(
     found: dict[str, PictureCodes] = {}
     squared_error, numbers = 0.0, 0
     shown: list[Pair] = []
+    run_folder.make(out, elsewhere=ELSEWHERE)
     _clear(out)
     with Bar("discretize", len(paths)) as bar:
         for name, path, picture in _readable(paths, allow_bad):

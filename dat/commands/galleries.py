@@ -10,8 +10,9 @@ from PIL import Image
 
 from dat.analysis.codes import Change, discrete_change
 from dat.commands.asked import Trained, asked
-from dat.commands.discretize import MOST_SHOWN
+from dat.commands.discretize import ELSEWHERE, MOST_SHOWN
 from dat.commands.specimens import open_run, source_of, view_of_run
+from dat.commands.trained import TrainedNetwork
 from dat.data.images import decode
 from dat.data.picture_files import as_batch
 from dat.data.pipeline import CenterCrop
@@ -19,11 +20,13 @@ from dat.discretizers.frozen import FrozenDiscretizer
 from dat.discretizers.listing import in_columns
 from dat.discretizers.pretrained import load_discretizer
 from dat.discretizers.quality import psnr_db
+from dat.engine import run_folder
 from dat.errors import UsageError
 from dat.progress import Bar
 from dat.report.figures import code_side, enlarged, mark_codes
 from dat.report.strips import beside, captioned, pixels_of, png, stacked
 from dat.results import write_bytes
+from dat.tasks.contrastive import Contrastive, MomentumContrastive
 from dat.types import Images
 
 ALPHAS = (0.0, 0.2, 0.4, 0.6, 0.8)
@@ -58,6 +61,7 @@ def compare(paths: Sequence[Path], sources: Sequence[str], out: Path, *, size: i
     if len(set(sources)) < len(sources):
         raise UsageError(f"--with names a discretizer twice ({', '.join(sources)}); name each once.")
     loaded = {source: load_discretizer(source).exact().to(device) for source in sources}
+    run_folder.make(out, elsewhere=ELSEWHERE)
     crop, shown = CenterCrop(size, crop_pct=1.0), paths[:MOST_SHOWN]
     found, strips = list[Rebuilt](), list[Image.Image]()
     with Bar("discretize", len(shown)) as bar:
@@ -87,7 +91,8 @@ def step_through(
 
     Raises:
         DataError: a picture cannot be read. CheckpointError: there is no such model, or no discretizer.
-        UsageError: a length that is none.
+        UsageError: a length that is none; or one picture, of a model that learned to tell pictures apart.
+        RunFolderError: `out` cannot be written.
     """
     if bad := [alpha for alpha in alphas if not 0 <= alpha < float("inf")]:
         raise UsageError(f"--alpha is {bad[0]}, the L2 length of a step; write 0 or more.")
@@ -96,15 +101,38 @@ def step_through(
     discretizer = load_discretizer(source_of(run, model, source)).exact().to(device)
     view, shown = view_of_run(run, None), paths[:MOST_SHOWN]
     found, strips = list[Stepped](), list[Image.Image]()
+    run_folder.make(out, elsewhere=ELSEWHERE)
     with Bar("discretize", len(shown)) as bar:
-        for path in shown:
-            images = as_batch([view(decode(path))]).to(device)
+        for together in _together(run, shown):
+            images = as_batch([view(decode(path)) for path in together]).to(device)
             changes = {alpha: _change(run, discretizer, images, alpha) for alpha in alphas}
-            found += [Stepped(str(path), alpha, round(one.rate, 2)) for alpha, one in changes.items()]
-            strips.append(_strip(changes, discretizer.stride))
-            bar.add("", 1)
+            for place, path in enumerate(together):
+                of = {alpha: _one(change, place) for alpha, change in changes.items()}
+                found += [Stepped(str(path), alpha, round(one.rate, 2)) for alpha, one in of.items()]
+                strips.append(_strip(of, discretizer.stride))
+                bar.add("", 1)
     write_bytes(out / STEPS, png(stacked(strips)))
     return found
+
+
+def _together(run: Trained, shown: Sequence[Path]) -> list[Sequence[Path]]:
+    """Pictures that are attacked at once: one by one, but where a picture is to be told from others, all of them.
+
+    Raises:
+        UsageError: there are no others.
+    """
+    if not isinstance(run, TrainedNetwork) or not isinstance(run.task, Contrastive | MomentumContrastive):
+        return [[path] for path in shown]
+    if len(shown) < 2:
+        raise UsageError(
+            f"{run.label}-seed{run.seed} learned to tell a picture from others, and there is one, {shown[0]}; name 2 or more."
+        )
+    return [shown]
+
+
+def _one(change: Change, place: int) -> Change:
+    parts = (change.original, change.reconstruction, change.adversarial, change.changed)
+    return Change(*(part[place : place + 1] for part in parts))
 
 
 def _change(run: Trained, discretizer: FrozenDiscretizer, images: Images, alpha: float) -> Change:

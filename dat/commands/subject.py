@@ -80,6 +80,10 @@ def _opened(target: str, weights: Path | None) -> Tested:
         return _of_imagenet(target.removeprefix(IMAGENET), weights)
     if weights is not None:
         raise UsageError(f"{target} has its own weights; leave out --weights, or name a model as timm:NAME.")
+    if not Path(target).is_dir():
+        raise CheckpointError(
+            f"{target} is not the folder of a trained model; give RUN/<method>-seed<k>, e.g. runs/demo/dat-seed0, or timm:NAME."
+        )
     return of_run(Path(target))
 
 

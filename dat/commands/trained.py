@@ -330,7 +330,7 @@ def _find(path: object) -> _Place:
         if there:
             raise CheckpointError(f"{given} is the folder of a run, not of one of its models; name one, e.g. {there[0]}.")
         raise CheckpointError(
-            f"{given} is not the folder of a trained model; give RUN/<method>-seed<k>, e.g. runs/demo/dat-seed0, or timm:NAME."
+            f"{given} is not the folder of a trained model; give RUN/<method>-seed<k>, e.g. runs/demo/dat-seed0."
         )
     return _Place(path, folder, stored, label, int(seed))
 

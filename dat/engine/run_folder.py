@@ -66,8 +66,8 @@ def locked(folder: Path, *, elsewhere: str) -> Iterator[None]:
     Raises:
         RunFolderError: another process works in it, or it cannot be written.
     """
+    make(folder, elsewhere=elsewhere)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / ".lock", timeout=0)
         lock.acquire()
     except Timeout:
@@ -79,6 +79,18 @@ def locked(folder: Path, *, elsewhere: str) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def make(folder: Path, *, elsewhere: str) -> None:
+    """Make a folder where it is missing.
+
+    Raises:
+        RunFolderError: it cannot be made; with `elsewhere`, what to write to take another folder.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunFolderError(f"{folder} cannot be written ({error.strerror}); write {elsewhere}.") from error
 
 
 def read_run(folder: Path, *, elsewhere: str = "out=ANOTHER_FOLDER") -> dict[str, Any]:

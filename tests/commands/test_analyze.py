@@ -355,7 +355,9 @@ def refused(arguments: Options, *places: Path) -> list[Specimen]:
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="is not the folder of a trained model; give RUN/<method>-seed<k>"):
+    with pytest.raises(
+        CheckpointError, match=r"is not the folder of a trained model; give RUN/<method>-seed<k>, e.g. runs/demo/dat-seed0\.$"
+    ):
         refused(FEW, tmp_path)
 
 
@@ -408,6 +410,9 @@ def test_too_few_pictures_are_refused(run: Path, photos: Path, tmp_path: Path) -
         refused(Options(data=one, cpu=True), run / "at-seed0")
     with pytest.raises(UsageError, match=r"9 pictures make 1 whole batches of 8, .* write --batch-size, e.g. 4"):
         analyze_statistics.statistics([run / "at-seed0"], tmp_path, Options(data=photos, batch_size=8, cpu=True))
+    three = Options(data=photos, pictures=3, batch_size=2, cpu=True)
+    with pytest.raises(UsageError, match=r"3 pictures make 1 whole batches of 2, .* or more; give more pictures\.$"):
+        analyze_statistics.statistics([run / "at-seed0"], tmp_path, three)
     with pytest.raises(UsageError, match="--pictures is 1"):
         Options(pictures=1)
 

@@ -17,10 +17,13 @@ from typer.testing import CliRunner
 import dat
 from dat.cli import app
 from dat.commands import galleries
+from dat.commands.trained import TrainedNetwork
 from dat.data.pipeline import CenterCrop
 from dat.discretizers.pretrained import load_discretizer
-from dat.errors import UsageError
+from dat.errors import RunFolderError, UsageError
+from dat.nn.features import encoder_of
 from dat.recipe import read
+from dat.recipe.pretraining import PretrainingBlueprint
 from dat.report.strips import BAND, GAP, beside, captioned, stacked
 
 NAMES = ("cifar-f2-1024-fast", "cifar-f4-1024-fast")
@@ -112,3 +115,43 @@ def test_words_stand_below_a_picture() -> None:
 def test_options_that_do_not_fit_are_refused(options: list[object], sentence: str, photos: Path) -> None:
     with pytest.raises(UsageError, match=sentence):
         called(photos, *options)
+
+
+def learner(kind: str) -> TrainedNetwork:
+    torch.manual_seed(0)
+    recipe: Any = read.load(f"selfsupervised/{kind}-small")
+    model = PretrainingBlueprint(recipe.model, recipe.task, 32).untrained(0).eval()
+    task = recipe.task.task(model.network)
+    return TrainedNetwork(model, task, encoder_of(model), CenterCrop(32, crop_pct=1.0), recipe, "dat", 0)
+
+
+@pytest.mark.parametrize("kind", ["simclr", "mae"])
+def test_models_that_learned_without_classes_are_attacked_too(kind: str, photos: Path, tmp_path: Path) -> None:
+    run, discretizer = learner(kind), load_discretizer(NAMES[0])
+    shown = sorted(photos.glob("*.png"))
+    settings: Any = {"alphas": (0.0, 2.0), "source": NAMES[0], "device": "cpu"}
+    with patch.object(galleries, "open_run", return_value=run):
+        found = galleries.step_through(shown, tmp_path, tmp_path / "seen", **settings)
+    assert [(Path(one.image).name, one.alpha) for one in found] == [(f"{k}.png", alpha) for k in (0, 1) for alpha in (0.0, 2.0)]
+    assert [one.modified_codes > 0 for one in found] == [False, True] * 2
+    if kind == "simclr":
+        resized = [run.view(Image.open(path)) for path in shown]
+        images = torch.stack([torch.from_numpy(np.array(one)).permute(2, 0, 1) for one in resized]) / 255
+        change = dat.discrete_change(run.model, run.task, discretizer, images, images.flip(-1), alpha=2.0)
+        assert [found[1].modified_codes, found[3].modified_codes] == pytest.approx(change.rates.tolist(), abs=0.006)
+        with patch.object(galleries, "open_run", return_value=run), pytest.raises(UsageError) as told:
+            galleries.step_through(shown[:1], tmp_path, tmp_path / "one", **settings)
+        assert (
+            str(told.value) == f"dat-seed0 learned to tell a picture from others, and there is one, {shown[0]}; name 2 or more."
+        )
+
+
+def test_a_file_in_the_place_of_the_folder_is_told_with_the_flag(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("mine")
+    told = pytest.raises(RunFolderError, match=r"taken cannot be written \(File exists\); write --out ANOTHER_FOLDER\.$")
+    for sources in (NAMES[:1], NAMES):
+        with told:
+            called(photos, *[word for name in sources for word in ("--with", name)], "--out", tmp_path / "taken")
+    with told, patch.object(galleries, "open_run", return_value=classifier()):
+        called(photos, "--attack", tmp_path / "run", "--with", NAMES[0], "--out", tmp_path / "taken")
+    assert (tmp_path / "taken").read_text() == "mine"
