@@ -77,7 +77,7 @@ def main() -> None:
         found[name] = worth_of(opened_of(name, options.data, known), known)
         print(f"{name:<32}{found[name]['plain_steps']:>10,.0f} plain steps", flush=True)
         if options.output:
-            setting = {"steps": MORE - FEW, "threads": 1, "clock": "cpu"}
+            setting = {"threads": 1, "clock": "cpu", "unit": "plain step"}
             around = {"machine": machine(), "versions": versions()}
             write_text(options.output, json.dumps({"recipes": found, "setting": setting, "machine": around}, indent=1) + "\n")
 
@@ -127,6 +127,7 @@ def worth_of(found: Opened, known: Known) -> dict[str, Any]:
     evaluation = known.evaluations[found.evaluation]
     training = sum(row["whole"] for row in methods.values()) * seeds
     return {
+        "steps": MORE - FEW,
         "plain_steps": round(found.of_discretizer + training + evaluation * seeds * len(methods)),
         "plain_step_s": round(plain_step(found.written), 5),
         "pictures": found.pictures,

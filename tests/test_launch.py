@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from dat.data.pipeline import TrainingOrder
+from tests.commands.test_reproduce import PLAN
 
 pytestmark = pytest.mark.slow
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -132,6 +133,38 @@ def test_a_table_is_reproduced_by_all_processes_and_told_by_one(tmp_path: Path) 
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())
     assert values_of((run / "results.jsonl").read_text()) == values_of(before)
     assert again.stdout.split("Measure")[1] == first.stdout.split("Measure")[1]
+
+
+ACCELERATE = ["accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
+ACCELERATE += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+
+
+TOY = """import sys
+from pathlib import Path
+from dat.cli import main
+from dat.recipe import table_plan
+table_plan.PLANS = Path("plans")
+main()
+"""
+
+
+def test_accelerate_reproduces_a_table_by_two_processes_without_gpus(recipe: dict[str, Any], tmp_path: Path) -> None:
+    methods = {name: {"method": "standard"} for name in ("alpha-0", "random")}
+    (tmp_path / "plans").mkdir()
+    (tmp_path / "toy.py").write_text(TOY)
+    for name in ("first", "second"):
+        (tmp_path / f"{name}.yaml").write_text(json.dumps({**recipe, "methods": {"alpha-0.4": {"method": "standard"}}}))
+    (tmp_path / "first.yaml").write_text(json.dumps({**recipe, "methods": methods}))
+    (tmp_path / "plans" / "_table8.yaml").write_text(PLAN % (tmp_path / "first.yaml", tmp_path / "second.yaml"))
+    command = [sys.executable, "-m", *ACCELERATE, "toy.py", "reproduce", "table8", "--out", "out", "--cpu"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=400, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert done.stdout.count("\nTable: ") == done.stdout.count("scale demo, in out\n") == 1, "one process prints"
+    assert done.stderr.count("run 1 of 2") == done.stderr.count("run 2 of 2") == 1
+    assert "evaluate: 4/4" in done.stderr, "each process evaluates half of the pictures of both models"
+    assert "starts only one" not in done.stderr
+    assert (tmp_path / "out" / "table8.html").is_file()
 
 
 def values_of(text: str) -> list[tuple[object, ...]]:

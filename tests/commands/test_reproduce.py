@@ -21,12 +21,10 @@ from dat.commands.reproduce import Reproduction, as_needs, open_reproduction
 from dat.errors import DataError, RunFolderError, UsageError
 from dat.progress import Bar, followed_by
 from dat.recipe import table_plan
-from dat.recipe.contest import training_of
 from dat.recipe.header import recipe_hash
 from dat.results import Row, read_rows, write_rows
 from tests.report.synthetic_run import row
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 RECIPE = """# dat train it
 base: demo
 training: {epochs: 1}
@@ -140,27 +138,6 @@ def test_a_plain_step_is_timed_by_the_clock() -> None:
     taken = plain_step_s(table_plan.classification("demo"), torch.device("cpu"), lambda: next(ticks))
     assert taken == 3
     assert 1e-5 < plain_step_s(table_plan.classification("demo"), torch.device("cpu")) < 60
-
-
-def test_plans_say_what_was_measured() -> None:
-    kept = json.loads((REPOSITORY / "benchmarks" / "results" / "reproduce-cpu.json").read_text())["recipes"]
-    told = {name: worth for table in table_plan.tables() for name, worth in runs_of(table).items()}
-    assert len(told) == 10
-    assert told == {name: float(f"{kept[name]['plain_steps']:.2g}") for name in told}
-    for name in told:
-        recipe, measured = table_plan.classification(name), kept[name]
-        assert list(measured["methods"]) == list(recipe.methods), "measured anew when the recipe changes"
-        assert measured["seeds"] == len(recipe.seeds)
-        assert [one["epochs"] for one in measured["methods"].values()] == [
-            training_of(recipe, label).epochs for label in recipe.methods
-        ]
-        whole = sum(one["whole"] for one in measured["methods"].values()) * measured["seeds"] + measured["discretizer"]
-        shown = measured["evaluation_of_a_model"] * measured["seeds"] * len(recipe.methods)
-        assert measured["plain_steps"] == pytest.approx(whole + shown, rel=0.01)
-
-
-def runs_of(table: str) -> dict[str, float]:
-    return {name: worth for scale in table_plan.load_plan(table).scales.values() for name, worth in scale.runs.items()}
 
 
 def test_the_table_is_made_of_all_runs(trained: Trained, tmp_path: Path) -> None:
