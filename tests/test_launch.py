@@ -165,6 +165,11 @@ def test_accelerate_reproduces_a_table_by_two_processes_without_gpus(recipe: dic
     assert "evaluate: 4/4" in done.stderr, "each process evaluates half of the pictures of both models"
     assert "starts only one" not in done.stderr
     assert (tmp_path / "out" / "table8.html").is_file()
+    shutil.rmtree(tmp_path / "out")
+    alone = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2", *command[command.index("toy.py") :]]
+    done = subprocess.run(alone, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=400, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert done.stderr.count("asked for 2 processes, but starts only one") == 1, "once, though each training joins anew"
 
 
 def values_of(text: str) -> list[tuple[object, ...]]:

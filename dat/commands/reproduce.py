@@ -62,7 +62,7 @@ BY_FLOPS = "what the paper's experiments should take, by their FLOPs at 100 TFLO
 class Planned:
     """One run: a recipe, its folder, and the rows of the table by its methods.
 
-    `plain_steps`: as many of them as it should take as long as; of the paper's experiment `gpu_hours`, and the other is 0.
+    `plain_steps`: as many of them as it should take as long as; of the paper's experiment `gpu_hours`. 0: not known.
     """
 
     name: str
@@ -90,6 +90,8 @@ class Planned:
         if self.state == "done":
             taken = sum(dict(self._facts.get("seconds") or {}).values())
             return f"{_span(taken)} (measured on {self._facts.get('machine')})" if taken else "not noted"
+        if not self.plain_steps and not self.gpu_hours:
+            return "not measured"
         return (
             f"about {_span(self.seconds)} ({ESTIMATED})"
             if self.plain_steps
@@ -98,9 +100,9 @@ class Planned:
 
     @property
     def ground(self) -> str:
-        """What its cost was estimated from."""
+        """What its cost was estimated from; empty where it was not."""
         if not self.plain_steps:
-            return BY_FLOPS
+            return BY_FLOPS if self.gpu_hours else ""
         scaled = ", scaled to the seeds, methods and epochs that were written here" * self._is_scaled
         return (
             f"{self.name} takes as long as {self.plain_steps:,.0f} plain training steps of its network (by a few timed steps "
@@ -166,7 +168,7 @@ class Reproduction:
             ("run", "cost", "state", "rows"),
             *((run.name, run.cost, run.state, ", ".join(run.rows.values())) for run in self.runs),
         ]
-        grounds = "; ".join(dict.fromkeys(run.ground for run in self.left))
+        grounds = "; ".join(dict.fromkeys(run.ground for run in self.left if run.ground))
         why = f"\n\n{ESTIMATED.capitalize()}: {grounds}." if grounds else ""
         commands = "\n".join(f"  {run.command}" for run in self.left)
         alone = f"\n\nEach of those that are left can be started alone, also on several nodes:\n{commands}" if self.left else ""
@@ -320,7 +322,7 @@ def _scaled(plan: TablePlan, scale: Any, folder: Path, changes: Sequence[str], d
         recipe = classification(name, changes)
         rows, part = {label: label for label in recipe.methods}, _budget(recipe) / _budget(classification(name))
         place = folder / Path(name).stem
-        yield Planned(name, recipe, tuple(changes), place, rows, device, plain_steps=part * plain_steps)
+        yield Planned(name, recipe, tuple(changes), place, rows, device, plain_steps=part * (plain_steps or 0))
 
 
 def _papers(plan: TablePlan, folder: Path, changes: Sequence[str], device: torch.device) -> Iterator[Planned]:

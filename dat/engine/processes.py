@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 from datetime import timedelta
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -29,17 +30,23 @@ def joined(*, cpu: bool) -> PartialState:
     """The processes that were launched, joined; on stderr, how many are missing of those that were asked for."""
     state = PartialState(cpu=on_cpu(cpu))
     if state.num_processes == 1 and "ACCELERATE_MIXED_PRECISION" in os.environ:  # which `accelerate launch` sets
-        from accelerate.commands.config.config_args import default_config_file  # with all its questions; needed here alone
-
-        parent = psutil.Process().parent()
-        asked = processes_asked_for(parent.cmdline() if parent is not None else (), Path(default_config_file))
-        if asked > 1:
-            print(
-                f"accelerate launch was asked for {asked} processes, but starts only one, as it sees no GPUs; without GPUs, "
-                f"write torchrun --nproc_per_node {asked} -m dat ...",
-                file=sys.stderr,
-            )
+        _tell_missing()
     return state
+
+
+@cache
+def _tell_missing() -> None:
+    """Once: a table joins its processes again for each training."""
+    from accelerate.commands.config.config_args import default_config_file  # with all its questions; needed here alone
+
+    parent = psutil.Process().parent()
+    asked = processes_asked_for(parent.cmdline() if parent is not None else (), Path(default_config_file))
+    if asked > 1:
+        print(
+            f"accelerate launch was asked for {asked} processes, but starts only one, as it sees no GPUs; without GPUs, "
+            f"write torchrun --nproc_per_node {asked} -m dat ..., or add --multi_gpu.",
+            file=sys.stderr,
+        )
 
 
 def processes_asked_for(command: Sequence[str], configuration: Path) -> int:

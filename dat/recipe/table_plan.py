@@ -39,10 +39,11 @@ class RowSection(Strict):
 class ScaleSection(Strict):
     """Recipes, whose methods are called as the rows; `note`: what is not the paper's.
 
-    Of each recipe, how many plain training steps of its network take as long as the whole run (`benchmarks/reproduce.py`).
+    Of each recipe, how many plain training steps of its network take as long as the whole run (`benchmarks/reproduce.py`);
+    null where that was not measured.
     """
 
-    runs: dict[str, float]
+    runs: dict[str, float | None]
     note: str
 
 

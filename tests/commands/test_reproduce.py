@@ -133,6 +133,17 @@ def test_what_is_estimated_follows_the_seeds_methods_and_epochs(trained: Trained
     assert trained.following[0] == pytest.approx(400)
 
 
+@pytest.mark.usefixtures("trained")
+def test_what_was_not_measured_is_not_guessed(tmp_path: Path) -> None:
+    plan = tmp_path / "plans" / "_table8.yaml"
+    plan.write_text(plan.read_text().replace(": 1200", ": null"))
+    listing = opened(tmp_path).listing()
+    assert re.search(r"first\.yaml +not measured", listing)
+    assert "about 4 minutes (estimated)" in listing
+    assert "first.yaml takes as long" not in listing
+    assert opened(tmp_path).runs[0].seconds == 0
+
+
 def test_a_plain_step_is_timed_by_the_clock() -> None:
     ticks = itertools.count(0.0, 3.0)
     taken = plain_step_s(table_plan.classification("demo"), torch.device("cpu"), lambda: next(ticks))
