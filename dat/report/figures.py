@@ -20,6 +20,7 @@ from zipfile import BadZipFile
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from PIL import Image, ImageDraw
@@ -110,10 +111,10 @@ def looks(methods: Sequence[str]) -> dict[str, Look]:
 
 def svg_text(figure: Figure, *, name: str, label: str, methods: Sequence[str] = ()) -> str:
     """An `<svg>` element to stand in a page: colours by variable, identifiers prefixed with `name`, nothing outside."""
-    file = io.BytesIO()
+    file = io.StringIO()
     with mpl.rc_context(STYLE), mpl.rc_context({"svg.hashsalt": name}):
-        figure.savefig(file, format="svg", metadata={"Date": None})
-    text = file.getvalue().decode()
+        FigureCanvasSVG(figure).print_svg(file, metadata={"Date": None})  # savefig draws twice, once to no end
+    text = file.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"\s*<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r'\b(id="|url\(#|href="#)', rf"\g<1>{name}-", text)
