@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 import numpy as np
@@ -84,16 +85,23 @@ def digits(split: Literal["train", "test"], *, size: int = 8) -> ArraySource:
         raise UsageError(f"There is no split {split!r} of the digits; write 'train' or 'test'.")
     if size < 1:
         raise UsageError(f"A picture size of {size} is not possible; give 1 or more (8 is the original).")
+    values, targets, places = _kept_digits()
+    chosen = places[split]
+    grey = np.rint(255 * values[chosen].reshape(-1, 8, 8) / DIGITS_WHITE).astype(np.uint8)
+    images = np.repeat(_resized(grey, size)[:, None], 3, axis=1)
+    names = tuple(f"digit-{position}" for position in chosen)
+    return ArraySource(images, targets[chosen].astype(np.int64), tuple("0123456789"), names)
+
+
+@cache
+def _kept_digits() -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+    """Values, targets, and positions by split; read once, as scikit-learn takes a tenth of a second for its text file."""
     from sklearn.datasets import load_digits  # seconds to import, and few need it
     from sklearn.model_selection import train_test_split
 
     values, targets = map(np.asarray, load_digits(return_X_y=True))
     train, test = train_test_split(np.arange(len(targets)), test_size=DIGITS_TEST, stratify=targets, random_state=0)
-    chosen = np.sort(train if split == "train" else test)
-    grey = np.rint(255 * values[chosen].reshape(-1, 8, 8) / DIGITS_WHITE).astype(np.uint8)
-    images = np.repeat(_resized(grey, size)[:, None], 3, axis=1)
-    names = tuple(f"digit-{position}" for position in chosen)
-    return ArraySource(images, targets[chosen].astype(np.int64), tuple("0123456789"), names)
+    return values, targets, {"train": np.sort(train), "test": np.sort(test)}
 
 
 def in_memory(source: ImageSource, *, limit_bytes: int = 2**31) -> ArraySource:
