@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Literal
 
 import numpy as np
@@ -112,13 +112,14 @@ class Layout:
         if self.kind == "pictures":
             return []
         if second is None:
-            (common, degrees), own = self._pooled(), float(self._of(first).var(ddof=1))
+            (common, degrees), own = self._pooled, float(self._of(first).var(ddof=1))
             return [((max(common, own) + self.rounding) / len(self.seeds), degrees)]
         methods, seeds = self.values.shape
         own = float((self._of(first) - self._of(second)).var(ddof=1)) / 2
-        variance = max(self._mean_squares()[1], own) + self.rounding
+        variance = max(self._mean_squares[1], own) + self.rounding
         return [(2 * variance / seeds, float((methods - 1) * (seeds - 1)))]
 
+    @cached_property
     def _mean_squares(self) -> tuple[float, float]:
         """Of seeds and of residuals; of one method these are 0."""
         methods, seeds = self.values.shape
@@ -127,10 +128,11 @@ class Layout:
         degrees = max(1, methods - 1) * (seeds - 1)
         return methods * float(of_seeds.var(ddof=1)), float((residuals**2).sum()) / degrees
 
+    @cached_property
     def _pooled(self) -> Part:
         """Mean of the methods' variances over seeds."""
         methods, seeds = self.values.shape
-        of_seeds, residual = (square / methods for square in self._mean_squares())
+        of_seeds, residual = (square / methods for square in self._mean_squares)
         rest = (methods - 1) * (seeds - 1)
         return satterthwaite([(of_seeds, float(seeds - 1)), ((methods - 1) * residual, float(rest))])
 

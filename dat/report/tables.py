@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from statistics import median
 from typing import Literal
 
@@ -127,6 +128,7 @@ class Comparison:
     answers: Answers = field(default_factory=dict)
     rows: Rows = field(default_factory=dict, compare=False, repr=False)
     _layouts: dict[str, Layout | None] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _marks: dict[str, dict[str, Mark]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def title(self, suite: str) -> str:
         """The name of a suite as a heading, with that of its pictures where there are several sets."""
@@ -162,9 +164,8 @@ class Comparison:
 
     def _by_picture(self, suite: str, answers: Mapping[str, Correct]) -> PictureScores | None:
         """What `answers_to` gives of one model; None where a cell is missing, or cells are of different pictures."""
-        derived = derived_suites(self.corruptions, self.severities)
         is_mean = without_set(suite)[0] == "c"
-        members = [name for name in answers if name.startswith(f"{suite}/")] if is_mean else derived.get(suite, [suite])
+        members = [name for name in answers if name.startswith(f"{suite}/")] if is_mean else self._cells.get(suite, [suite])
         right = [answers[name] for name in members if name in answers]
         if not right or len(right) < len(members) or len({*map(len, right)}) > 1:
             return None
@@ -204,7 +205,7 @@ class Comparison:
         """What a number of methods on a suite was made of, at the seeds that count; of a mean over cells, all of these."""
         layout, values = self.layout(suite), [self.scores.get(suite, {}).get(method, {}) for method in methods]
         seeds = layout.seeds if layout is not None and {*methods} <= {*layout.methods} else shared_seeds(values)
-        members = derived_suites(self.corruptions, self.severities).get(suite, [suite])
+        members = self._cells.get(suite, [suite])
         found = (row for method in methods for member in members for row in self.rows.get((member, method), ()))
         return tuple(row for row in found if row.seed in seeds)
 
@@ -234,7 +235,7 @@ class Comparison:
 
     def highest(self, suite: str) -> str:
         """The method of the highest mean; empty where none was measured."""
-        found = {method: value.mean for method in self.methods if (value := self.estimate(suite, method))}
+        found = {method: value.mean for method in self.methods if (value := self._estimate(suite, method))}
         return max(found, key=lambda method: found[method], default="")
 
     def marks(self, suite: str) -> dict[str, Mark]:
@@ -242,6 +243,11 @@ class Comparison:
 
         Which of a few models is best does not say which method is: without three seeds nothing is marked.
         """
+        if suite not in self._marks:
+            self._marks[suite] = self._marked(suite)
+        return self._marks[suite]
+
+    def _marked(self, suite: str) -> dict[str, Mark]:
         layout = self.layout(suite)
         measured = [method for method in self.methods if self.scores.get(suite, {}).get(method)]
         if layout is None or layout.kind == "pictures" or len(measured) < 2 or len(layout.methods) < len(measured):
@@ -267,8 +273,12 @@ class Comparison:
         return tuple(dict.fromkeys(seed for values in judged for seed in values if layout and seed not in layout.seeds))
 
     def _is_open(self, suite: str, method: str, to: str) -> bool:
-        value = self.difference(suite, method, to=to)
+        value = self._difference(suite, method, to)
         return value is None or not value.sign
+
+    @cached_property
+    def _cells(self) -> dict[str, list[str]]:
+        return derived_suites(self.corruptions, self.severities)
 
     def _pairs(self, suite: str, method: str, to: str) -> list[tuple[float, float]]:
         """Values of both at the seeds that both have."""
