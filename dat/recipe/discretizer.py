@@ -201,7 +201,8 @@ class DiscretizerRecipe(DiscretizerSpec):
 
     def rehearsal(self) -> DiscretizerRecipe:
         """The same with a small network, which begins with random weights, for two short steps."""
-        small = {"ch": 32, "n_embed": 16, "num_res_blocks": 1, "z_channels": 32, "embed_dim": min(self.network.embed_dim, 32)}
+        narrow = {"ch": 32, "ch_mult": (1,) * len(self.network.ch_mult), "z_channels": 32}
+        small = {**narrow, "n_embed": 16, "num_res_blocks": 1, "embed_dim": min(self.network.embed_dim, 32)}
         none, gradients = NoPerceptual(kind="none"), MultiscaleGradientSection()
         changes: dict[str, Any] = {
             "network": dataclasses.replace(self.network, **small),

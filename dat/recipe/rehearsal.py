@@ -39,19 +39,19 @@ from dat.recipe.parts import Precision
 from dat.recipe.perceptual import FrechetSection, MultiscaleGradientSection, NoPerceptual, PerceptualSection, build_perceptual
 from dat.recipe.unlabelled import DigitPictures, FolderPictures, UnlabelledData, augmented
 
-STEPS, BATCH, CLASSES, SIDE = 2, 6, 10, 32
+STEPS, BATCH, BOXED_BATCH, CLASSES, SIDE = 2, 6, 2, 10, 32
 MADE_UP = "made-up-f"
 """Name of a discretizer that is not there, before its stride."""
 SMALLER: Mapping[str, Mapping[str, Any]] = {
     "small_resnet": {"depth": 8, "width": 8},
     "drvit": {"embed_dim": 48, "depth": 2, "num_heads": 3},
     "vit_": {"embed_dim": 48, "depth": 2, "num_heads": 3},
+    "tf_efficientnet_lite": {},
     "resnet": {"layers": (1, 1, 1, 1), "channels": (8, 8, 16, 16)},
 }
-"""Options that shrink a network, by the beginning of its name; what does not take them is run as it is."""
+"""Options that shrink a network, by the beginning of its name, if only its images; what does not take them is run as it is."""
 SHORT: Mapping[str, Any] = {
     "epochs": 1,
-    "batch_size": BATCH,
     "accumulate": 1,
     "workers": 0,
     "log_every": 1,
@@ -126,13 +126,12 @@ class MadeUpBoxes:
         height, width = self.frame.height, self.frame.width
         box = np.array([[width / 4, height / 4, width * 3 / 4, height * 3 / 4]])
         return [
-            Things(box, np.array([number % CLASSES]), np.array([1.0]), np.array([False]), (1,))
-            for number in range(STEPS * BATCH)
+            Things(box, np.array([number % CLASSES]), np.array([1.0]), np.array([False]), (1,)) for number in range(len(self))
         ]
 
     def __len__(self) -> int:
         """How many pictures."""
-        return STEPS * BATCH
+        return STEPS * BOXED_BATCH
 
     def read(self, index: int) -> Image.Image:
         """Another noise each."""
@@ -149,9 +148,9 @@ def _noise(side: int) -> ArraySource:
     return ArraySource(images, np.arange(len(images)) % CLASSES, tuple(str(number) for number in range(CLASSES)))
 
 
-def shorter(training: Settings) -> Settings:
+def shorter(training: Settings, *, batch: int = BATCH) -> Settings:
     """The same training, as short as it can be, on a CPU."""
-    values = dict(SHORT)
+    values = {**SHORT, "batch_size": batch}
     if getattr(training, "schedule", "") == "multistep":
         values["schedule"] = "cosine"
     if getattr(training, "precision", "") == "fp16":
@@ -170,7 +169,7 @@ def smaller(section: ModelSection, *, side: int) -> tuple[ModelSection, int]:
     if section.name.startswith(("vit_", "drvit")):  # two patches a side
         patch = next((int(part.removeprefix("patch")) for part in section.name.split("_") if part.startswith("patch")), 16)
         shrunk_side = options["img_size"] = 2 * patch
-    elif section.name.startswith("resnet"):
+    elif section.name.startswith(("resnet", "tf_efficientnet_lite")):
         # At one pixel, oneDNN's bfloat16 gradient of a stride-2 convolution reads foreign memory (torch 2.15).
         shrunk_side = 2 * SIDE
     shrunk = whole.model_copy(update={"options": options})

@@ -9,6 +9,7 @@ from dat.commands.check_recipes import rehearse
 from dat.errors import UsageError
 from dat.recipe import file as recipe_file
 from dat.recipe import read as recipes
+from dat.recipe.rehearsal import MadeUp, smaller
 
 RECIPES = [
     # Those for a GPU differ from those for a CPU in sizes only, which are shrunk, and the comparison holds all of them.
@@ -47,3 +48,14 @@ def test_what_a_network_says_of_its_images_becomes_a_sentence() -> None:
 def test_a_network_that_does_not_take_the_shrinking_is_run_as_it_is() -> None:
     rehearse(recipes.load("demo", ["model={name: resnet10t}", "methods={standard: {}}", "data.size=32"]))
     rehearse(recipes.load("demo", ["model={name: test_resnet}", "methods={standard: {}}", "data.size=32"]))
+
+
+def test_a_rehearsal_is_as_small_as_its_networks_allow() -> None:
+    """bfloat16 takes a hundred times as long on most processors: a picture too many is a minute."""
+    model = recipes.load("demo", ["model={name: tf_efficientnet_lite0}"]).model
+    assert smaller(model, side=160) == (model, 64)
+    detection = recipes.load("detection/coco-fcos-gpu").rehearsal()
+    assert {section.training["batch_size"] for section in detection.methods.values()} == {2}
+    assert len(MadeUp().boxed(detection.data).train) == 2 * 2
+    network = recipes.load("discretizer/photos-f4").rehearsal().network
+    assert (network.ch, network.ch_mult) == (32, (1, 1, 1))
