@@ -40,7 +40,7 @@ TEXTS = [
     '"',
     ",",
 ]
-TEXTS += ["!!python/object:os.system x", "[" * 2000, "9" * 5000, "\ufeff", "!!binary x", "!!omap 1", "!!float [1]", "!!bool 3"]
+TEXTS += ["!!python/object:os.system x", "[" * 500, "9" * 5000, "\ufeff", "!!binary x", "!!omap 1", "!!float [1]", "!!bool 3"]
 
 
 def bytes_changed(content: bytes, numbers: random.Random) -> bytes:
