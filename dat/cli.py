@@ -62,7 +62,6 @@ app = typer.Typer(
     epilog="Example:  dat demo",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 recipes_app = typer.Typer(
@@ -97,6 +96,35 @@ make_app = typer.Typer(
 data_app.add_typer(make_app, name="make")
 
 
+def _say_versions(wanted: bool) -> bool:
+    if not wanted:
+        return False
+    from dat.commands import versions
+
+    print(versions.as_text())
+    raise typer.Exit
+
+
+@app.callback()
+def program(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_say_versions, is_eager=True, help="Say which versions are here.")
+    ] = False,
+) -> None:
+    """What comes before any verb; `--version` ends the program itself."""
+
+
+def _recipes_like(start: str) -> list[str]:
+    """Names of recipes for a shell; of none it offers files."""
+    from dat.recipe.file import shipped_recipes
+
+    return [name for name in shipped_recipes() if name.startswith(start)]
+
+
+Recipe = Annotated[str, typer.Argument(metavar="RECIPE", help="A YAML file, or a name.", autocompletion=_recipes_like)]
+NamedRecipes = Annotated[list[str] | None, typer.Argument(metavar="[RECIPE]...", autocompletion=_recipes_like)]
+
+
 @app.command(epilog="Example:  dat demo")
 def demo(overrides: Overrides = None, resume: Resume = False, cpu: Cpu = False) -> None:
     """Train and compare four methods on handwritten digits in a few minutes, and write a report page."""
@@ -104,7 +132,7 @@ def demo(overrides: Overrides = None, resume: Resume = False, cpu: Cpu = False) 
 
 
 @app.command(epilog="Example:  dat train cifar10/cpu/dat training.epochs=4 out=runs/short")
-def train(recipe: str, overrides: Overrides = None, resume: Resume = False, cpu: Cpu = False) -> None:
+def train(recipe: Recipe, overrides: Overrides = None, resume: Resume = False, cpu: Cpu = False) -> None:
     """Carry out RECIPE: a YAML file, or the name of one that comes with the package (`dat recipes list`)."""
     from dat.commands import train
     from dat.commands.report import outcome
@@ -830,7 +858,7 @@ def list_recipes(json: Json = False) -> None:
 
 
 @recipes_app.command("show", epilog="Example:  dat recipes show demo training.epochs=3")
-def show_recipe(recipe: str, overrides: Overrides = None) -> None:
+def show_recipe(recipe: Recipe, overrides: Overrides = None) -> None:
     """The recipe with every default written out, as it would be stored with a run."""
     from dat.recipe.header import resolved
     from dat.recipe.read import load
@@ -839,7 +867,7 @@ def show_recipe(recipe: str, overrides: Overrides = None) -> None:
 
 
 @recipes_app.command("check", epilog="Example:  dat recipes check my.yaml")
-def check_recipes(names: Annotated[list[str] | None, typer.Argument(metavar="[RECIPE]...")] = None) -> None:
+def check_recipes(names: NamedRecipes = None) -> None:
     """Check recipes (all that come with the package, if none is named): read them, build the model, and carry out two steps
     of every training with networks shrunk to nothing and made-up pictures.
     """
