@@ -10,7 +10,7 @@ FAST := not slow and not gpu and not network
 PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-oldest check bench docs clean
+.PHONY: help demo test test-slow test-oldest test-sdist check bench docs release-notes clean
 
 help:  ## This list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
@@ -28,6 +28,18 @@ test-slow: $(VENV)/installed-dev  ## The tests that take minutes
 test-oldest: .venv-oldest/installed  ## The fast tests on the oldest versions that may be installed (downloads gigabytes)
 	@$(subst $(BIN),.venv-oldest/bin,$(PYTEST)) -m "$(FAST)" -o filterwarnings=
 
+# What travels, from nothing: the wheel is made of the sdist, the demo runs in an empty folder, and the tests are those of the
+# sdist in a folder of its own, where `python -m` takes its code. Some of them only: make test-sdist TESTS="tests/nn tests/tasks"
+TESTS ?= tests
+SDIST := build/sdist
+test-sdist: $(VENV)/installed-dev .venv-sdist/installed  ## Wheel and sdist: the demo and the fast tests in an environment without the checkout
+	rm -rf dist $(SDIST) && mkdir -p $(SDIST)/empty
+	$(BIN)/python -m build --outdir dist .
+	.venv-sdist/bin/pip install --quiet --force-reinstall --no-deps dist/*.whl
+	cd $(SDIST)/empty && $(CURDIR)/.venv-sdist/bin/dat --version && $(CURDIR)/.venv-sdist/bin/dat demo
+	tar -xzf dist/*.tar.gz -C $(SDIST) --strip-components 1
+	@cd $(SDIST) && $(subst $(BIN)/pytest,$(CURDIR)/.venv-sdist/bin/python -m pytest,$(PYTEST)) -m "$(FAST)" $(TESTS)
+
 check: $(VENV)/installed-dev  ## Style, types, and who imports whom
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -42,8 +54,11 @@ docs: $(VENV)/installed-docs  ## The documentation site, build/site: runs the no
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 	@echo "Open build/site/index.html, or serve it: $(BIN)/mkdocs serve"
 
+release-notes: $(VENV)/created  ## What CHANGELOG.md says of a version: make release-notes VERSION=0.1.0
+	@$(BIN)/python docs/site/release_notes.py $(or $(VERSION),Unreleased)
+
 clean:  ## Remove the environment and caches; runs and data stay
-	rm -rf $(VENV) .venv-oldest .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
+	rm -rf $(VENV) .venv-oldest .venv-sdist .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamps: install again only when what is asked for has changed.
@@ -64,6 +79,12 @@ $(VENV)/installed-docs: $(VENV)/installed-dev
 .venv-oldest/installed: pyproject.toml constraints-oldest.txt
 	$(PYTHON) -m venv .venv-oldest
 	.venv-oldest/bin/pip install --quiet -c constraints-oldest.txt -e . pytest pytest-xdist hypothesis beartype
+	@touch $@
+
+# Without the extras, too: a test that needs one is skipped there.
+.venv-sdist/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-sdist
+	.venv-sdist/bin/pip install --quiet -c constraints.txt . pytest pytest-xdist hypothesis beartype
 	@touch $@
 
 $(VENV)/created:

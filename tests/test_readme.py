@@ -47,6 +47,7 @@ PAGES = [
     "docs/which-method.md",
     "docs/many-nodes.md",
     "docs/glossary.md",
+    "docs/installing.md",
 ]
 EXAMPLES = ["changed_codes.py", "compare_discretizers.py", "own_loop.py", "own_task.py"]
 OF_OTHERS = ["fastai_callback.py", "hugging_face_trainer.py", "lightning_module.py", "timm_task.py"]
