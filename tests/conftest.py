@@ -3,6 +3,7 @@
 import gc
 import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -69,4 +70,28 @@ def hashes_are_kept_elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Itera
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(contents, "CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@contextmanager
+def blank_figures() -> Iterator[None]:
+    """Figures of pages are made, but not drawn: that takes as long as a small training, and tests of pages see them drawn."""
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FigureCanvasSVG, "print_svg", lambda canvas, file, **_: file.write("<svg></svg>"))
+        yield
+
+
+@pytest.fixture
+def undrawn() -> Iterator[None]:
+    """A test with `blank_figures`."""
+    with blank_figures():
+        yield
+
+
+@pytest.fixture(scope="module")
+def all_undrawn() -> Iterator[None]:
+    """All tests of a file, and what they share, with `blank_figures`."""
+    with blank_figures():
         yield

@@ -241,6 +241,7 @@ def test_steps_and_discretizers_that_are_none_are_refused(
         analyze("codes", run, "--out", tmp_path, *arguments)
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("verb", [analyze_statistics.statistics, analyze_spectrum.spectra])
 def test_what_was_measured_is_kept(verb: Callable[..., Any], run: Path, tmp_path: Path) -> None:
     first = verb([run], tmp_path, FEW)

@@ -1,6 +1,7 @@
 """Two steps of every shipped recipe with networks shrunk to nothing."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -52,10 +53,10 @@ def test_a_network_that_does_not_take_the_shrinking_is_run_as_it_is() -> None:
 
 def test_a_rehearsal_is_as_small_as_its_networks_allow() -> None:
     """bfloat16 takes a hundred times as long on most processors: a picture too many is a minute."""
-    model = recipes.load("demo", ["model={name: tf_efficientnet_lite0}"]).model
-    assert smaller(model, side=160) == (model, 64)
-    detection = recipes.load("detection/coco-fcos-gpu").rehearsal()
+    plain: Any = recipes.load("demo", ["model={name: tf_efficientnet_lite0}"])
+    assert smaller(plain.model, side=160) == (plain.model, 64)
+    detection: Any = recipes.load("detection/coco-fcos-gpu").rehearsal()
     assert {section.training["batch_size"] for section in detection.methods.values()} == {2}
     assert len(MadeUp().boxed(detection.data).train) == 2 * 2
-    network = recipes.load("discretizer/photos-f4").rehearsal().network
-    assert (network.ch, network.ch_mult) == (32, (1, 1, 1))
+    discretizer: Any = recipes.load("discretizer/photos-f4").rehearsal()
+    assert (discretizer.network.ch, discretizer.network.ch_mult) == (32, (1, 1, 1))

@@ -24,6 +24,8 @@ from dat.results import read_rows
 from dat.studies.classification import ClassificationStudy
 from dat.studies.study import Job
 
+pytestmark = pytest.mark.usefixtures("all_undrawn")
+
 SPEC = {
     "network": {
         "n_embed": 16,

@@ -338,6 +338,7 @@ def test_models_that_were_not_compared_are_left_out(tmp_path: Path) -> None:
     assert [said.split(":")[0] for said in left_out] == ["Pictures that two methods differ on"]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_answers_of_an_older_version_leave_the_part_out_with_one_sentence(run: Path) -> None:
     for (method, seed), said in SAYS.items():
         write_kept(path_of(run, method, seed), Kept({"clean": said.correct}))
@@ -350,6 +351,7 @@ def test_answers_of_an_older_version_leave_the_part_out_with_one_sentence(run: P
     assert 'aria-labelledby="mistakes"' not in write_report(run).read_text()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_damaged_answers_leave_the_part_out_and_are_named_once(run: Path) -> None:
     path = path_of(run, "dat", 0)
     path.write_bytes(path.read_bytes()[:-30])

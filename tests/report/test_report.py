@@ -224,6 +224,7 @@ ALTERED: dict[str, tuple[str, Callable[[Path], object]]] = {
 IN_A_MOMENT = ("a number", "pictures gone")
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize(
     "what", [what if what in IN_A_MOMENT else pytest.param(what, marks=pytest.mark.slow) for what in ALTERED]
 )
