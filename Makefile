@@ -36,7 +36,7 @@ test-sdist: $(VENV)/installed-dev .venv-sdist/installed  ## Wheel and sdist: the
 	rm -rf dist $(SDIST) && mkdir -p $(SDIST)/empty
 	$(BIN)/python -m build --outdir dist .
 	.venv-sdist/bin/pip install --quiet --force-reinstall --no-deps dist/*.whl
-	cd $(SDIST)/empty && $(CURDIR)/.venv-sdist/bin/dat --version && $(CURDIR)/.venv-sdist/bin/dat demo
+	cd $(SDIST)/empty && $(CURDIR)/.venv-sdist/bin/dat --version && OMP_NUM_THREADS=1 $(CURDIR)/.venv-sdist/bin/dat demo
 	tar -xzf dist/*.tar.gz -C $(SDIST) --strip-components 1
 	@cd $(SDIST) && $(subst $(BIN)/pytest,$(CURDIR)/.venv-sdist/bin/python -m pytest,$(PYTEST)) -m "$(FAST)" $(TESTS)
 
