@@ -7,6 +7,7 @@ Example: `python benchmarks/discretizer.py --preset f8-224 --repeats 5 --json di
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import statistics
@@ -55,11 +56,10 @@ class Diffusers:
     """The same weights in the `VQModel` of the library diffusers, as one calls it."""
 
     def __init__(self, network: VQGAN, precision: torch.dtype | None) -> None:
-        from diffusers import VQModel
-
+        library: Any = importlib.import_module("diffusers")
         config, self.dtype = network.config, precision or torch.float32
         attentive = [config.resolution // 2**level in config.attn_resolutions for level in range(len(config.ch_mult))]
-        self.model = VQModel(
+        self.model = library.VQModel(
             down_block_types=tuple(ATTENTIVE_DOWN if here else DOWN for here in attentive),
             up_block_types=tuple(ATTENTIVE_UP if here else UP for here in reversed(attentive)),
             block_out_channels=tuple(config.ch * factor for factor in config.ch_mult),

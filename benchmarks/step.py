@@ -221,7 +221,7 @@ def prepared(options: argparse.Namespace) -> Iterator[Bench]:
         steps = {name: step_of(name) for name in names}
         if options.official:
             model = classifier(options.model, preset.classes).to(here.device).train()
-            steps["official code"] = official_step(model, Straightforward(frozen.network), batch)
+            steps["official code"] = official_step(model, Straightforward(exact(frozen)), batch)
         yield Bench(here.device, marked, steps)
 
 
@@ -231,6 +231,13 @@ def discretizer_of(name: str | None, network: VQGANConfig, precision: torch.dtyp
     if name is None:
         return FrozenDiscretizer(VQGAN(network), precision=precision, copy_network=False)
     return load_discretizer(name, dtype=precision)
+
+
+def exact(discretizer: FrozenDiscretizer) -> VQGAN:
+    """Its network, where it is one that the released program knows."""
+    if isinstance(discretizer.network, VQGAN) and discretizer.network.config.quantizer == "vq":
+        return discretizer.network
+    raise SystemExit("--official needs a VQGAN with a codebook; leave out --discretizer, or name one of another kind.")
 
 
 def variant(text: str) -> str:
