@@ -24,6 +24,8 @@ from dat.recipe import read
 from dat.recipe.header import resolved
 from dat.report import strips
 
+pytestmark = pytest.mark.usefixtures("all_undrawn")
+
 RECIPE: dict[str, Any] = {
     "kind": "classification",
     "title": "Seconds",

@@ -11,6 +11,8 @@ import dat
 from dat.errors import RunFolderError
 from dat.recipe.older import as_it_was_meant
 
+pytestmark = pytest.mark.usefixtures("all_undrawn")
+
 RECIPE: dict[str, Any] = {
     "kind": "classification",
     "title": "tiny",

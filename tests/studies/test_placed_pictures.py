@@ -19,6 +19,8 @@ from dat.errors import DataError, RunFolderError
 from dat.recipe.unlabelled import FolderPictures, build_judged, build_unlabelled
 from dat.results import Row, read_rows
 
+pytestmark = pytest.mark.usefixtures("all_undrawn")
+
 CLASSES = ("cat", "dog", "fox")
 
 

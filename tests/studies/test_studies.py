@@ -41,6 +41,8 @@ from dat.studies.classification import ClassificationStudy
 from dat.studies.study import Job
 from dat.studies.table import STUDIES
 
+pytestmark = pytest.mark.usefixtures("all_undrawn")
+
 DIGITS = {"source": "digits", "augment": {"kind": "none"}}
 NETWORK = {
     "n_embed": 16,
