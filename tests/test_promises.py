@@ -67,7 +67,8 @@ def here(tmp_path: Path) -> Path:
 
 def heard(here: Path, *commands: list[str]) -> dict[str, list[str]]:
     """What `dat` with these arguments wrote, made or removed, and whom it asked."""
-    kept = {name: value for name, value in os.environ.items() if name not in {"XDG_CACHE_HOME", "HF_HOME", "MPLCONFIGDIR"}}
+    caches = {"XDG_CACHE_HOME", "HF_HOME", "MPLCONFIGDIR", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"}
+    kept = {name: value for name, value in os.environ.items() if name not in caches}
     places = {"HOME": str(here / "home"), "TMPDIR": str(here / "tmp"), "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
     how = {"cwd": here / "work", "env": {**kept, **places, "CUDA_VISIBLE_DEVICES": ""}, "capture_output": True, "text": True}
     done = subprocess.run([sys.executable, "-c", LISTENER, json.dumps(commands)], check=False, timeout=300, **how)

@@ -184,21 +184,6 @@ def test_the_official_adversary_of_the_page_moves_by_alpha(monkeypatch: pytest.M
     assert (lengths > 0.02).all()
 
 
-def test_the_method_of_contributing_is_a_method():
-    source = blocks("CONTRIBUTING.md", "python")
-    assert len(source) == 1
-    header = (
-        "from collections.abc import Iterator\nfrom dataclasses import dataclass\n"
-        "from torch import Tensor, nn\nfrom dat.types import Batch, Task\n"
-    )
-    namespace: dict[str, Any] = {"__name__": "mine"}
-    exec(header + source[0], namespace)
-    reader = what_a_reader_has()
-    batch = dat.Batch(*reader["loader"][0])
-    (loss,) = namespace["Mine"]()(reader["model"], batch, dat.Classification())
-    assert loss.ndim == 0
-
-
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_an_example_runs(
     name: str, discretizer_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
