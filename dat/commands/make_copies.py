@@ -26,8 +26,10 @@ from torch import Tensor
 
 from dat.data.corruptions.frost import frost_textures, textures_sha256
 from dat.data.corruptions.table import CORRUPTIONS, corrupt, corruption_protocol
-from dat.data.folders import ImageFolder, ImageSource
+from dat.data.folders import ImageSource
 from dat.data.pipeline import CenterCrop, ImageDataset
+from dat.data.places import open_place
+from dat.data.tabled import TabledPictures
 from dat.data.testsets.layouts import wnids
 from dat.data.testsets.listed import NAME_COLUMNS, from_table, names_of_classes
 from dat.engine.processes import joined
@@ -178,7 +180,7 @@ def _described(source: ImageSource, view: CenterCrop, form: Form) -> Settings:
 
 
 def _refuse_inside(source: ImageSource, out: Path) -> None:
-    root = getattr(source, "root", None)
+    root = None if isinstance(source, TabledPictures) else getattr(source, "root", None)  # a table names its pictures
     if root is not None and out.resolve().is_relative_to(Path(root).resolve()):
         raise UsageError(f"The copy {out} would lie inside of its source {root}, and be read with it; name another folder.")
 
@@ -373,15 +375,15 @@ def style_of(source: ImageSource, styles: Path | None, adain: str | None, *, alp
     return Stylized(source, Paintings(styles) if styles else None, network, alpha, seed)
 
 
-def source_of(folder: Path) -> ImageSource:
-    """The labelled pictures of a folder: in class folders, or as its `labels.csv` says, by wnid or name of class.
+def source_of(place: Path) -> ImageSource:
+    """The labelled pictures of a place: as the `labels.csv` of a folder says, by wnid or name of class, or as `open_place`.
 
     Raises:
-        DataError: as `ImageFolder` and `from_table`, or a table without names of classes.
+        DataError, UsageError: as `open_place` and `from_table`, or a table without names of classes.
     """
-    table = folder / "labels.csv"
+    table = place / "labels.csv"
     if not table.is_file():
-        return ImageFolder(folder)
+        return open_place(place)
     names = names_of_classes(table)
     if not names:
         raise DataError(f"{table} names no class ({' or '.join(NAME_COLUMNS)}), and the folders of a copy do; add a column.")

@@ -37,8 +37,8 @@ from dat.commands.trained import (
     run_folder_of,
 )
 from dat.data.annotations import open_annotated
-from dat.data.folders import PictureFolder
 from dat.data.pipeline import CenterCrop
+from dat.data.places import open_pictures
 from dat.discretizers.frozen import FrozenDiscretizer
 from dat.discretizers.pretrained import load_discretizer
 from dat.engine.processes import on_cpu
@@ -268,10 +268,10 @@ def view_of_run(run: Trained, size: int | None) -> Any:
     return CenterCrop(size, crop_pct=1.0)
 
 
-def _source(run: Trained, folder: Path | None) -> Source:
-    """The pictures of a folder, or those that the run is tested on."""
-    if folder is not None:
-        return PictureFolder(folder)
+def _source(run: Trained, place: Path | None) -> Source:
+    """The pictures of a place, or those that the run is tested on."""
+    if place is not None:
+        return open_pictures(place)
     data: Any = run.recipe.data
     if isinstance(run, TrainedModel):
         return run.test_pictures()[0].source

@@ -21,6 +21,8 @@ MORE = "::"
 Kind = Literal["folder", "table", "shards", "hub"]
 SPLITS = ("train", "val", "valid", "validation", "test", "images")
 """Names of folders that say which part of a set they hold, and not of which set."""
+SAVED = (("state.json", "dataset_info.json"), ("dataset_dict.json",))
+"""Files that `save_to_disk` leaves: of a single split, and of several."""
 OPTIONS: Mapping[Kind, tuple[str, ...]] = {
     "folder": (),
     "table": ("path", "label"),
@@ -43,12 +45,15 @@ def address_of(place: str | Path) -> Address:
     """What a text stands for; a folder that is there is a folder, whatever it is called.
 
     Raises:
-        UsageError: what stands after `::` is no setting of such a place, or stands twice.
+        UsageError: what stands after `::` is no setting of such a place, or stands twice, or the folder is what `save_to_disk`
+            of Hugging Face's datasets wrote.
     """
     text = os.fspath(place)
     path, *more = text.split(MORE)
     kind = "folder" if os.path.isdir(text) else _kind(path)
     if kind == "folder":
+        if is_saved(text):
+            raise UsageError(f"{text} is what save_to_disk of datasets wrote, and no folder of pictures; write {HUB}{text}.")
         return Address(kind, text, {})
     options: dict[str, str] = {}
     for said in more:
@@ -58,6 +63,11 @@ def address_of(place: str | Path) -> Address:
             raise UsageError(f"{text}: {MORE}{said} is not understood; what may follow {path} are {known}, each once.")
         options[key] = value
     return Address(kind, path.removeprefix(HUB), options)
+
+
+def is_saved(folder: str) -> bool:
+    """Whether `save_to_disk` of Hugging Face's datasets wrote it: a single split, or several."""
+    return any(all(os.path.isfile(os.path.join(folder, name)) for name in names) for names in SAVED)
 
 
 def set_name(place: str | Path) -> str:

@@ -8,15 +8,13 @@ from importlib import import_module, util
 from pathlib import Path
 from typing import Any
 
-from dat.data.address import Address, set_name
+from dat.data.address import Address, is_saved, set_name
 from dat.data.labelled import Wanted, chosen, refuse_unlabelled
 from dat.data.packed import PackedPictures
 from dat.errors import DataError, UsageError
 
 PACKAGE = "datasets"
 EXTRA = "discrete-adversarial-training[datasets]"
-SAVED, SAVED_SPLITS = "state.json", "dataset_dict.json"
-"""Files that `save_to_disk` leaves: of a single split, and of several."""
 LABELS = ("label", "labels")
 
 
@@ -90,9 +88,9 @@ KINDS = ("Image", "ClassLabel")
 
 def _loaded(place: str, address: Address) -> Any:
     package: Any = import_module(PACKAGE)
-    folder, split = Path(address.path), address.options.get("split")
+    split = address.options.get("split")
     try:
-        if any((folder / name).is_file() for name in (SAVED, SAVED_SPLITS)):
+        if is_saved(address.path):
             return package.load_from_disk(address.path)
         return package.load_dataset(address.path, address.options.get("config"), split=split)
     except Exception as error:  # of a dozen kinds, of the network, of files and of the package's own

@@ -269,6 +269,15 @@ def test_the_test_pictures_of_the_run_are_taken_where_none_are_named(run: Path) 
     assert (asked_for.at.epsilon, asked_for.at.step_size, asked_for.alpha) == pytest.approx((2 / 255, 4 / 3 / 255, 1.5))
 
 
+def test_pictures_of_a_table_are_those_of_their_folder(run: Path, photos: Path, tmp_path: Path) -> None:
+    names = sorted(path.relative_to(photos).as_posix() for path in photos.rglob("*.png"))
+    table = tmp_path / "photos.csv"
+    table.write_text("\n".join(["path,label", *(f"{photos / name},{name[0]}" for name in names)]))
+    of_folder, of_table = (open_specimens([run], replace(FEW, data=place))[0].pictures for place in (photos, table))
+    assert len(of_table) == 9
+    assert of_table.fingerprint == of_folder.fingerprint
+
+
 def specimen_of(trained: Trained, side: int, count: int = 8) -> Specimen:
     pixels = np.random.default_rng(0).integers(0, 255, (count, 3, side, side)).astype(np.uint8)
     return Specimen(trained, "one", load_discretizer("cifar-f2-1024-fast"), 1.0, AT(), Pictures(pixels), 4)

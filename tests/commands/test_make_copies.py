@@ -367,3 +367,14 @@ def test_the_sample_of_imagenet_has_its_classes(shared_data: Path) -> None:
     names = copies.picture_names(copies.source_of(sample), "png")
     assert len(names) == 1000
     assert names[0] == "n01440764/n01440764.png"
+
+
+def test_copies_of_a_table_are_those_of_the_same_pictures_in_folders(folder: Path, tmp_path: Path) -> None:
+    pictures = sorted(path for path in folder.rglob("*") if path.is_file())
+    table = tmp_path / "photos.csv"
+    table.write_text("\n".join(["path,label", *(f"{path},{path.relative_to(folder).parts[0]}" for path in pictures)]))
+    for source, out in ((folder, "of-folders"), (table, "of-table")):  # beside the table, which reads no more than it names
+        copies.make_corruptions(copies.source_of(source), tmp_path / out, cells=FOG, view=VIEW)
+    of_folders, of_table = files(tmp_path / "of-folders"), files(tmp_path / "of-table")
+    assert [*of_folders.values()] == [*of_table.values()]
+    assert {name.split("/")[2] for name in of_table} == {"cat", "dog"}

@@ -203,3 +203,16 @@ def test_what_places_are_called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert [set_name(place) for place in places] == ["art", "photos-val", "photos-val", "art", "cifar10-test"]
     assert set_name("p/train-{000..009}.tar") == "p-train"
     assert set_name("p/cats-*.tar") == "cats"
+
+
+def test_what_datasets_saved_is_no_folder_of_pictures(tmp_path: Path) -> None:
+    for names in (("state.json", "dataset_info.json"), ("dataset_dict.json",)):
+        saved = tmp_path / names[0]
+        saved.mkdir()
+        for name in names:
+            (saved / name).write_text("{}")
+        with pytest.raises(UsageError, match=rf"is what save_to_disk of datasets wrote, .*; write hf:{saved}\."):
+            open_place(saved)
+        assert address_of(f"hf:{saved}").kind == "hub"
+    (tmp_path / "state.json" / "dataset_info.json").unlink()
+    assert address_of(tmp_path / "state.json").kind == "folder"

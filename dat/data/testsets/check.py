@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from dat.data.address import address_of
 from dat.data.folders import EXTENSIONS, ImageSource
 from dat.data.images import decode
+from dat.data.places import open_place
 from dat.data.testsets.class_maps import NOTHING
 from dat.data.testsets.layouts import SEVERITIES, Part, benchmark_of, locate, parts
 from dat.data.testsets.table import BENCHMARKS, V2, Benchmark
@@ -18,6 +21,7 @@ from dat.errors import DataError, UsageError
 from dat.progress import Bar
 
 Findings = dict[str, Any]
+Read = Callable[[], object]
 UNREADABLE_SHOWN = 10
 
 
@@ -104,12 +108,25 @@ def as_text(findings: Findings) -> str:
 
 
 def check_folder(folder: str) -> Findings:
-    """Every visible picture below a folder is read; `faults` has a sentence for each that cannot be.
+    """Every visible picture below a folder is read, or all of another place; `faults` has a sentence for each that cannot be.
 
     Raises:
-        UsageError: there is no such folder.
-        DataError: it holds no pictures.
+        UsageError: there is no such folder, or as `open_place`.
+        DataError: it holds no pictures, or as `open_place`.
     """
+    reads = _reads_of_folder(folder) if address_of(folder).kind == "folder" else _reads_of_place(folder)
+    faults: list[str] = []
+    with Bar("read", len(reads)) as bar:
+        for read in reads:
+            try:
+                read()
+            except DataError as error:
+                faults.append(str(error))
+            bar.add(f"{len(faults)} damaged", 1)
+    return {"folder": folder, "pictures": len(reads), "faults": faults}
+
+
+def _reads_of_folder(folder: str) -> list[Read]:
     root = Path(folder)
     if not root.is_dir():
         what = f"add --root ROOT to check the test set {folder}" if folder in BENCHMARKS else "name the folder of your pictures"
@@ -117,15 +134,12 @@ def check_folder(folder: str) -> Findings:
     pictures = [path for path in sorted(root.rglob("*")) if _is_visible_picture(path.relative_to(root)) and path.is_file()]
     if not pictures:
         raise DataError(f"The folder {folder} holds no pictures ({' '.join(EXTENSIONS)}); name another.")
-    faults: list[str] = []
-    with Bar("read", len(pictures)) as bar:
-        for path in pictures:
-            try:
-                decode(path)
-            except DataError as error:
-                faults.append(str(error))
-            bar.add(f"{len(faults)} damaged", 1)
-    return {"folder": folder, "pictures": len(pictures), "faults": faults}
+    return [partial(decode, path) for path in pictures]
+
+
+def _reads_of_place(place: str) -> list[Read]:
+    source = open_place(place)
+    return [partial(source.read, index) for index in range(len(source))]
 
 
 def folder_as_text(findings: Findings) -> str:

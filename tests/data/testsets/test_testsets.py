@@ -447,3 +447,20 @@ def test_damaged_pictures_of_any_folder_are_listed(tmp_path: Path) -> None:
     assert "14 pictures, 12 of them damaged" in bad.stdout
     with pytest.raises(UsageError, match="add --root ROOT to check the test set a"):
         check.check_folder("a")
+
+
+def test_damaged_pictures_of_a_table_are_listed(tmp_path: Path) -> None:
+    for number in range(3):
+        put(tmp_path / f"{number}.png")
+    put(tmp_path / "in_no_line.png")
+    table = tmp_path / "photos.csv"
+    table.write_text("path,label\n0.png,cat\n1.png,dog\n2.png,cat\n")
+    assert check.check_folder(str(table)) == {"folder": str(table), "pictures": 3, "faults": []}
+    (tmp_path / "1.png").write_bytes(b"no picture")
+    bad = CliRunner().invoke(app, ["data", "check", str(table)])
+    assert bad.exit_code == 1
+    assert bad.stdout.count("Cannot read the picture") == 1
+    assert f"{table}: 3 pictures, 1 of them damaged" in bad.stdout
+    (tmp_path / "2.png").unlink()
+    with pytest.raises(DataError, match=r"photos.csv names 1 picture \(2.png\) where there is no file"):
+        check.check_folder(str(table))
