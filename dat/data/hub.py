@@ -102,6 +102,7 @@ def _split(place: str, address: Address, found: Any) -> Any:
     """The rows of the split that is meant."""
     split = address.options.get("split")
     if not isinstance(found, dict):
+        _refuse_unheeded(place, address, found)
         return found
     there = list(found)
     if split is None and len(there) == 1:
@@ -110,6 +111,18 @@ def _split(place: str, address: Address, found: Any) -> Any:
         said = f"no split {split!r}" if split else "several splits"
         raise UsageError(f"{place} has {said} ({', '.join(there)}); write {place}::split={there[0]}.")
     return found[split]
+
+
+def _refuse_unheeded(place: str, address: Address, found: Any) -> None:
+    """Refuse the name of another split than that which `save_to_disk` wrote alone.
+
+    Raises:
+        UsageError: it is named.
+    """
+    split = address.options.get("split")
+    if split is not None and is_saved(address.path) and split != str(found.split):
+        there = "a single set" if found.split is None else f"the split {str(found.split)!r} alone"
+        raise UsageError(f"{place} was saved as {there}, and not as {split!r}; leave out ::split={split}, or name another folder.")
 
 
 def _column(place: str, rows: Any, named: str | None, found: Sequence[str], what: str) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
+from dat.data.address import HUB, MORE
+
 
 def without_places(settings: Any) -> Any:
     """The same settings, in which a path from a root, a home or a folder above is its last name alone."""
@@ -12,7 +14,14 @@ def without_places(settings: Any) -> Any:
         return {key: without_places(value) for key, value in settings.items()}
     if isinstance(settings, list | tuple):
         return [without_places(value) for value in settings]
-    return _name(settings) if isinstance(settings, str) and _is_place(settings) else settings
+    return _without_folders(settings) if isinstance(settings, str) else settings
+
+
+def _without_folders(text: str) -> str:
+    """Of pictures that are no class folders, what stands before and after their path stays: `hf:photos::split=train`."""
+    path, more, options = text.partition(MORE)
+    path, before = path.removeprefix(HUB), HUB if path.startswith(HUB) else ""
+    return f"{before}{_name(path)}{more}{options}" if _is_place(path) else text
 
 
 def _is_place(text: str) -> bool:

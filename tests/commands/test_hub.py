@@ -21,6 +21,7 @@ import dat
 from dat.cli import app
 from dat.commands.trained import load_run
 from dat.errors import CheckpointError, DatError, RunFolderError, UsageError
+from dat.recipe.shareable import without_places
 from dat.results import read_rows
 from tests.commands.made_up_run import CLASSES, SIDE, made_up_run
 from tests.commands.test_export import DETECTION, SMALL_RESNET, pictures, said_by_timm
@@ -165,6 +166,22 @@ def test_nothing_says_where_things_lie_on_this_machine(sent: Path, tmp_path: Pat
         assert b"/home/" not in file.read_bytes(), file.name
         assert str(tmp_path).encode() not in file.read_bytes(), file.name
     assert {row.method for row in read_rows(sent / "results.jsonl")} == {"dat"}
+
+
+@pytest.mark.parametrize(
+    ("place", "told"),
+    [
+        ("hf:/home/me/saved::split=train", "hf:saved::split=train"),
+        ("hf:../photos::label=a/b", "hf:photos::label=a/b"),
+        ("hf:~/photos", "hf:photos"),
+        ("hf:user/name::split=test", "hf:user/name::split=test"),
+        ("/home/me/photos.csv::label=a/b", "photos.csv::label=a/b"),
+        ("/data/train-{000..009}.tar", "train-{000..009}.tar"),
+        ("photos/train-{000..009}.tar", "photos/train-{000..009}.tar"),
+    ],
+)
+def test_places_that_are_no_folders_lose_their_folders_too(place: str, told: str) -> None:
+    assert without_places({"data": {"train": [place]}}) == {"data": {"train": [told]}}
 
 
 def test_the_card_tells_what_was_measured(sent: Path) -> None:

@@ -96,6 +96,19 @@ def test_splits_and_columns_are_found_or_named(files: list[Path], tmp_path: Path
     assert test.fingerprint() != open_place(f"{place}::split=train::label=fine").fingerprint()
 
 
+def test_a_split_that_was_not_saved_is_refused(files: list[Path], tmp_path: Path) -> None:
+    rows = made(files, [0, 1, 1, 0], datasets.ClassLabel(names=["cat", "dog"]))
+    whole = saved(tmp_path / "whole", rows)
+    with pytest.raises(UsageError, match=r"whole was saved as a single set, and not as 'val'; leave out ::split=val, or name"):
+        open_place(f"{whole}::split=val")
+    rows.to_parquet(str(tmp_path / "rows.parquet"))
+    train = datasets.load_dataset("parquet", data_files=str(tmp_path / "rows.parquet"), split="train")
+    alone = saved(tmp_path / "alone", train)
+    assert len(open_place(f"{alone}::split=train")) == 4
+    with pytest.raises(UsageError, match=r"alone was saved as the split 'train' alone, and not as 'val'"):
+        open_place(f"{alone}::split=val")
+
+
 def test_a_folder_of_pictures_and_one_of_parquet(files: list[Path], tmp_path: Path) -> None:
     for number, (label, file) in enumerate(zip(("cat", "dog", "dog", "cat"), files, strict=True)):
         (tmp_path / "folder" / label).mkdir(parents=True, exist_ok=True)
