@@ -36,12 +36,16 @@ Layout = Annotated[str | None, typer.Option(help="The layout of its tensors, whe
 NAMED = ("timm:", "torchvision:", "imagenet:")
 """How models begin that no run of ours has left."""
 Source = Annotated[str, typer.Argument(metavar="SOURCE", help="A file of weights, or a name of `dat discretizer list`.")]
-SourceFolder = Annotated[Path, typer.Argument(metavar="FOLDER", help="Pictures in class folders, or a table, shards or hf:NAME.")]
+SourceFolder = Annotated[
+    Path, typer.Argument(metavar="FOLDER", help="Pictures in class folders, or a table, shards or hf:NAME.")
+]
 CopyFolder = Annotated[Path, typer.Option("--out", help="Folder of the copy.")]
 CopySize = Annotated[str, typer.Option("--size", help="Side in pixels; `none`: each picture keeps its own.")]
 CropPct = Annotated[float, typer.Option(help="The short side is resized to size / crop-pct before the centre is cut out.")]
 Runs = Annotated[list[Path], typer.Argument(metavar="RUN...", help="RUN/<method>-seed<k>, or whole runs.")]
-AnalyzedData = Annotated[Path | None, typer.Option(help="A folder, table, shards or hf:NAME; by default what the run is tested on.")]
+AnalyzedData = Annotated[
+    Path | None, typer.Option(help="A folder, table, shards or hf:NAME; by default what the run is tested on.")
+]
 Figures = Annotated[Path | None, typer.Option(help="Folder of the rows and the picture; in that of the first RUN.")]
 Pictures = Annotated[int, typer.Option(help="So many at most, drawn by a fixed seed.")]
 BatchSize = Annotated[int | None, typer.Option(help="Pictures that are shown at once (64; a detector 8).")]
@@ -772,7 +776,9 @@ def list_benchmarks(json: Json = False) -> None:
 def check_benchmark(
     suite: Annotated[
         str,
-        typer.Argument(metavar="SUITE|FOLDER|FILE", help="A name that `dat data list` shows; any place of pictures; a set with boxes."),
+        typer.Argument(
+            metavar="SUITE|FOLDER|FILE", help="A name that `dat data list` shows; any place of pictures; a set with boxes."
+        ),
     ],
     root: Annotated[
         Path | None, typer.Option(help="The folder with all test sets, or that of this one; that of a COCO file's pictures.")

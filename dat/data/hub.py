@@ -122,7 +122,8 @@ def _refuse_unheeded(place: str, address: Address, found: Any) -> None:
     split = address.options.get("split")
     if split is not None and is_saved(address.path) and split != str(found.split):
         there = "a single set" if found.split is None else f"the split {str(found.split)!r} alone"
-        raise UsageError(f"{place} was saved as {there}, and not as {split!r}; leave out ::split={split}, or name another folder.")
+        advice = f"leave out ::split={split}, or name another folder"
+        raise UsageError(f"{place} was saved as {there}, and not as {split!r}; {advice}.")
 
 
 def _column(place: str, rows: Any, named: str | None, found: Sequence[str], what: str) -> str:
