@@ -46,11 +46,11 @@ class Watched:
         return Q.decode(codes)
 
 
-def network() -> nn.Sequential:
+def network(dropout: float = 0.2) -> nn.Sequential:
     """With dropout and statistics, as what is trained has."""
     torch.manual_seed(0)
-    layers = [nn.Conv2d(3, 8, 3, stride=2), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.2), nn.Flatten(), nn.Linear(8 * 49, 5)]
-    return nn.Sequential(*layers).train()
+    layers = [nn.Conv2d(3, 8, 3, stride=2), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(dropout)]
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(8 * 49, 5)).train()
 
 
 def batches(count: int = 4) -> list[Batch]:
@@ -77,19 +77,26 @@ MADE: dict[str, Callable[[Any], Any]] = {
 
 
 @pytest.mark.parametrize("name", MADE)
-def test_the_method_changes_that_share_when_it_trains(name: str) -> None:
-    """Counted by what it hands to the discretizer, on the batches on which the length was sought."""
-    watched, model = Watched(), network()
-    sought = MADE[name](watched)
-    assert isinstance(sought, Calibrated)
+def test_the_search_leaves_the_model_and_the_stream_as_they_were(name: str) -> None:
+    model = network()
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
     state = torch.get_rng_state()
-    method = calibrated(sought, model, batches(), Classification(num_classes=5))
+    calibrated(MADE[name](Q), model, batches(), Classification(num_classes=5))
     assert torch.equal(torch.get_rng_state(), state)
     assert model.training
     assert all(parameter.grad is None for parameter in model.parameters())
     for key, tensor in model.state_dict().items():
         assert torch.equal(tensor, before[key]), key
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_the_method_changes_that_share_when_it_trains(name: str) -> None:
+    """Counted by what it hands to the discretizer, on the batches on which the length was sought."""
+    # Two attack in train mode: with dropout, training would draw other masks than the search did, and the share be by chance.
+    watched, model = Watched(), network(dropout=0.0 if name.startswith(("dat-free", "dat-official")) else 0.2)
+    sought = MADE[name](watched)
+    assert isinstance(sought, Calibrated)
+    method = calibrated(sought, model, batches(), Classification(num_classes=5))
     rates = []
     for batch in batches():
         watched.shown.clear()
@@ -97,9 +104,7 @@ def test_the_method_changes_that_share_when_it_trains(name: str) -> None:
             loss.backward()
         start = Q(batch.images) if name.startswith("dat-official") else batch.images
         rates.append(modified_code_rate(Q.encode(start), Q.encode(watched.shown[-1])))
-    # Training draws other masks of dropout than the search did, where it is on.
-    close = 0.02 if name in ("dat", "dat, two steps", "dat, signs", "stack") or "random" in name else 0.1
-    assert float(torch.cat(rates).mean()) == pytest.approx(RATE, rel=close)
+    assert float(torch.cat(rates).mean()) == pytest.approx(RATE, rel=0.02)
 
 
 def test_the_gain_is_above_that_of_a_random_step() -> None:
