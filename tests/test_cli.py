@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from dat.discretizers import download, names
 from dat.discretizers.networks.vqgan import VQGAN, VQGANConfig
 from dat.recipe import file as recipe_file
 from dat.recipe import read as recipes
+from dat.version import __version__
 
 RECIPE = """
 kind: classification
@@ -321,6 +323,21 @@ def test_doctor_says_what_to_install(dat: Dat, monkeypatch: pytest.MonkeyPatch):
     assert outcome.code == CANNOT
     assert "no-such-package missing  <- needs >=1" in outcome.out
     assert outcome.out.strip().endswith("-m pip install --upgrade torch no-such-package")
+
+
+def test_doctor_needs_no_installation_in_a_checkout(dat: Dat, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    def nowhere(_: str) -> list[str]:
+        raise PackageNotFoundError
+
+    monkeypatch.setattr(doctor, "requires", nowhere)
+    found = json.loads(dat("doctor", "--json").out)
+    assert found["dat"] == __version__
+    assert found["packages"]["torch"]["needs"].startswith(">=2")
+    monkeypatch.setattr(doctor, "PROJECT", tmp_path / "pyproject.toml")
+    outcome = dat("doctor")
+    assert outcome.code == CANNOT
+    assert f"not installed, and there is no {tmp_path}" in outcome.err.replace("\n", "")
+    assert "Traceback" not in outcome.err
 
 
 # ---- mistakes: (arguments, exit code, what the sentence says)

@@ -6,6 +6,7 @@ import os
 import platform
 import shutil
 import sys
+import tomllib
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,23 @@ from typing import Any
 import psutil
 from packaging.requirements import Requirement
 
+from dat.errors import DatError
+from dat.version import __version__
+
 DISTRIBUTION = "discrete-adversarial-training"
+PROJECT = Path(__file__).parents[2] / "pyproject.toml"
+"""What a checkout says of itself where the package is not installed."""
 GIB = 2**30
 
 
 def findings() -> dict[str, Any]:
-    """Versions, devices, memory and disk of this machine."""
+    """Versions, devices, memory and disk of this machine.
+
+    Raises:
+        DatError: what the package needs is written nowhere: it is neither installed nor run from a checkout.
+    """
     return {
-        "dat": version(DISTRIBUTION),
+        "dat": __version__,
         "python": sys.version.split()[0],
         "system": f"{platform.system()} {platform.machine()}",
         "packages": dict(_packages()),
@@ -57,7 +67,7 @@ def as_text(found: dict[str, Any]) -> str:
 
 def _packages() -> list[tuple[str, dict[str, Any]]]:
     states = []
-    for text in requires(DISTRIBUTION) or []:
+    for text in _needs():
         requirement = Requirement(text)
         if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
             continue
@@ -68,6 +78,19 @@ def _packages() -> list[tuple[str, dict[str, Any]]]:
         good = installed is not None and requirement.specifier.contains(installed, prereleases=True)
         states.append((requirement.name, {"version": installed, "needs": str(requirement.specifier), "good": good}))
     return states
+
+
+def _needs() -> list[str]:
+    """Requirements of the package as it is installed, else as its checkout has them."""
+    try:
+        return requires(DISTRIBUTION) or []
+    except PackageNotFoundError:
+        if PROJECT.is_file():
+            return tomllib.loads(PROJECT.read_text())["project"]["dependencies"]
+        raise DatError(
+            f"{DISTRIBUTION} is not installed, and there is no {PROJECT}, so that what it needs is not known; install it from "
+            f"its checkout: {sys.executable} -m pip install FOLDER."
+        ) from None
 
 
 def _devices() -> list[str]:
