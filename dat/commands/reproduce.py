@@ -187,12 +187,14 @@ class Reproduction:
         """Train what is left, one run after the other; bars say the time left of all of them.
 
         Raises:
-            DatError: one of its kinds; all that the recipes name was found before the first one.
+            DatError: one of its kinds; all that the recipes name, and their folders, were looked at before the first one.
         """
         state, left = joined(cpu=cpu), self.left
         state.wait_for_everyone()
         for run in left:
             run.recipe.open(OnDisk())
+        if state.is_main_process:
+            _refuse_taken(left)
         pace = 1.0
         for number, run in enumerate(left, start=1):
             after = pace * sum(one.seconds for one in left[number:]) if state.is_main_process else 0.0
@@ -315,6 +317,13 @@ def _refuse_other_rows(found: Reproduction) -> None:
                 f"Method {others[0]} of {run.name} is no row of {found.name} ({', '.join(rows)}); leave it out, or train it by "
                 "`dat train`."
             )
+
+
+def _refuse_taken(runs: Sequence[Planned]) -> None:
+    """Raises: RunFolderError: another process trains in the folder of a run, or it cannot be written."""
+    for run in runs:
+        with run_folder.locked(run.folder, elsewhere=ELSEWHERE):
+            pass
 
 
 def _scaled(plan: TablePlan, scale: Any, folder: Path, changes: Sequence[str], device: torch.device) -> Iterator[Planned]:

@@ -6,6 +6,7 @@ import csv
 import itertools
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from dat.commands import reproduce as reproduction
 from dat.commands import train
 from dat.commands.pace import plain_step_s
 from dat.commands.reproduce import Reproduction, as_needs, open_reproduction
+from dat.engine import run_folder
 from dat.errors import DataError, RunFolderError, UsageError
 from dat.progress import Bar, followed_by
 from dat.recipe import table_plan
@@ -213,6 +215,22 @@ def test_a_folder_in_use_and_a_damaged_run_are_told_with_the_flag(trained: Train
     with pytest.raises(RunFolderError, match=r"first/run.json is damaged .*; write --out ANOTHER_FOLDER and train again"):
         opened(tmp_path).carry_out(cpu=True)
     assert not trained.asked
+
+
+def test_a_taken_folder_of_any_run_is_told_with_the_flag_before_the_first_training(trained: Trained, tmp_path: Path) -> None:
+    command = ["reproduce", "table8", "--out", str(tmp_path / "out"), "--cpu"]
+    place = tmp_path / "out" / "second"
+    with (
+        run_folder.claimed(place, resume=False),
+        pytest.raises(RunFolderError, match=r"out/second is in use by process .*; wait for it, or write --out ANOTHER_FOLDER"),
+    ):
+        CliRunner().invoke(app, command, catch_exceptions=False)
+    shutil.rmtree(place)
+    place.write_text("mine")
+    with pytest.raises(RunFolderError, match=r"out/second cannot be written \(File exists\); write --out ANOTHER_FOLDER\.$"):
+        CliRunner().invoke(app, command, catch_exceptions=False)
+    assert not trained.asked
+    assert place.read_text() == "mine"
 
 
 @pytest.mark.usefixtures("trained")
