@@ -48,7 +48,7 @@ def beginnings(weights: str | None) -> Iterator[Beginning]:
 
 
 SECTIONS: dict[str, Any] = {"classification": DataSection, "selfsupervised": PicturesSection}
-"""What the data of a run is, by its kind; of those whose weights a classifier can begin with."""
+"""What the data of a run is, by its kind; of those whose weights a classifier or an encoder can begin with."""
 
 
 def leftovers_of_beginnings(

@@ -18,6 +18,8 @@ from dat.discretizers.frozen import FrozenDiscretizer, check_image_size
 from dat.engine.trackers import Names
 from dat.evaluation.features import check_neighbours
 from dat.evaluation.suites import FGSM, Clean, Corruption, Suite, corruption_suites
+from dat.progress import warn
+from dat.recipe.begun import leftovers_of_beginnings
 from dat.recipe.contest import Contestant, check_contest, contestant, training_of, trainings_of
 from dat.recipe.discretizer import DiscretizerSection
 from dat.recipe.fits import check_batches, check_corruptible, check_runs
@@ -155,7 +157,7 @@ class SelfSupervisedRecipe(Strict):
             DataError, CheckpointError: they cannot be read.
             UsageError: they do not fit the settings.
         """
-        data = parts.unlabelled(self.data, views=self.task.views)
+        data = self._with_beginnings(parts.unlabelled(self.data, views=self.task.views))
         model = open_pretraining(self.model, self.task, parts, size=data.size)
         task = self.task.task(model.untrained(seed=0).network)
         self._check_fit(data, model, task)
@@ -206,6 +208,14 @@ class SelfSupervisedRecipe(Strict):
         names = {"name": self.model.name, "options": self.model.options}
         small, side = smaller(ModelSection(**names), side=self.data.size or SIDE)
         return self.model.model_copy(update={"options": small.options, "weights": None}), side
+
+    def _with_beginnings(self, data: UnlabelledData) -> UnlabelledData:
+        """With what is to be said of the pictures that the weights of the beginning were trained on."""
+        tests, train = {"": data.test.source}, data.train.source
+        notes = (*leftovers_of_beginnings(self.model.weights, tests, train, unknown=True),)
+        for note in notes:
+            warn(note)
+        return dataclasses.replace(data, notes=(*data.notes, *notes)) if notes else data
 
     def _check_fit(self, data: UnlabelledData, model: PretrainingBlueprint, task: Task) -> None:
         for label in self.methods:

@@ -202,6 +202,26 @@ def test_a_run_that_is_killed_in_a_method_and_while_it_judges_ends_as_another(
     assert (folder / "pictures.npz").read_bytes() == (whole / "pictures.npz").read_bytes()
 
 
+def test_test_pictures_that_the_weights_of_the_beginning_were_trained_on_are_told(
+    values: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bare = {**changed(values, evaluation={"suites": ["clean"]}), "methods": {"standard": {}}}
+    weights = dat.train(bare, cpu=True) / "standard-seed0"
+    left = tmp_path / "test" / "red" / "left.png"
+    left.write_bytes((tmp_path / "flat" / "03.png").read_bytes())
+    further = str(write_pictures(tmp_path / "further", 9, classes=False))
+    begun = read.parse({**changed(bare, data={"train": further}, model={"weights": str(weights)}), "out": str(tmp_path / "on")})
+    said = (
+        f"1 of the 13 test pictures are among those that {weights}, which the model begins with, was trained on: {left} (in "
+        f"its training {tmp_path}/flat/03.png); take them out of the test pictures"
+    )
+    assert any(note.startswith(said) for note in begun.open(OnDisk()).header.facts["data"]["notes"])
+    assert capsys.readouterr().err.count(said) == 1
+    shutil.rmtree(tmp_path / "flat")
+    (note,) = begun.open(OnDisk()).header.facts["data"]["notes"]
+    assert note.endswith(f"is not known: its training pictures, {tmp_path}/flat, are not there.")
+
+
 def fine_tuning(values: Mapping[str, Any], model: Mapping[str, Any], weights: Path, out: Path) -> dict[str, Any]:
     data = {**values["data"], "train": values["data"]["labelled"]}
     return {
