@@ -59,6 +59,13 @@ def test_a_wave_lands_in_its_bin(height: int, width: int, down: int, right: int)
     assert float(share_above(energy[None], 0.25)) == pytest.approx(float(radius > 0.25), abs=1e-9)
 
 
+def test_shares_are_of_energy_and_not_of_amplitude() -> None:
+    both = wave(32, 32, 2, 0) + 3 * wave(32, 32, 0, 12)
+    assert float(share_above(power(both), 0.25)) == pytest.approx(9 / 10)
+    found = spectrum(torch.full((1, 3, 32, 32), 0.5, dtype=torch.float64), 0.5 + both / 10)
+    assert float(found.above_half_nyquist) == pytest.approx(90)
+
+
 def test_a_constant_shift_is_frequency_0() -> None:
     energy = power(torch.full((1, 3, 16, 16), 0.1, dtype=torch.float64))[0]
     assert (energy > 1e-12).nonzero().tolist() == [[8, 8]]

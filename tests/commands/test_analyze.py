@@ -17,6 +17,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from matplotlib.figure import Figure
+from matplotlib.patches import StepPatch
 from PIL import Image
 from torch import nn
 from typer.testing import CliRunner
@@ -596,6 +597,22 @@ def test_layers_without_correlation_do_not_count() -> None:
     values[0] = np.nan
     assert np.isnan(found.over_layers("pixel")).all()
     assert len(statistics_figure({"one": found}).axes) == 4
+
+
+def test_panels_of_statistics_show_what_their_titles_say() -> None:
+    values = np.empty((2, 3, 2, 2))
+    values[..., 0], values[..., 1] = [0.1, 0.3], [0.6, 0.8]  # means and variances of two layers
+    values[1] += 0.05
+    figure = statistics_figure({"one": Correlations(("first", "second"), ("pixel", "discrete"), values)})
+    panels = {axes.get_title(loc="left"): axes for axes in figure.axes}
+    assert list(panels) == ["one: means", "one: variances", "means, by layer", "variances, by layer"]
+    for title, low, high in (("means", 0.1, 0.3), ("variances", 0.6, 0.8)):
+        shown = [np.asarray(line.get_ydata()).tolist() for line in panels[f"{title}, by layer"].get_lines()]
+        assert shown == [pytest.approx([low, high]), pytest.approx([low + 0.05, high + 0.05])]
+        counts, edges, _ = next(patch for patch in panels[f"one: {title}"].patches if isinstance(patch, StepPatch)).get_data()
+        assert counts.sum() == 6
+        assert edges[0] == pytest.approx(low)
+        assert edges[counts.nonzero()[0][-1]] <= high <= edges[counts.nonzero()[0][-1] + 1]
 
 
 def test_differences_are_amplified_to_fill_the_range() -> None:
