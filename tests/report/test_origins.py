@@ -12,7 +12,7 @@ from dat.report.heat import corruption_heat
 from dat.report.origins import Origins, models_text, origin
 from dat.report.page import gather, html_page
 from dat.report.paper import paper_table
-from dat.report.tables import Cell, Table, all_tables, comparison_table
+from dat.report.tables import Cell, Column, Line, Table, all_tables, comparison_table
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +100,14 @@ def test_models_of_one_name_stay_apart() -> None:
     one, other = (row("clean", value, seed=None, checkpoint=name * 64) for value, name in ((90.0, "a"), (80.0, "b")))
     assert models_text([one, other]) == "90.00 (weights aaaaaaaa); 80.00 (weights bbbbbbbb)"
     assert origin([one], "x").title == "DAT: Clean"
+
+
+def test_classes_of_one_accuracy_stay_apart() -> None:
+    cells = [Cell("90.0", quoted=(row("clean", 90.0, seed=0, protocol={"class": name}),)) for name in ("cat", "dog")]
+    lines = tuple(Line(title, (one,)) for title, one in zip(("cat", "dog"), cells, strict=True))
+    origins = Origins([Table("t", "Caption.", "Class", (Column("DAT"),), lines)])
+    found = [origins.of(one) for one in cells]
+    assert [one and one.title for one in found] == ["DAT: Clean, class cat", "DAT: Clean, class dog"]
 
 
 def test_the_page_has_a_place_for_each(tmp_path: Path) -> None:
