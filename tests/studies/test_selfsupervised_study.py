@@ -111,7 +111,9 @@ def test_masked_autoencoders_from_a_flat_folder_to_a_page(values: dict[str, Any]
     assert [len(gallery.rows) for gallery in shown] == [6, 6, 6]
     assert shown[0].headings == ("Original", "Masked", "Filled")
     assert len(shown[2].rows[0][0]) == len(shown[2].headings) == 4
-    assert (folder / "report.html").read_text().count("<img src=") == 6 * (3 + 4 + 4)
+    html = (folder / "report.html").read_text()
+    assert html.count("<img src=") == 6 * (3 + 4 + 4)
+    assert "<b>k-NN, corr.</b>" in html
     again = CliRunner().invoke(app, ["report", str(folder)])
     assert (again.exit_code, again.stdout) == (0, f"{folder / 'report.html'}\n")
     with pytest.raises(DatError, match=r"which trains no classifier .*, or tune its encoder .*model\.weights=.*standard-seed0"):
