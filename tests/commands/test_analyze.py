@@ -557,6 +557,22 @@ def test_numbers_of_statistics_and_codes_stand_under_their_headings() -> None:
     }
 
 
+def test_the_page_of_statistics_takes_means_for_means_and_variances_for_variances() -> None:
+    told: dict[str, object] = {"model": "one", "batch_size": 4}
+    ends = dict(zip(analyze_statistics.METRICS, ((0.1, 0.3), (-0.3, -0.1)), strict=True))
+    found = [
+        row(f"statistics/{suite}", sum(ci) / 2, metric=metric, ci=ci, protocol=told)
+        for suite in ("pixel", "discrete-minus-pixel")
+        for metric, ci in ends.items()
+    ]
+    sheet = analyze_statistics._sheet(found, {})
+    assert "of means is higher on 1 of 1; of variances, lower on 1 of 1." in sheet.lead[0]
+    (table,) = sheet.tables.values()
+    for line in table.lines:
+        shown = {column.title: one.rows[0].metric for column, one in zip(table.columns, line.cells, strict=True)}
+        assert shown == {"Means": "correlation_of_means", "Variances": "correlation_of_variances"}
+
+
 def test_energies_are_of_the_picture_and_of_what_was_done_to_it() -> None:
     images = torch.full((1, 3, 8, 8), 0.5)
     stripes = images + 0.25 * torch.tensor([1.0, -1.0]).repeat(4)
