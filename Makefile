@@ -52,13 +52,13 @@ bench: $(VENV)/installed-dev  ## The benchmarks that need no files, one after th
 docs: $(VENV)/installed-docs  ## The documentation site, build/site: runs the notebooks, checks every link; a few minutes
 	$(BIN)/python docs/site/gather.py build/pages
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
-	@echo "Open build/site/index.html, or serve it: $(BIN)/mkdocs serve"
+	@echo "Look at it: $(BIN)/python -m http.server --directory build/site"
 
 release-notes: $(VENV)/created  ## What CHANGELOG.md says of a version: make release-notes VERSION=0.1.0
 	@$(BIN)/python docs/site/release_notes.py $(or $(VERSION),Unreleased)
 
 clean:  ## Remove the environment and caches; runs and data stay
-	rm -rf $(VENV) .venv-oldest .venv-sdist .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
+	rm -rf $(VENV) .venv-* .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamps: install again only when what is asked for has changed.

@@ -45,6 +45,15 @@ def test_every_page_is_in_the_navigation():
     assert named == written | notebooks | made | beside
 
 
+def test_pictures_are_markdown():
+    """The site moves a page into a folder of its own, and mends the paths of Markdown only."""
+    pages = [
+        *ROOT.glob("*.md"),
+        *(page for place in ("docs", "results", "benchmarks", "findings") for page in (ROOT / place).rglob("*.md")),
+    ]
+    assert [page.name for page in pages if "<img" in page.read_text()] == []
+
+
 def test_the_reference_has_every_public_name_once():
     page = script("gather").api()
     shown = re.findall(r"^::: dat\.(.+)$", page, flags=re.MULTILINE)
