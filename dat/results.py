@@ -21,6 +21,7 @@ from typing import Any
 from scipy import special
 
 from dat.errors import DataError
+from dat.version import __version__
 
 RUN, EVALUATION, RESULTS = "run.json", "evaluation.json", "results.jsonl"
 """Files of a folder: the facts of a run or of an evaluation, and its rows."""
@@ -227,8 +228,7 @@ def _sha256(path: Path) -> str:
 
 def versions() -> dict[str, str]:
     """Of what a number depends on."""
-    names = {"dat": "discrete-adversarial-training", "torch": "torch", "timm": "timm", "numpy": "numpy"}
-    return {name: version(package) for name, package in names.items()}
+    return {"dat": __version__, **{name: version(name) for name in ("torch", "timm", "numpy")}}
 
 
 def machine() -> str:
