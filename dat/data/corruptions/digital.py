@@ -6,7 +6,7 @@ Source: hendrycks/robustness:ImageNet-C/create_c/make_imagenet_c.py.
 
 from __future__ import annotations
 
-from functools import lru_cache, partial
+from functools import lru_cache
 from io import BytesIO
 
 import numpy as np
@@ -18,18 +18,17 @@ from scipy import ndimage
 from torch import Tensor
 
 from dat.data.corruptions.draws import Draws
-from dat.data.corruptions.single import each
 
 Levels = Float[Tensor, "batch 3 height width"]
 FineLevels = Float64[Tensor, "batch 3 height width"]
 Bytes = UInt8[Tensor, "batch 3 height width"]
-Picture = UInt8[Tensor, "3 _ _"]
-Pixels = UInt8[Tensor, "height width 3"]
+Picture = UInt8[np.ndarray, "3 height width"]
 Channel = Float[Tensor, "batch 1 height width"]
 Corners = Float[Tensor, "batch 3 2"]
 Field = Float[Tensor, "batch height width"]
 Fields = Float[Tensor, "batch 2 height width"]
-Places = Int[Tensor, "length"]
+Whole = Int[Tensor, "batch 3 _ _"]
+Taps = Int[Tensor, "taps length"]
 
 
 def brightness(levels: Levels, shift: float) -> FineLevels:
@@ -58,15 +57,15 @@ def pixelate(levels: Levels, factor: float) -> Bytes:
     """
     height, width = levels.shape[-2:]
     rows, columns = int(height * factor), int(width * factor)
-    small = each(partial(_box_filtered, rows=rows, columns=columns), levels.to(torch.uint8))
+    small = _reduced(_reduced(levels.int(), columns, dim=3), rows, dim=2).to(torch.uint8)
     wide = small.index_select(3, _repeats(width, columns, levels.device))
     return wide.index_select(2, _repeats(height, rows, levels.device))
 
 
 def jpeg_compression(levels: Levels, quality: int) -> Bytes:
     """Through JPEG of a quality from 1 to 95."""
-    pictures = levels.to(torch.uint8).permute(0, 2, 3, 1).contiguous()
-    return each(partial(_through_jpeg, quality=quality), pictures).permute(0, 3, 1, 2)
+    planes = levels.to(torch.uint8).cpu().numpy()
+    return torch.from_numpy(np.stack([_through_jpeg(picture, quality) for picture in planes])).to(levels.device)
 
 
 def elastic_transform(levels: Levels, draws: Draws, strength: float, smoothness: float, shift: float) -> Levels:
@@ -104,24 +103,42 @@ def _from_hue_free(value: Tensor, saturation: Tensor, distance: FineLevels) -> F
     return (value * (1 - saturation * distance)).mul_(255)
 
 
-def _box_filtered(picture: Picture, *, rows: int, columns: int) -> Picture:
-    """Each plane at another size: means of the pixels whose centres fall into each box."""
-    planes = (Image.fromarray(plane).resize((columns, rows), Image.Resampling.BOX) for plane in picture.numpy())
-    return torch.from_numpy(np.stack([np.asarray(plane) for plane in planes]))
+def _reduced(levels: Whole, length: int, *, dim: int) -> Whole:
+    """The mean of the pixels whose centres fall into each of `length` boxes, rounded."""
+    places, weights = _box_taps(levels.shape[dim], length, levels.device)
+    shape = (-1, 1) if dim == 2 else (-1,)
+    total = torch.full((), 2**21, dtype=torch.int32, device=levels.device)
+    for place, weight in zip(places, weights, strict=True):
+        total = levels.index_select(dim, place).mul_(weight.view(shape)).add_(total)
+    return total >> 22
 
 
 @lru_cache(maxsize=64)
-def _repeats(length: int, boxes: int, device: torch.device) -> Places:
-    """For each position of the enlarged side the box that it shows: what Pillow makes of unit vectors."""
-    units = Image.fromarray(np.eye(boxes, dtype=np.float32))
-    weights = np.asarray(units.resize((length, boxes), Image.Resampling.BOX))
-    return torch.from_numpy(weights.argmax(0)).to(device)
+def _box_taps(length: int, boxes: int, device: torch.device) -> tuple[Taps, Taps]:
+    """Positions that fall into each box, and their weights in units of 2**-22 (0 where a box has fewer)."""
+    weights = _box_matrix(length, boxes)
+    taps = int((weights > 0).sum(1).max())
+    places = (-weights).argsort(1, kind="stable")[:, :taps].T.copy()
+    units = np.floor(np.take_along_axis(weights.T, places, 0) * 2**22 + 0.5).astype(np.int32)
+    return torch.from_numpy(places).to(device), torch.from_numpy(units).to(device)
 
 
-def _through_jpeg(picture: Pixels, quality: int) -> Pixels:
+@lru_cache(maxsize=64)
+def _repeats(length: int, boxes: int, device: torch.device) -> Tensor:
+    """For each position of the enlarged side the box that it shows."""
+    return torch.from_numpy(_box_matrix(boxes, length).argmax(1)).to(device)
+
+
+def _box_matrix(length: int, resized: int) -> np.ndarray:
+    """Weight of each position in each position of the resized side: what Pillow makes of unit vectors."""
+    units = Image.fromarray(np.eye(length, dtype=np.float32))
+    return np.asarray(units.resize((resized, length), Image.Resampling.BOX)).T
+
+
+def _through_jpeg(planes: Picture, quality: int) -> Picture:
     buffer = BytesIO()
-    Image.fromarray(picture.numpy()).save(buffer, "JPEG", quality=quality)
-    return torch.from_numpy(np.array(Image.open(buffer)))
+    Image.merge("RGB", [Image.fromarray(plane) for plane in planes]).save(buffer, "JPEG", quality=quality)
+    return np.stack([np.asarray(plane) for plane in Image.open(buffer).split()])
 
 
 @lru_cache(maxsize=64)

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from dat.data.corruptions.blur import gaussian_blur
 from dat.data.corruptions.draws import Draws
-from dat.data.corruptions.single import each
 
 Levels = Float[Tensor, "batch 3 height width"]
 Layer = Float[Tensor, "batch 1 height width"]
@@ -46,8 +45,9 @@ def _colour(channels: tuple[int, int, int], device: torch.device) -> Tensor:
 
 def _shaded_drops(liquid: Layer) -> Layer:
     """Depth of the liquid times a relief of the distance to its edges; the largest value of an image is 1."""
-    depth = (liquid * 255).long().to(torch.uint8)  # Above 255 the original wraps around, too.
-    drops = depth * each(lambda layer: torch.from_numpy(_relief(layer[0].numpy())).float()[None], depth)
+    depth = (liquid * 255).long().cpu().numpy().astype(np.uint8)[:, 0]  # Above 255 the original wraps around, too.
+    shaded = np.stack([layer * _relief(layer) for layer in depth])
+    drops = torch.from_numpy(shaded)[:, None].float().to(liquid.device)
     highest = drops.amax((1, 2, 3), keepdim=True)
     # Without any drop the original divides 0 by 0; nothing is added here.
     return drops / highest.where(highest > 0, 1)

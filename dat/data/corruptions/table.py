@@ -95,7 +95,7 @@ def corrupt(
     except those of `elastic_transform`, which scale with the shorter side.
     `images` are rounded to 8 bits first, as the originals read files. The numbers drawn for an image depend on `seed`,
     its id, the name and the severity only, so an image is the same in any batch. The work is done where the images are
-    (JPEG, `pixelate` and the drops of `spatter` on the processor); another device draws the same numbers and may round
+    (JPEG, and the drops of `spatter`, on the processor); another device draws the same numbers and may round
     single values to the next level. `frost_textures`: the six pictures of the original in order, uint8 RGB
     (height, width, 3); without them `frost` uses textures made here.
 
