@@ -1,19 +1,15 @@
-# The package with everything it needs, in the versions of constraints.txt; for a CPU, or for CUDA, whose driver is the host's:
+# The package with everything it needs, in the versions of constraints.txt. PyTorch of the package index runs on a CPU and, where
+# the host has the driver, on CUDA; a smaller image for a CPU alone takes it from PyTorch's own index of CPU builds:
 #   docker build -t dat .
-#   docker build -t dat:cuda --build-arg DEVICE=cuda .
+#   docker build -t dat:cpu --build-arg TORCH_INDEX=... .
 ARG PYTHON=3.11
 FROM python:${PYTHON}-slim
-ARG DEVICE=cpu
+ARG TORCH_INDEX=
 
-# PyTorch's own index has builds without CUDA, but not what they depend on; those of the Python package index bring CUDA along.
 WORKDIR /src
 COPY constraints.txt ./
-RUN case "$DEVICE" in \
-      cpu) pip install --no-cache-dir -c constraints.txt --no-deps --index-url https://download.pytorch.org/whl/cpu \
-             torch torchvision ;; \
-      cuda) pip install --no-cache-dir -c constraints.txt torch torchvision ;; \
-      *) echo "DEVICE is '$DEVICE'; write cpu or cuda." >&2; exit 1 ;; \
-    esac
+# An index of builds may lack what they depend on: that comes with the package.
+RUN pip install --no-cache-dir -c constraints.txt ${TORCH_INDEX:+--no-deps --index-url "$TORCH_INDEX"} torch torchvision
 COPY pyproject.toml README.md LICENSE ./
 COPY dat dat
 COPY recipes recipes
