@@ -42,9 +42,13 @@ def checked_by_make() -> list[str]:
     return [command.strip().replace("$(BIN)", ".venv/bin") for command in commands]
 
 
-def test_a_commit_is_checked_as_make_checks() -> None:
-    (repository,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+def test_a_commit_and_a_push_are_checked_as_make_checks() -> None:
+    configuration = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())
+    (repository,) = configuration["repos"]
     hooks = repository["hooks"]
+    later = [hook["id"] for hook in hooks if "stages" in hook]
+    assert (configuration["default_stages"], later) == (["pre-commit"], ["types"])
+    assert configuration["default_install_hook_types"] == ["pre-commit", *hooks[2]["stages"]] == ["pre-commit", "pre-push"]
     assert repository["repo"] == "local"  # no tool of another version
     assert [hook["entry"] for hook in hooks] == checked_by_make()
     assert len(hooks) == 4
