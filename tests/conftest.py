@@ -64,6 +64,16 @@ def golden(shared_data: Path) -> Callable[[str], Path]:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def no_garbage_is_collected_for_a_device() -> Iterator[None]:
+    """Each training ends by a call of the collector, which goes through all that tests have loaded: a tenth of their time."""
+    from accelerate.utils import memory
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(memory, "clear_device_cache", lambda **_: None, raising=False)  # older versions have none
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def hashes_are_kept_elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Not in the home of whoever runs the tests. Only ours: matplotlib would make its fonts anew in another cache."""
     from dat.data import contents

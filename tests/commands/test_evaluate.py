@@ -39,6 +39,8 @@ from dat.report.scorecard.page import write_scorecard
 from dat.results import Row, read_rows, write_rows
 from dat.types import Place
 
+pytestmark = pytest.mark.usefixtures("all_undrawn")
+
 CLASSES = ("ant", "bee", "cow", "dog")
 PER_CLASS = 6
 

@@ -27,6 +27,8 @@ from dat.recipe.header import recipe_hash
 from dat.results import Row, read_rows, write_rows
 from tests.report.synthetic_run import row
 
+pytestmark = pytest.mark.usefixtures("all_undrawn")
+
 RECIPE = """# dat train it
 base: demo
 training: {epochs: 1}

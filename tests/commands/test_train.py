@@ -36,6 +36,8 @@ from dat.studies import measured
 from dat.studies.study import Job
 from dat.types import Place
 
+pytestmark = pytest.mark.usefixtures("all_undrawn")
+
 DIGITS = {"source": "digits", "augment": {"kind": "none"}}
 TRAINED: dict[str, Any] = {
     "kind": "discretizer",

@@ -19,6 +19,8 @@ from dat.commands.trained import load_run
 from dat.errors import CheckpointError
 from dat.nn import pretrained as by_name
 
+pytestmark = pytest.mark.usefixtures("all_undrawn")
+
 torch.set_num_threads(1)
 SMALL = "model.options={layers: [1, 1, 1, 1], channels: [8, 8, 8, 16]}"
 CREATE = timm.create_model

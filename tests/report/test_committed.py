@@ -15,6 +15,8 @@ from dat.report.reading import MANY_METHODS, PLACES, called, listed, sentences
 from dat.report.tables import METHOD_TITLES, MINUS, Comparison, Line, all_tables, comparison_table, method_title
 from dat.results import INTERVAL, read_rows
 
+pytestmark = pytest.mark.usefixtures("all_undrawn")
+
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ["demo", "cifar10-compare", "cifar10-compare/equal-time", "cifar10-controls"]
 DETECTORS = ROOT / "results/detection-bccd"

@@ -13,6 +13,8 @@ from dat.report.heat import corruption_heat
 from dat.report.page import write_report
 from dat.report.tables import MINUS, Cell, Column, Line, Table, accuracy_table, all_tables, comparison_table
 
+pytestmark = pytest.mark.usefixtures("all_undrawn")
+
 
 def read(table: Table) -> list[dict[str, str]]:
     lines = list(csv.DictReader(io.StringIO(csv_text(table))))

@@ -14,6 +14,8 @@ from dat.report.page import gather, html_page
 from dat.report.paper import paper_table
 from dat.report.tables import Cell, Column, Line, Table, all_tables, comparison_table
 
+pytestmark = pytest.mark.usefixtures("all_undrawn")
+
 
 @pytest.fixture(scope="module")
 def tables() -> dict[str, Table]:

@@ -36,6 +36,8 @@ from dat.report.tables import comparison_table
 from dat.results import LATER_MISTAKES, Row, read_rows, write_rows
 from dat.studies import mistaken_pictures
 
+pytestmark = pytest.mark.usefixtures("all_undrawn")
+
 CLASSES = ("cat", "dog", "fox")
 
 
