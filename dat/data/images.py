@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 
 from dat.errors import DataError
 
@@ -19,6 +19,9 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 """Read by content, whatever the extension says. Closed, because PIL's full list starts Ghostscript for EPS."""
 
 WHITE_16_BIT = 65535
+WHITE_12_BIT = 4095
+ZERO_IS_WHITE = 0
+"""Photometric interpretation of a TIFF, as of X-rays."""
 
 
 class Encoded(NamedTuple):
@@ -32,8 +35,8 @@ def decode(path: str | Path | Encoded) -> Image.Image:
     """The picture in `path` as RGB, 8 bits; the first frame where there are several.
 
     Grey is repeated, alpha dropped (not blended on a background), CMYK and YCbCr converted as PIL does, EXIF orientation
-    not applied. 16-bit grey is scaled by 255/65535. Floating point has no agreed white: it is 1, 255 or 65535, the
-    smallest that no value exceeds.
+    not applied. 16-bit grey is scaled by 255/65535, 12-bit by 255/4095, and shown as it is meant where a TIFF says that 0 is
+    white. Floating point has no agreed white: it is 1, 255 or 65535, the smallest that no value exceeds.
 
     Raises:
         DataError: the file is missing, empty, truncated, not an image, too large (PIL's limit of 179 million pixels),
@@ -82,11 +85,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
     Raises:
         DataError: values outside [0, 65535], or not finite.
     """
-    if image.mode.startswith("I"):
-        return _grey_to_rgb(np.asarray(image).astype(np.float64), white=WHITE_16_BIT)
-    if image.mode == "F":
-        values = np.asarray(image).astype(np.float64)
-        return _grey_to_rgb(values, white=_float_white(values))
+    if image.mode.startswith("I") or image.mode == "F":
+        return _grey_to_rgb(image)
     if image.mode in ("La", "RGBa"):  # premultiplied alpha: PIL goes to RGB only through the plain form
         image = image.convert(image.mode[:-1] + "A")
     if image.mode == "P" and "transparency" in image.info:  # PIL warns on the direct way; the colours are the same
@@ -94,11 +94,16 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _grey_to_rgb(values: np.ndarray, *, white: int) -> Image.Image:
+def _grey_to_rgb(image: Image.Image) -> Image.Image:
+    """What a TIFF says of its grey is heeded here, as PIL heeds it for 8 bits alone."""
+    values, tags = np.asarray(image).astype(np.float64), getattr(image, "tag_v2", {})
+    integer_white = WHITE_12_BIT if tags.get(TiffImagePlugin.BITSPERSAMPLE) == (12,) else WHITE_16_BIT
+    white = _float_white(values) if image.mode == "F" else integer_white
     if not (values.min() >= 0 and values.max() <= white):
         raise DataError(f"Values from {values.min():g} to {values.max():g} (8- or 16-bit expected)")
     grey = np.rint(values * (255 / white)).astype(np.uint8)
-    return Image.fromarray(grey).convert("RGB")
+    zero_is_white = tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == ZERO_IS_WHITE
+    return Image.fromarray(255 - grey if zero_is_white else grey).convert("RGB")
 
 
 def _float_white(values: np.ndarray) -> int:

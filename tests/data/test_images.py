@@ -108,6 +108,35 @@ def test_sixteen_bits_are_scaled_not_clipped(tmp_path: Path) -> None:
     np.testing.assert_array_equal(decoded, np.rint(values / 257.0).astype(np.uint8))
 
 
+def grey_tiff(held: bytes, *, bits: int, zero_is_white: bool, floating: bool = False) -> bytes:
+    """A TIFF of 20x12 written out here, as Pillow writes neither 12 bits nor white as 0."""
+    photometric, kind, long, short = (0 if zero_is_white else 1), (3 if floating else 1), 4, 3
+    entries = [(256, short, 20), (257, short, 12), (258, short, bits), (259, short, 1), (262, short, photometric)]
+    entries += [(273, long, 8), (277, short, 1), (278, short, 12), (279, long, len(held)), (339, short, kind)]
+    table = b"".join(struct.pack("<HHII", tag, form, 1, value) for tag, form, value in entries)
+    return b"II*\0" + struct.pack("<I", 8 + len(held)) + held + struct.pack("<H", len(entries)) + table + bytes(4)
+
+
+def packed_12_bits(values: np.ndarray) -> bytes:
+    first, second = values.reshape(-1, 2).T
+    return np.stack([first >> 4, (first & 15) << 4 | second >> 8, second & 255], axis=1).astype(np.uint8).tobytes()
+
+
+HELD = {
+    8: GREY.tobytes(),
+    12: packed_12_bits(np.rint(GREY * (4095 / 255)).astype(np.uint16)),
+    16: (GREY.astype("<u2") * 257).tobytes(),
+    32: (GREY / 255).astype("<f4").tobytes(),
+}
+
+
+@pytest.mark.parametrize(("bits", "zero_is_white"), [(8, True), (12, False), (16, False), (16, True), (32, False), (32, True)])
+def test_a_tiff_says_where_white_is(bits: int, *, zero_is_white: bool, tmp_path: Path) -> None:
+    path = tmp_path / "x.tif"
+    path.write_bytes(grey_tiff(HELD[bits], bits=bits, zero_is_white=zero_is_white, floating=bits == 32))
+    np.testing.assert_array_equal(np.asarray(decode(path)), repeated(255 - GREY if zero_is_white else GREY))
+
+
 def test_orientation_is_not_applied_and_the_first_frame_is_read(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
