@@ -22,10 +22,11 @@ from torch import Tensor, nn
 
 from dat.commands import trained
 from dat.commands.trained import TrainedDetector, TrainedModel, load_pretrained, load_run, run_folder_of
+from dat.discretizers import names
 from dat.discretizers.frozen import FrozenDiscretizer, check_image_size
 from dat.discretizers.halves import Decode, Encode
 from dat.discretizers.listing import in_columns
-from dat.discretizers.pretrained import load_discretizer
+from dat.discretizers.pretrained import FILE_NAME, load_discretizer
 from dat.engine import run_folder
 from dat.errors import CheckpointError, RunFolderError, UsageError
 from dat.nn.graphs import SUFFIXES, Form, Graph, read_graph, refuse_without_onnx, write_graph
@@ -35,6 +36,7 @@ from dat.nn.timm_folder import CONFIG, WEIGHTS, Shown, read_timm_folder, refuse_
 from dat.recipe import read
 from dat.recipe.contest import training_of
 from dat.recipe.header import recipe_hash
+from dat.results import RUN
 from dat.types import Images
 from dat.version import __version__
 
@@ -95,6 +97,8 @@ def export(
         RunFolderError: the output is there already, or cannot be written.
     """
     _check_asked(to, discretizer=discretizer, size=size)
+    if not discretizer:
+        _refuse_discretizer(source)
     folder = Path(out) if out is not None else _default_folder(Path(source), to)
     if to == "timm":
         return _export_to_timm(Path(source), folder)
@@ -130,6 +134,13 @@ def _check_asked(to: str, *, discretizer: bool, size: int | None) -> None:
         raise UsageError(f"--size is {size}; write a side in pixels from 1 to {MOST_SIDE}.")
     if to == "onnx":
         refuse_without_onnx()
+
+
+def _refuse_discretizer(source: str | Path) -> None:
+    """Raises: UsageError: it is the name, the file or the run of a discretizer."""
+    path, known = Path(source), {*names.shipped(), *names.PUBLIC}
+    if path.is_file() or (path / FILE_NAME).is_file() or (str(source) in known and not path.exists()):
+        raise UsageError(f"{source} is no model of a run, but may be a discretizer; add --discretizer to write that.")
 
 
 def _default_folder(source: Path, to: str) -> Path:
@@ -276,7 +287,11 @@ def _classifier(source: Path) -> TrainedModel:
 
 
 def _image_size(source: Path) -> tuple[int, int]:
-    height, width = run_folder.read_run(run_folder_of(source))["data"]["image_size"]
+    return _size_of_run(run_folder_of(source))
+
+
+def _size_of_run(run: Path) -> tuple[int, int]:
+    height, width = run_folder.read_run(run)["data"]["image_size"]
     return height, width
 
 
@@ -302,16 +317,25 @@ def _discretizer(source: str | Path, size: int | None) -> tuple[FrozenDiscretize
     try:
         run = run_folder_of(source)
     except CheckpointError:
-        discretizer = load_discretizer(source)
-        side = size or discretizer.network.image_size
-        if side is None:
-            raise UsageError(f"Pictures of which size {source} is shown is not known; add --size, e.g. --size 224.") from None
-        return discretizer.exact(), (side, side)
+        if trained.models_of(Path(source)) != [Path(source)]:
+            raise
+        return _discretizer_alone(source, size)
     section = getattr(read.load(str(run / "recipe.yaml")), "discretizer", None)
     if section is None:
         raise CheckpointError(f"{source} was trained without a discretizer; name another run, or a discretizer.")
     discretizer = load_discretizer(section.load or run / "discretizer").exact()
     return discretizer, (size, size) if size is not None else _image_size(Path(source))
+
+
+def _discretizer_alone(source: str | Path, size: int | None) -> tuple[FrozenDiscretizer, tuple[int, int]]:
+    """That of a name or a file, or of the run that trained it and knows its size."""
+    discretizer = load_discretizer(source)
+    side = size or discretizer.network.image_size
+    if side is None and (Path(source) / RUN).is_file():
+        return discretizer.exact(), _size_of_run(Path(source))
+    if side is None:
+        raise UsageError(f"Pictures of which size {source} is shown is not known; add --size, e.g. --size 224.")
+    return discretizer.exact(), (side, side)
 
 
 def _export_to_timm(source: Path, folder: Path) -> list[Written]:

@@ -48,7 +48,7 @@ def refuse_without_onnx() -> None:
     """Raises: UsageError: a package that ONNX needs is missing."""
     if missing := [name for name in NEEDED if find_spec(name) is None]:
         raise UsageError(
-            f"ONNX needs {', '.join(missing)}, which is not installed; "
+            f"ONNX needs {', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed; "
             "write pip install 'discrete-adversarial-training[onnx]', or export --to torch-export."
         )
 

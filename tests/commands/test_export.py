@@ -17,7 +17,7 @@ import dat
 from dat.cli import app
 from dat.commands import export as exporting
 from dat.commands.trained import load_pretrained, load_run
-from dat.discretizers.pretrained import load_discretizer
+from dat.discretizers.pretrained import load_discretizer, save_discretizer
 from dat.errors import CheckpointError, DatError, RunFolderError, UsageError
 from dat.nn import graphs
 from tests.commands.made_up_run import CLASSES, SIDE, made_up_run
@@ -156,6 +156,24 @@ def test_an_encoder_gives_its_features(tmp_path: Path) -> None:
     assert torch.allclose(torch.export.load(written.file).module()(pictures(3)), expected, atol=1e-5)
 
 
+def test_the_run_of_a_discretizer_knows_what_it_was_shown(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text(json.dumps({"recipe_hash": "0", "data": {"image_size": [12, 16]}}))
+    save_discretizer(tmp_path, load_discretizer("cifar-f2-1024-fast").network)
+    encode, _ = dat.export(tmp_path, "torch-export", discretizer=True)
+    assert encode.file == tmp_path / "exported" / "torch-export" / "encode.pt2"
+    assert torch.export.load(encode.file).module()(torch.rand(3, 3, 12, 16)).shape == (3, 6, 8)
+
+
+def test_a_discretizer_that_is_asked_for_as_a_model_is_told_how(run: Path, tmp_path: Path) -> None:
+    file = save_discretizer(tmp_path, load_discretizer("cifar-f2-1024-fast").network)
+    for source in ("cifar-f2-1024-fast", "ldm-vq-f8", file, tmp_path):
+        for form in ("timm", "torch-export"):
+            with pytest.raises(UsageError, match=f"{source} is no model of a run, but .*; add --discretizer"):
+                dat.export(source, form)
+    with pytest.raises(CheckpointError, match=r"is the folder of a run, not of one of its models; name one, e.g. .*dat-seed0"):
+        dat.export(run.parent, "torch-export", discretizer=True)
+
+
 def test_what_differs_is_not_kept(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     exact = graphs.read_graph
 
@@ -204,6 +222,9 @@ def test_mistakes_are_sentences(run: Path, tmp_path: Path, monkeypatch: pytest.M
         dat.export(run, "onnx", tmp_path)
     with pytest.raises(RunFolderError, match=r"cannot be written \(Not a directory\)"):
         dat.export(run, "torch-export", tmp_path / "model.onnx" / "below")
+    monkeypatch.setattr(graphs, "find_spec", lambda name: None)
+    with pytest.raises(UsageError, match=r"ONNX needs onnx, onnxruntime, onnxscript, which are not installed"):
+        dat.export(run, "onnx", tmp_path / "new")
     monkeypatch.setattr(graphs, "find_spec", lambda name: None if name == "onnxscript" else name)
     with pytest.raises(UsageError, match=r"ONNX needs onnxscript, which is not installed; write pip install .*\[onnx\]"):
         dat.export(run, "onnx", tmp_path / "new")
