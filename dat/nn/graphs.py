@@ -6,9 +6,10 @@ import inspect
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from importlib.util import find_spec
+from io import StringIO
 from pathlib import Path
 from typing import Any, Literal
 
@@ -124,8 +125,11 @@ def _read_program(path: Path) -> Run:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """What torch and onnxscript tell of their own insides while they write is no word to the user."""
-    with warnings.catch_warnings():
+    """What torch and onnxscript tell of their own insides while they write is no word to the user.
+
+    torch prints the whole graph where it cannot go on; what is raised says why.
+    """
+    with warnings.catch_warnings(), redirect_stderr(StringIO()):
         warnings.simplefilter("ignore")
         before = logging.root.manager.disable
         logging.disable(logging.WARNING)

@@ -341,11 +341,16 @@ def health_figure(log: Log) -> Figure:
 SIDE = 192
 MOST_PICTURES = 8
 CHANGED, OUTLINE = (255, 92, 0), (255, 255, 255)
+PLAIN = ("original", "reconstruction", "adversarial", "difference")
+"""The views of a picture before that with the grid of codes."""
 
 
 @dataclass(frozen=True)
 class PictureRow:
-    """One picture and what becomes of it: five PNG data addresses, the words below them, and how many codes changed."""
+    """One picture and what becomes of it: PNG data addresses, the words below them, and how many codes changed.
+
+    Five addresses, or four where codes have no places in a picture, as of tokenizers that write a row of them.
+    """
 
     images: tuple[str, ...]
     label: str
@@ -363,6 +368,11 @@ class Pictures:
     factor: int
     total: int
     attacked: str = ""
+
+    @property
+    def marked(self) -> bool:
+        """Whether each row ends with the grid of codes."""
+        return all(len(row.images) > len(PLAIN) for row in self.rows)
 
 
 def read_pictures(path: Path, *, stride: int | None = None) -> Pictures:
@@ -402,15 +412,16 @@ def amplification(reconstruction: np.ndarray, adversarial: np.ndarray) -> int:
 
 
 def picture_row(arrays: dict[str, np.ndarray], index: int, factor: int, stride: int | None) -> PictureRow:
-    """The five views of one picture."""
+    """The views of one picture."""
     original, reconstruction, adversarial, changed = (
         arrays[name][index] for name in ("original", "reconstruction", "adversarial", "changed")
     )
     difference = np.clip(128 + factor * (adversarial.astype(int) - reconstruction.astype(int)), 0, 255)
     plain = [enlarged(picture.astype(np.uint8)) for picture in (original, reconstruction, adversarial, difference)]
-    marked = mark_codes(enlarged(adversarial), changed.astype(bool), side=code_side(adversarial, changed, stride))
+    if changed.ndim == 2:  # others have no places in the picture
+        plain.append(mark_codes(enlarged(adversarial), changed.astype(bool), side=code_side(adversarial, changed, stride)))
     return PictureRow(
-        images=tuple(png_address(picture) for picture in (*plain, marked)),
+        images=tuple(png_address(picture) for picture in plain),
         label=str(arrays["labels"][index]),
         predicted_original=word(arrays, "predicted_original", index),
         predicted_adversarial=word(arrays, "predicted_adversarial", index),

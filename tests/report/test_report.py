@@ -255,6 +255,22 @@ def test_a_damaged_file_of_pictures_is_never_a_traceback(tmp_path: Path) -> None
         assert len(left_out) <= 1
 
 
+@pytest.mark.usefixtures("undrawn")
+def test_codes_without_places_in_a_picture_are_counted_and_not_drawn(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    with np.load(run / "pictures.npz") as file:
+        arrays = dict(file)
+    changed = arrays["changed"].reshape(len(arrays["changed"]), -1)  # a row of codes, as of TiTok and VAR
+    np.savez(run / "pictures.npz", **(arrays | {"changed": changed}))
+    text = write_report(run).read_text()
+    page = Page(text)
+    assert sum("label" in (image.get("alt") or "") for image in page.all("img")) == 4 * len(changed)
+    assert {cell["colspan"] for cell in page.all("td") if cell.get("class") == "words"} == {"4"}
+    assert f"{changed[0].sum()} of {changed[0].size} codes changed" in text
+    assert "framed" not in text
+    assert "Codes changed</th>" not in text.partition('id="pictures"')[2].partition("</section>")[0]
+
+
 def with_answers(folder: Path, *, seeds: int = 3) -> Path:
     """A run of two methods whose rows are the means of the answers beside them."""
     random, rows = np.random.default_rng(0), []

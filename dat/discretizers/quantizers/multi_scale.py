@@ -34,7 +34,7 @@ class MultiScaleQuantizer(Quantizer):
         rest, found = latents.float() if latents.dtype != torch.float64 else latents, []
         for scale, side in enumerate(self.sides):
             shrunk = rest if side == self.sides[-1] else F.interpolate(rest, size=(side, side), mode="area")
-            codes = nearest_code(as_vectors(shrunk), self.embedding.weight).view(len(latents), side, side)
+            codes = nearest_code(as_vectors(shrunk), self.embedding.weight).view(-1, side, side)
             rest = rest - self._part(scale, codes)
             found.append(codes.flatten(1))
         return torch.cat(found, dim=1)
@@ -43,7 +43,7 @@ class MultiScaleQuantizer(Quantizer):
         """The sum of all scales, at the size of the last."""
         total: Tensor | None = None
         for scale, part in enumerate(codes.split([side**2 for side in self.sides], dim=1)):
-            grown = self._part(scale, part.view(len(codes), self.sides[scale], self.sides[scale]))
+            grown = self._part(scale, part.view(-1, self.sides[scale], self.sides[scale]))
             total = grown if total is None else total + grown
         assert total is not None
         return total
