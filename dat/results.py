@@ -18,6 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from scipy import special
 
 from dat.errors import DataError
@@ -201,6 +202,20 @@ def write_bytes(path: Path, content: bytes) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_arrays(path: Path, /, **arrays: np.ndarray) -> None:
+    """Write NumPy arrays into one compressed file (`.npz`) atomically; the same arrays give the same bytes.
+
+    Raises:
+        TypeError: an array holds Python objects, which only pickle could write.
+    """
+    for name, array in arrays.items():
+        if array.dtype.hasobject:  # NumPy's flag against it is one more array for older versions.
+            raise TypeError(f"{name} holds Python objects; make it an array of numbers or of text.")
+    content = io.BytesIO()
+    np.savez_compressed(content, **arrays)  # pyright: ignore[reportArgumentType]  # its stub gives the arrays a flag's type
+    write_bytes(path, content.getvalue())
 
 
 def hashes_of(folder: Path, patterns: Sequence[str]) -> dict[str, str]:

@@ -34,6 +34,6 @@ if __name__ == "__main__":
     numbers = digits("train")
     images = torch.from_numpy(numbers.images).float() / 255
     pictures = [{"pixel_values": image, "labels": label} for image, label in zip(images, numbers.targets, strict=True)]
-    sizes: dict[str, Any] = {"image_size": 8, "patch_size": 2, "num_labels": 10, "hidden_size": 48, "num_attention_heads": 3}
+    sizes: dict[str, Any] = {"image_size": 8, "patch_size": 2, "num_labels": 10, "hidden_size": 48, "num_hidden_layers": 3}
     parts: dict[str, Any] = {"discretizer": dat.load_discretizer(sys.argv[1]), "alpha": 0.4, "normalize": lambda x: 2 * x - 1}
     DATTrainer(ViTForImageClassification(ViTConfig(**sizes)), train_dataset=pictures, **parts).train()

@@ -513,7 +513,10 @@ def test_without_a_direction_the_last_loss_is_that_of_the_reconstruction(name: s
 
 @pytest.mark.parametrize("name", CONTROLLED)
 def test_a_random_direction_is_as_long_as_the_gradient(name: str, discretizer: FrozenDiscretizer) -> None:
-    """Away from 0 and 1, where nothing is cut; and it is another one for each picture and each step, whatever the loss."""
+    """Away from 0 and 1, where nothing is cut; and it is another one for each picture and each step, whatever the loss.
+
+    The reconstruction, which is where the official step begins, reaches both: of few of its pixels a little is cut.
+    """
     given = replace(batch(), images=0.3 + 0.4 * batch().images)
     base = discretizer(given.images).clamp(0.3, 0.7) if name == "dat-official" else given.images
     deltas = []
@@ -522,7 +525,8 @@ def test_a_random_direction_is_as_long_as_the_gradient(name: str, discretizer: F
         make_step(controlled(name, asked, direction, 0.1), network(), given)
         deltas.append((asked.seen[-1] - (asked.inner(asked.seen[0]) if name == "dat-official" else base)).flatten(1))
     for delta in deltas:
-        torch.testing.assert_close(delta.norm(dim=1), torch.full((6,), 0.1), atol=1e-3, rtol=0)
+        cut = 3e-3 if name == "dat-official" else 1e-3
+        torch.testing.assert_close(delta.norm(dim=1), torch.full((6,), 0.1), atol=cut, rtol=0)
     first, *others = (delta / delta.norm(dim=1, keepdim=True) for delta in deltas)
     for other in others:
         assert ((first * other).sum(dim=1).abs() < 0.35).all()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -51,7 +50,7 @@ from dat.recipe.contest import contestant, training_of
 from dat.recipe.header import recipe_hash
 from dat.recipe.methods import alpha_of, build_method
 from dat.recipe.unlabelled import build_judged
-from dat.results import Row, from_json, versions, write_bytes
+from dat.results import Row, from_json, versions, write_arrays
 from dat.studies.words import step_of
 from dat.types import Batch, Images, Task
 
@@ -349,10 +348,8 @@ def _kept(folder: Path, specimen: Specimen, verb: str) -> Arrays | None:
 
 
 def _keep(folder: Path, specimen: Specimen, verb: str, arrays: Arrays) -> None:
-    content = io.BytesIO()
-    named: dict[str, Any] = {**arrays, "identity": np.array(json.dumps(_identity(specimen)))}
-    np.savez_compressed(content, **named)
-    write_bytes(_place(folder, specimen, verb), content.getvalue())
+    identity = np.array(json.dumps(_identity(specimen)))
+    write_arrays(_place(folder, specimen, verb), **arrays, identity=identity)
 
 
 def _place(folder: Path, specimen: Specimen, verb: str) -> Path:

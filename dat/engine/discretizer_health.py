@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,7 @@ from dat.discretizers.frozen import FrozenDiscretizer
 from dat.discretizers.objective import Perceptual
 from dat.discretizers.quality import ReconstructionQuality, is_collapsed
 from dat.nn.imagenet_networks import ImageNetNetwork
-from dat.results import write_bytes
+from dat.results import write_arrays
 from dat.types import Images, PerImage, Place
 
 PICTURES = 8
@@ -108,10 +107,8 @@ def keep_reconstructions(path: Path, originals: Images, reconstructions: Images,
     if path.is_file():
         with np.load(path) as stored:
             earlier = {name: stored[name] for name in stored.files if name in names}
-    content = BytesIO()
     arrays = {"original": _bytes(originals), **earlier, f"epoch_{epoch + 1}": _bytes(reconstructions)}
-    np.savez_compressed(content, **arrays)  # pyright: ignore[reportArgumentType]  # its stub gives the arrays a flag's type
-    write_bytes(path, content.getvalue())
+    write_arrays(path, **arrays)
 
 
 def _bytes(images: Images) -> np.ndarray:

@@ -154,7 +154,9 @@ class TwoPlayerLearner:
         self.codebook = _codebook_care(self.bare, settings, place)
         self.generator = Player("vqgan", self.bare, settings, here, called=_WithLatents(self.bare))
         critic = _critic(objective, settings)
-        self.discriminator = Player("critic", critic, settings, here) if critic is not None else None
+        self.discriminator = None
+        if critic is not None:
+            self.discriminator = Player("critic", critic, settings, here, called=_OfBoth(critic))
         self.players = [self.generator] if self.discriminator is None else [self.generator, self.discriminator]
         self.balance: dict[str, float | Tensor] = {}
         self.measured: dict[str, float | str] = {}
@@ -221,7 +223,7 @@ class TwoPlayerLearner:
         logs = []
         for number, (real_images, fake_images) in enumerate(zip(images, reconstructions, strict=True)):
             with player.sharing(is_last=number == len(images) - 1):
-                real, fake = player.called(real_images), player.called(fake_images)
+                real, fake = player.called(real_images, fake_images)
                 loss = self.objective.discriminator_loss(real, fake, updates=step)
                 self.here.backward(loss / len(images))
             logs.append({"discriminator": loss.detach(), **discriminator_balance(real.detach(), fake.detach())})
@@ -324,6 +326,17 @@ class _WithLatents(nn.Module):
         latents = self.vqgan.latents(images)
         quantized = self.vqgan.quantize(latents)
         return self.vqgan.decode_vectors(quantized.vectors), quantized, latents.detach().float()
+
+
+class _OfBoth(nn.Module):
+    """The discriminator of real and reconstructed images, in one call: a second one changes what the first keeps."""
+
+    def __init__(self, critic: nn.Module) -> None:
+        super().__init__()
+        self.critic = critic
+
+    def forward(self, real: Images, fake: Images) -> tuple[Logits, Logits]:
+        return self.critic(real), self.critic(fake)
 
 
 def discriminator_balance(logits_real: Logits, logits_fake: Logits) -> dict[str, Tensor]:

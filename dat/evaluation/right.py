@@ -11,14 +11,13 @@ import zipfile
 import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 
 from dat.errors import DataError
 from dat.evaluation.mistakes import OTHER, Answered, Flags
-from dat.results import write_bytes
+from dat.results import write_arrays
 
 RIGHT = "right"
 """Folder of these files in that of the run."""
@@ -53,9 +52,7 @@ def write_kept(path: Path, kept: Kept) -> None:
         arrays[SAID + suite] = answered.said.astype(np.int32)
         if answered.sure is not None:
             arrays[SURE + suite] = answered.sure.astype(np.float32)
-    content = BytesIO()
-    np.savez_compressed(content, allow_pickle=False, **arrays)
-    write_bytes(path, content.getvalue())
+    write_arrays(path, **arrays)
 
 
 def read_kept(path: Path) -> Kept:

@@ -7,7 +7,6 @@ import json
 import zipfile
 import zlib
 from collections.abc import Mapping
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,7 @@ from dat.errors import DataError
 from dat.evaluation.cells import Cell, Predictions, View, answered
 from dat.evaluation.identity import Answers
 from dat.evaluation.mistakes import Answered
-from dat.results import SET, from_json, write_bytes, write_text
+from dat.results import SET, from_json, write_arrays, write_text
 
 PREDICTIONS, PICTURES, ANSWERS = "predictions", "pictures", "answers.npz"
 OUTPUTS, GROUPS, LABELS = "outputs.", "groups.", "labels."
@@ -61,7 +60,6 @@ def is_stored(folder: Path, cell: Cell, known: str) -> bool:
 
 def write_predictions(folder: Path, cell: Cell, predictions: Predictions, known: str) -> None:
     """Write the predictions of a cell at once; the same predictions give the same bytes."""
-    content = BytesIO()
     outputs = {OUTPUTS + metric: values.astype(np.int32) for metric, values in predictions.outputs.items()}
     texts: dict[str, np.ndarray] = {
         "identity": np.array(known),
@@ -72,8 +70,7 @@ def write_predictions(folder: Path, cell: Cell, predictions: Predictions, known:
     if predictions.confidence is not None:
         texts |= {CONFIDENCE: predictions.confidence.astype(np.float32), CLASSES: np.array(cell.dataset.source.classes)}
     targets = predictions.targets.astype(np.int32)
-    np.savez_compressed(content, allow_pickle=False, targets=targets, **outputs, **views, **texts)
-    write_bytes(path_of(folder, cell.name, set_of(cell)), content.getvalue())
+    write_arrays(path_of(folder, cell.name, set_of(cell)), targets=targets, **outputs, **views, **texts)
 
 
 def read_predictions(folder: Path, name: str, pictures: str = "") -> Predictions:
@@ -148,9 +145,7 @@ def read_answers(folder: Path) -> dict[str, Answers]:
 
 def write_answers(folder: Path, answers: Mapping[str, Answers]) -> None:
     """Write what models answered, at once."""
-    content = BytesIO()
-    np.savez_compressed(content, allow_pickle=False, **answers)
-    write_bytes(folder / ANSWERS, content.getvalue())
+    write_arrays(folder / ANSWERS, **answers)
 
 
 def _set_of(path: Path) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,7 +18,7 @@ from dat.data.boxed import BoxedDataset, Letterbox, cut, wanted
 from dat.discretizers.frozen import FrozenDiscretizer
 from dat.evaluation.suites import FGSM
 from dat.report.tables import BASELINE
-from dat.results import write_bytes
+from dat.results import write_arrays
 from dat.studies import measured, words
 from dat.studies.study import Job
 from dat.tasks.detection import Detection
@@ -112,9 +111,8 @@ def write(path: Path, models: Mapping[Job, nn.Module], scene: Scene, adversary: 
     networks = [model.eval().to(place.device) for model in models.values()]
     views = [adversary.views(network, scene.task, images, boxes) for network in networks]
     shown = [(network, seen) for network, of_model in zip(networks, views, strict=True) for seen in of_model.values()]
-    content = BytesIO()
-    np.savez_compressed(
-        content,
+    write_arrays(
+        path,
         shown=np.stack([[measured.as_bytes(seen) for seen in of_model.values()] for of_model in views]),
         methods=np.array([job.label for job in models]),
         seeds=np.array([job.seed for job in models]),
@@ -125,7 +123,6 @@ def write(path: Path, models: Mapping[Job, nn.Module], scene: Scene, adversary: 
         **_things(source, scene.frame),
         **_flat([_found(network, seen, scene) for network, seen in shown], len(views[0]), len(source)),
     )
-    write_bytes(path, content.getvalue())
 
 
 def _things(source: AnnotatedPictures, frame: Letterbox) -> Arrays:

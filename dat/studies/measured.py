@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ from dat.evaluation.predict import Classifier, Shelf, predict
 from dat.evaluation.suites import Clean, Suite, clean_beside
 from dat.progress import Bar
 from dat.recipe.classification import Evaluation
-from dat.results import SET, SOUGHT, Row, from_json, machine, of_set, versions, write_bytes
+from dat.results import SET, SOUGHT, Row, from_json, machine, of_set, versions, write_arrays
 from dat.studies import words
 from dat.studies.study import Job, MakeRow
 from dat.tasks.classification import Classification
@@ -366,9 +365,8 @@ def pictures(subject: Subject, model: nn.Module, discretizer: FrozenDiscretizer,
     """Write some test pictures on their way through the adversary."""
     images, targets = _examples(subject)
     change = discrete_change(model, Classification(), discretizer.exact(), images, targets, alpha=alpha)
-    content = BytesIO()
-    np.savez_compressed(
-        content,
+    write_arrays(
+        path,
         original=as_bytes(change.original),
         reconstruction=as_bytes(change.reconstruction),
         adversarial=as_bytes(change.adversarial),
@@ -377,7 +375,6 @@ def pictures(subject: Subject, model: nn.Module, discretizer: FrozenDiscretizer,
         predicted_original=_predicted(model, change.original, subject.classes),
         predicted_adversarial=_predicted(model, change.adversarial, subject.classes),
     )
-    write_bytes(path, content.getvalue())
 
 
 def _examples(subject: Subject) -> tuple[Tensor, Tensor]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,7 @@ from dat.errors import DataError
 from dat.evaluation.mistakes import ANOTHER, OTHER, Answered
 from dat.report.figures import read_arrays
 from dat.report.tables import BASELINE
-from dat.results import write_bytes
+from dat.results import write_arrays
 from dat.studies.measured import as_bytes
 from dat.studies.study import Job
 
@@ -57,10 +56,8 @@ def write(path: Path, sets: Sequence[SetOfAnswers], pair: tuple[Job, Job], *, ke
 
 def _save(path: Path, sets: Mapping[str, Sequence[_Mistaken]], pair: tuple[Job, Job]) -> None:
     found = [one for several in sets.values() for one in several]
-    content = BytesIO()
-    np.savez_compressed(
-        content,
-        allow_pickle=False,
+    write_arrays(
+        path,
         methods=np.array([job.label for job in pair]),
         seeds=np.array([job.seed for job in pair]),
         sets=np.array([*sets], np.str_),
@@ -72,7 +69,6 @@ def _save(path: Path, sets: Mapping[str, Sequence[_Mistaken]], pair: tuple[Job, 
         sure=np.array([one.sure for one in found], np.float32).reshape(-1, 2),
         **{f"picture.{number}": one.picture for number, one in enumerate(found)},
     )
-    write_bytes(path, content.getvalue())
 
 
 def _stored(path: Path, pair: tuple[Job, Job]) -> dict[str, list[_Mistaken]]:

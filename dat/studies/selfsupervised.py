@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
-from io import BytesIO
 from typing import Any
 
 import numpy as np
@@ -23,7 +22,7 @@ from dat.nn.mae import MaskedAutoencoder
 from dat.nn.norm import Normalized
 from dat.progress import Bar
 from dat.recipe.selfsupervised import SelfSupervisedComparison
-from dat.results import Row, versions, write_bytes
+from dat.results import Row, versions, write_arrays
 from dat.studies import measured
 from dat.studies.contest import jobs_of, trained
 from dat.studies.forecast import Forecast
@@ -74,7 +73,7 @@ class SelfSupervisedStudy:
 
     def pictures(self, models: Mapping[Job, nn.Module]) -> None:
         """Some test pictures: as a masked autoencoder fills them up, and their neighbours, clean and attacked."""
-        job, content = self._shown_job, BytesIO()
+        job = self._shown_job
         model, place = models[job], self.run.place
         assert isinstance(model, Normalized)
         images, targets = _examples(self.opened.data.test)
@@ -86,8 +85,7 @@ class SelfSupervisedStudy:
         if isinstance(model.network, MaskedAutoencoder):
             arrays |= _reconstructed(model, images)
         arrays |= self._retrieved(self._judges[job], images, targets)
-        np.savez_compressed(content, **arrays)
-        write_bytes(self.run.folder / "pictures.npz", content.getvalue())
+        write_arrays(self.run.folder / "pictures.npz", **arrays)
         self.run.facts["pictures"] = {"model": str(job), "epsilon_255": round(255 * SHOWN_EPSILON, 4)}
 
     def following(self) -> None:

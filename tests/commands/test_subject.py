@@ -127,6 +127,8 @@ def test_what_is_not_done_here_is_refused(changed: dict[str, Any], sentence: str
 )
 @pytest.mark.parametrize("weights", [None, Path("mine.safetensors")])
 def test_odd_names_are_refused_before_anything_is_made(name: str, sentence: str, weights: Path | None) -> None:
+    if sentence.startswith("gives") and not timm.is_model(name):
+        pytest.skip("the model is newer than this timm")
     with patch.object(timm, "create_model", side_effect=AssertionError), pytest.raises(UsageError, match=sentence):
         open_tested(f"timm:{name}", weights=weights)
 

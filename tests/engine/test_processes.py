@@ -22,7 +22,7 @@ def run_on(count: int, out: Path) -> Path:
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(count)] if count > 1 else []
     command = [sys.executable, *launcher, str(HERE / "processes.py"), str(out)]
     paths = {"PYTHONPATH": str(HERE.parents[1])}
-    done = subprocess.run(command, env={**environment(), **paths}, capture_output=True, text=True, timeout=240, check=False)
+    done = subprocess.run(command, env={**environment(), **paths}, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
     return out
 
