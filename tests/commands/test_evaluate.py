@@ -235,7 +235,7 @@ def test_what_is_kept_from_before_sets_were_named_is_used_and_replaced(photos: P
     with np.load(path) as kept:
         arrays = dict(kept)
     arrays["protocol"] = np.array(json.dumps({key: value for key, value in row.protocol.items() if key != "set"}))
-    np.savez_compressed(path, allow_pickle=False, **arrays)
+    np.savez_compressed(path, **arrays)
     old = replace(row, protocol={key: value for key, value in row.protocol.items() if key != "set"})
     write_rows(tmp_path / "out" / "results.jsonl", [old])
     assert "Clean" in write_all([tmp_path / "out"])[0]

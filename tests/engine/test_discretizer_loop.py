@@ -22,7 +22,7 @@ from dat.discretizers.pretrained import read_extra
 from dat.discretizers.quantizers.cosine import CosineQuantizer
 from dat.discretizers.quantizers.nearest import CodebookQuantizer, VectorQuantizer, as_vectors
 from dat.discretizers.quantizers.table import create_quantizer
-from dat.engine import discretizer_health
+from dat.engine import discretizer_health, discretizer_loop
 from dat.engine.codebook import CodebookCare, RunningMeans, forget, sums_by_code
 from dat.engine.discretizer_health import KEPT_EPOCHS, keep_reconstructions, reconstruction_quality, usage_alarm
 from dat.engine.discretizer_loop import DiscretizerTraining, TwoPlayerLearner, discriminator_balance, train_discretizer
@@ -349,6 +349,20 @@ def test_bfloat16_covers_both_players_but_not_the_quantizer(bfloat16_learner: Tw
     assert all(value.isfinite() for value in log.values())
     codebook = learner.bare.quantize
     assert codebook(torch.rand(1, 4, 2, 2, dtype=torch.bfloat16)).commitment_loss.dtype == torch.float32
+
+
+def test_the_second_player_is_called_once_for_a_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On several processes a call evens the running means, which PyTorch 2.6 forbids between a call and its gradient."""
+    asked: list[tuple[int, int]] = []
+    forward = discretizer_loop._OfBoth.forward
+
+    def counted(critic: Any, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
+        asked.append((len(real), len(fake)))
+        return forward(critic, real, fake)
+
+    monkeypatch.setattr(discretizer_loop._OfBoth, "forward", counted)
+    train(tmp_path, network(), TWO_PLAYERS, disc_layers=1, disc_width=8, accumulate=2)
+    assert asked == [(8, 8)] * 8  # of steps 5 to 8, two halves each
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])

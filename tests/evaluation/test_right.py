@@ -6,6 +6,7 @@ import pytest
 from dat.errors import DataError
 from dat.evaluation.mistakes import OTHER, Answered
 from dat.evaluation.right import Kept, path_of, read_all, read_kept, write_kept
+from dat.results import write_arrays
 
 SAID = Answered(("cat", "dog"), np.array([0, 1, 1]), np.array([0, OTHER, 1]), np.array([0.5, 0.25, 1.0]))
 UNSURE = Answered(SAID.classes, np.array([0, 1]), np.array([0, 0]), None)
@@ -36,6 +37,16 @@ def test_answers_are_read_as_they_were_written(tmp_path: Path):
     assert path.read_bytes() == first
 
 
+def test_a_file_of_arrays_holds_these_and_never_objects(tmp_path: Path):
+    path = tmp_path / "arrays.npz"
+    write_arrays(path, targets=np.arange(3), words=np.array("text"))
+    with np.load(path, allow_pickle=False) as found:
+        assert {name: found[name].tolist() for name in found.files} == {"targets": [0, 1, 2], "words": "text"}
+    with pytest.raises(TypeError, match="said holds Python objects"):
+        write_arrays(path, said=np.array([{}, None]))
+    assert path.is_file()
+
+
 def test_of_models_without_answers_there_are_none(tmp_path: Path):
     write_kept(path_of(tmp_path, "dat", 0), ANSWERS)
     assert set(read_all(tmp_path, [("dat", 0), ("dat", 0), ("standard", 0), ("paper", None)])) == {("dat", 0)}
@@ -44,8 +55,7 @@ def test_of_models_without_answers_there_are_none(tmp_path: Path):
 
 def test_a_file_of_an_older_version_says_which_were_right_and_no_more(tmp_path: Path):
     path = path_of(tmp_path, "dat", 0)
-    path.parent.mkdir()
-    np.savez_compressed(path, allow_pickle=False, **RIGHT)
+    write_arrays(path, **RIGHT)
     found = read_kept(path)
     assert (list(found.right), found.said) == (list(RIGHT), {})
 
@@ -71,6 +81,6 @@ def test_what_is_damaged_is_named(tmp_path: Path, name: str, wrong: np.ndarray |
     else:
         with np.load(path) as content:
             arrays = dict(content)
-        np.savez(path, allow_pickle=False, **{**arrays, name: wrong})
+        np.savez(path, **{**arrays, name: wrong})
     with pytest.raises(DataError, match=rf"right/dat-seed0\.npz is damaged.*{words.removeprefix('is damaged')}"):
         read_kept(path)
