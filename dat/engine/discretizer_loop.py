@@ -199,7 +199,7 @@ class TwoPlayerLearner:
                 reconstruction,
                 quantized,
                 last_layer=self.bare.last_layer,
-                logits_fake=critic(reconstruction) if critic is not None else None,
+                logits_fake=critic.alone(reconstruction) if critic is not None else None,
                 perceptual=self.perceptual,
                 updates=step,
                 codebook_term=self.settings.codebook_update == "gradient",
@@ -209,12 +209,13 @@ class TwoPlayerLearner:
         return reconstruction.detach(), {"loss": loss.total.detach(), **parts}
 
     @contextmanager
-    def _frozen_critic(self, step: int) -> Iterator[nn.Module | None]:
-        """The discriminator, once it plays, without its data-parallel wrapper: its own gradients are not wanted."""
+    def _frozen_critic(self, step: int) -> Iterator[Player | None]:
+        """The discriminator, once it plays; its own gradients are not wanted."""
         if self.discriminator is None or not self.objective.adversarial(step):
             yield None
             return
-        yield self.discriminator.bare.requires_grad_(False)
+        self.discriminator.bare.requires_grad_(False)
+        yield self.discriminator
         self.discriminator.bare.requires_grad_(True)
 
     def _discriminator_update(
@@ -303,6 +304,11 @@ class Player:
     def sharing(self, *, is_last: bool) -> AbstractContextManager[None]:
         """Where a micro-batch is back-propagated; processes exchange gradients after the last one only."""
         return nullcontext() if is_last else self.here.no_sync(self.called)
+
+    def alone(self, images: Images) -> Tensor:
+        """What the network says of images on this process, in the precision of `called`."""
+        with self.here.autocast():
+            return self.bare(images).float()
 
     def set_learning_rate(self, lr: float) -> None:
         """For all parameters."""
