@@ -10,7 +10,7 @@ FAST := not slow and not gpu and not network
 PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-oldest test-sdist check bench docs release-notes clean
+.PHONY: help demo test test-slow test-oldest test-newest test-sdist check bench docs release-notes clean
 
 help:  ## This list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
@@ -27,6 +27,11 @@ test-slow: $(VENV)/installed-dev  ## The tests that take minutes
 
 test-oldest: .venv-oldest/installed  ## The fast tests on the oldest versions that may be installed (downloads gigabytes)
 	@$(subst $(BIN),.venv-oldest/bin,$(PYTEST)) -m "$(FAST)" -o filterwarnings=
+
+test-newest: $(VENV)/created  ## The fast tests on the newest versions there are, of everything (downloads gigabytes)
+	$(PYTHON) -m venv .venv-newest
+	.venv-newest/bin/pip install --quiet --upgrade --upgrade-strategy eager -e ".[dev]"
+	@$(subst $(BIN),.venv-newest/bin,$(PYTEST)) -m "$(FAST)" $(TESTS)
 
 # What travels, from nothing: the wheel is made of the sdist, the demo runs in an empty folder, and the tests are those of the
 # sdist in a folder of its own, where `python -m` takes its code. Some of them only: make test-sdist TESTS="tests/nn tests/tasks"
