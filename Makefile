@@ -28,7 +28,7 @@ test-slow: $(VENV)/installed-dev  ## The tests that take minutes
 test-oldest: .venv-oldest/installed  ## The fast tests on the oldest versions that may be installed (downloads gigabytes)
 	@$(subst $(BIN),.venv-oldest/bin,$(PYTEST)) -m "$(FAST)" -o filterwarnings=
 
-test-newest: $(VENV)/created  ## The fast tests on the newest versions there are, of everything (downloads gigabytes)
+test-newest:  ## The fast tests on the newest versions there are, of everything (downloads gigabytes)
 	$(PYTHON) -m venv .venv-newest
 	.venv-newest/bin/pip install --quiet --upgrade --upgrade-strategy eager -e ".[dev]"
 	@$(subst $(BIN),.venv-newest/bin,$(PYTEST)) -m "$(FAST)" $(TESTS)

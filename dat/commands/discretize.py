@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import sys
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -29,7 +29,7 @@ from dat.engine import run_folder
 from dat.errors import DataError, UsageError
 from dat.progress import Bar
 from dat.report.figures import INK, MUTED, PAPER
-from dat.results import write_bytes
+from dat.results import write_arrays, write_bytes
 
 Picture = Float[Tensor, "1 3 _ _"]
 PictureCodes = Int[Tensor, "1 *_"]
@@ -123,7 +123,7 @@ def discretize(
             bar.advance(len(outcomes), "")
     if not outcomes:
         raise DataError(f"None of the {len(paths)} pictures can be read; name others.")
-    write_bytes(out / CODES, _npz(found))
+    write_arrays(out / CODES, **{name: codes[0].int().numpy() for name, codes in found.items()})
     write_bytes(out / PICTURE, _png(draw(shown, outcomes[: len(shown)])))
     total = _total(outcomes, found.values(), discretizer.codebook_size, psnr_db(squared_error / numbers))
     return outcomes, replace(total, left_out=len(paths) - len(outcomes))
@@ -177,12 +177,6 @@ def _picture(images: Picture) -> Image.Image:
 def _png(picture: Image.Image) -> bytes:
     file = io.BytesIO()
     picture.save(file, format="PNG")
-    return file.getvalue()
-
-
-def _npz(arrays: Mapping[str, PictureCodes]) -> bytes:
-    file = io.BytesIO()
-    np.savez_compressed(file, **{name: codes[0].int().numpy() for name, codes in arrays.items()})  # pyright: ignore[reportArgumentType]  # numpy's stub takes any name for `allow_pickle`
     return file.getvalue()
 
 

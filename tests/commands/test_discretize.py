@@ -87,6 +87,14 @@ def test_files_and_numbers_are_those_of_the_discretizer(photos: Path, discretize
     assert pixels(tmp_path / "out" / "picture.png").shape[1] > 2 * CAPTION
 
 
+def test_pictures_may_be_called_as_the_parameters_of_numpy(photos: Path, discretizer: FrozenDiscretizer, tmp_path: Path):
+    file, flag = photos / "a" / "file.png", photos / "b" / "allow_pickle.png"
+    (photos / "a" / "cat.png").rename(file)
+    (photos / "b" / "cat.png").rename(flag)
+    discretize([file, flag], discretizer, tmp_path / "out")
+    assert set(arrays(tmp_path / "out" / "codes.npz")) == {"file", "allow_pickle"}
+
+
 def test_pictures_of_an_earlier_call_do_not_stay(photos: Path, discretizer: FrozenDiscretizer, tmp_path: Path):
     out = tmp_path / "out"
     discretize(find_pictures([photos]), discretizer, out)
