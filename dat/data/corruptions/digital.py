@@ -22,8 +22,8 @@ from dat.data.corruptions.draws import Draws
 Levels = Float[Tensor, "batch 3 height width"]
 FineLevels = Float64[Tensor, "batch 3 height width"]
 Bytes = UInt8[Tensor, "batch 3 height width"]
-Picture = UInt8[np.ndarray, "3 height width"]
 Channel = Float[Tensor, "batch 1 height width"]
+Picture = UInt8[np.ndarray, "height width 3"]
 Corners = Float[Tensor, "batch 3 2"]
 Field = Float[Tensor, "batch height width"]
 Fields = Float[Tensor, "batch 2 height width"]
@@ -57,15 +57,18 @@ def pixelate(levels: Levels, factor: float) -> Bytes:
     """
     height, width = levels.shape[-2:]
     rows, columns = int(height * factor), int(width * factor)
-    small = _reduced(_reduced(levels.int(), columns, dim=3), rows, dim=2).to(torch.uint8)
-    wide = small.index_select(3, _repeats(width, columns, levels.device))
+    # Columns first, as Pillow does, but turned round: whole rows are picked several times as fast as single pixels.
+    narrow = _reduced(levels.mT.int().contiguous(), columns)
+    small = _reduced(narrow.mT.contiguous(), rows).to(torch.uint8)
+    wide = small.mT.contiguous().index_select(2, _repeats(width, columns, levels.device)).mT.contiguous()
     return wide.index_select(2, _repeats(height, rows, levels.device))
 
 
 def jpeg_compression(levels: Levels, quality: int) -> Bytes:
     """Through JPEG of a quality from 1 to 95."""
-    planes = levels.to(torch.uint8).cpu().numpy()
-    return torch.from_numpy(np.stack([_through_jpeg(picture, quality) for picture in planes])).to(levels.device)
+    pictures = levels.to(torch.uint8).contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1).cpu().numpy()
+    decoded = np.stack([_through_jpeg(picture, quality) for picture in pictures])
+    return torch.from_numpy(decoded).permute(0, 3, 1, 2).to(levels.device)
 
 
 def elastic_transform(levels: Levels, draws: Draws, strength: float, smoothness: float, shift: float) -> Levels:
@@ -103,13 +106,12 @@ def _from_hue_free(value: Tensor, saturation: Tensor, distance: FineLevels) -> F
     return (value * (1 - saturation * distance)).mul_(255)
 
 
-def _reduced(levels: Whole, length: int, *, dim: int) -> Whole:
-    """The mean of the pixels whose centres fall into each of `length` boxes, rounded."""
-    places, weights = _box_taps(levels.shape[dim], length, levels.device)
-    shape = (-1, 1) if dim == 2 else (-1,)
+def _reduced(levels: Whole, rows: int) -> Whole:
+    """The mean of the rows whose centres fall into each of `rows` boxes, rounded."""
+    places, weights = _box_taps(levels.shape[2], rows, levels.device)
     total = torch.full((), 2**21, dtype=torch.int32, device=levels.device)
     for place, weight in zip(places, weights, strict=True):
-        total = levels.index_select(dim, place).mul_(weight.view(shape)).add_(total)
+        total = levels.index_select(2, place).mul_(weight[:, None]).add_(total)
     return total >> 22
 
 
@@ -135,10 +137,10 @@ def _box_matrix(length: int, resized: int) -> np.ndarray:
     return np.asarray(units.resize((resized, length), Image.Resampling.BOX)).T
 
 
-def _through_jpeg(planes: Picture, quality: int) -> Picture:
+def _through_jpeg(picture: Picture, quality: int) -> Picture:
     buffer = BytesIO()
-    Image.merge("RGB", [Image.fromarray(plane) for plane in planes]).save(buffer, "JPEG", quality=quality)
-    return np.stack([np.asarray(plane) for plane in Image.open(buffer).split()])
+    Image.fromarray(picture).save(buffer, "JPEG", quality=quality)
+    return np.asarray(Image.open(buffer))
 
 
 @lru_cache(maxsize=64)
