@@ -529,7 +529,7 @@ def test_another_size_with_the_alpha_of_the_recipe_is_told_at_the_start(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(train_command, "carry_out", lambda recipe, *_, **__: Path(recipe.out))
-    train_command.train("folder/gpu", ["data.size=64"])
+    train_command.train("imagenet/table1/resnet50-dat", ["data.size=64"])
     assert capsys.readouterr().err.startswith("Note: data.size is 64 and was 224 in the recipe, but alpha is what it was")
-    train_command.train("folder/gpu", ["data.size=64", "methods.dat.alpha=2"])
+    train_command.train("imagenet/table1/resnet50-dat", ["data.size=64", "methods.dat.alpha=2"])
     assert capsys.readouterr().err == ""
