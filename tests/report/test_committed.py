@@ -340,3 +340,20 @@ def test_a_table_of_a_text_holds_the_numbers_of_the_results(page: str, heading: 
                 half = (gap.interval[1] - gap.interval[0]) / 2
                 assert cells[column] == f"{gap.mean:+.1f} ± {half:.1f}".replace("-", MINUS), (title, column)
     assert method_title("dat-free") in shown or name == "demo"
+
+
+def test_the_stronger_attack_on_the_controls_is_told_as_measured():
+    folder = ROOT / "results/cifar10-controls"
+    comparison = comparison_table(read_rows(folder / "pgd.jsonl"))
+    text = (folder / "README.md").read_text()
+    for title, suite in (("Clean", "clean"), ("PGD-20", "pgd")):
+        found = [comparison.estimate(suite, method) for method in comparison.methods]
+        halves = [(value.interval[1] - value.interval[0]) / 2 for value in found if value and value.interval]
+        cells = [f"{value.mean:.1f} ± {half:.1f}" for value, half in zip(found, halves, strict=True) if value]
+        assert f"| {title} | {' | '.join(cells)} |" in text
+    for control in ("standard", "dat-random", "dat-none", "random-codes"):
+        gap = comparison.difference("pgd", "dat", to=control)
+        assert gap is not None
+        assert gap.interval is not None
+        assert gap.sign == 1
+        assert f"+{gap.mean:.1f} ± {(gap.interval[1] - gap.interval[0]) / 2:.1f}" in text
