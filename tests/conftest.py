@@ -23,6 +23,11 @@ DEAREST = (
 )
 
 
+def pytest_runtest_setup() -> None:
+    """The shapes of the first calls of each test are checked."""
+    shape_checks.CALLS.clear()
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The files that take longest come first: `make test` gives a file to one process, and none shall be left with one."""
     places = {Path(__file__).parent / name: place for place, name in enumerate(DEAREST)}

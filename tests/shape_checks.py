@@ -1,7 +1,8 @@
 """Every function of the package checks shapes and types of its annotations while tests run, at what that costs at least.
 
 jaxtyping binds the arguments of each call anew to remember the sizes of axes. Functions that name no array have none to
-remember: beartype alone checks the same of them, in a fiftieth of the time.
+remember: beartype alone checks the same of them, in a fiftieth of the time. Of the others the first calls of each test are
+checked, and then one in `RARELY`: a training calls the layers of its networks thousands of times, with the same shapes.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ from beartype import BeartypeConf, beartype
 from jaxtyping import AbstractArray, TypeCheckError
 from jaxtyping._decorator import _destring_annotation  # as jaxtyping reads them, so that the same is checked
 
+OFTEN, RARELY = 8, 32
+CALLS: dict[FunctionType, int] = {}
+"""Of each function since a test began; `tests/conftest.py` clears it."""
 PLAIN = beartype(conf=BeartypeConf(violation_type=TypeCheckError))
 original = jaxtyping.jaxtyped
 
@@ -31,7 +35,7 @@ def install() -> None:
 def checked(what: Any, *, typechecker: Any) -> Any:
     """A function or class, as jaxtyping's own decorator gives it but for functions without arrays, which beartype checks."""
     if not inspect.isclass(what):
-        return plainly(what) if is_plain(what) else original(what, typechecker=typechecker)
+        return plainly(what) if is_plain(what) else sparingly(what, original(what, typechecker=typechecker))
     made = vars(what).get("__init__")
     if dataclasses.is_dataclass(what) and isinstance(made, FunctionType) and is_plain(made):
         setattr(what, "__init__", plainly(made))  # noqa: B010
@@ -75,3 +79,16 @@ def plainly(function: FunctionType) -> Callable[..., Any]:
     twin.__kwdefaults__, twin.__annotations__ = function.__kwdefaults__, hints_of(function)
     twin.__dict__.update(function.__dict__)
     return functools.update_wrapper(PLAIN(twin), function)
+
+
+def sparingly(what: Any, whole: Any) -> Any:
+    """`whole`, which is `what` with its checks, but for most of many calls; only of functions that return at once."""
+    if not isinstance(what, FunctionType) or inspect.isgeneratorfunction(what) or inspect.iscoroutinefunction(what):
+        return whole
+
+    @functools.wraps(what)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        CALLS[what] = calls = CALLS.get(what, 0) + 1
+        return (whole if calls <= OFTEN or calls % RARELY == 0 else what)(*args, **kwargs)
+
+    return call

@@ -2,7 +2,6 @@
 
 import json
 import runpy
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from itertools import product
@@ -110,16 +109,10 @@ def test_the_released_step_does_what_ours_does_and_what_it_does_not_need(tmp_pat
 
 
 @pytest.mark.parametrize("wrong", ["dat-fest", "dat:alpha", "dat:beta=1", "dat-fast:adversarial_share=2"])
-def test_a_method_that_is_none_is_refused(wrong: str) -> None:
-    finished = subprocess.run(
-        [sys.executable, "benchmarks/step.py", "--methods", wrong],
-        cwd=FOLDER.parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert finished.returncode == 2
-    assert f"{wrong!r} is no METHOD or METHOD:KEY=NUMBER,..." in finished.stderr
+def test_a_method_that_is_none_is_refused(output_of: Run, wrong: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        output_of("step.py", "--methods", wrong)
+    assert f"{wrong!r} is no METHOD or METHOD:KEY=NUMBER,..." in capsys.readouterr().err
 
 
 def test_kept_results_have_the_form_that_is_written_now() -> None:

@@ -81,6 +81,22 @@ def test_shapes_are_held_against_each_other_where_arrays_are_named() -> None:
         checked(gathered)({"a": [np.ones((2, 2))]})
 
 
+def test_of_many_calls_in_a_test_the_first_and_then_a_few_are_checked() -> None:
+    function, two, three = checked(added), np.ones(2), np.ones(3)
+
+    def is_checked() -> bool:
+        try:
+            return not len(function(two, three[:1]))
+        except TypeCheckError:
+            return True
+
+    found = [is_checked() for _ in range(4 * shape_checks.RARELY)]
+    assert found[: shape_checks.OFTEN] == [True] * shape_checks.OFTEN
+    assert sum(found) == shape_checks.OFTEN + 4
+    shape_checks.CALLS.clear()  # as at the start of the next test
+    assert is_checked()
+
+
 def test_fields_of_dataclasses_are_checked() -> None:
     numbers, arrays = checked(Numbers), checked(Arrays)
     assert numbers(1) == Numbers(1)
