@@ -3,6 +3,7 @@
 jaxtyping binds the arguments of each call anew to remember the sizes of axes. Functions that name no array have none to
 remember: beartype alone checks the same of them, in a fiftieth of the time. Of the others the first calls of each test are
 checked, and then one in `RARELY`: a training calls the layers of its networks thousands of times, with the same shapes.
+Checks are made when a function is first called, as making those of all functions takes longer than most tests.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import functools
 import inspect
 from collections.abc import Callable
 from types import FunctionType, NoneType
-from typing import Any, Literal, NewType, TypeVar, get_args, get_origin
+from typing import Any, Literal, NewType, TypeGuard, TypeVar, get_args, get_origin
 
 import jaxtyping
 from beartype import BeartypeConf, beartype
@@ -35,7 +36,9 @@ def install() -> None:
 def checked(what: Any, *, typechecker: Any) -> Any:
     """A function or class, as jaxtyping's own decorator gives it but for functions without arrays, which beartype checks."""
     if not inspect.isclass(what):
-        return plainly(what) if is_plain(what) else sparingly(what, original(what, typechecker=typechecker))
+        if is_plain(what):
+            return plainly(what)
+        return sparingly(what, typechecker) if returns_at_once(what) else original(what, typechecker=typechecker)
     made = vars(what).get("__init__")
     if dataclasses.is_dataclass(what) and isinstance(made, FunctionType) and is_plain(made):
         setattr(what, "__init__", plainly(made))  # noqa: B010
@@ -45,9 +48,14 @@ def checked(what: Any, *, typechecker: Any) -> Any:
 
 def is_plain(what: object) -> bool:
     """Whether it is a function that returns at once and names no array; what cannot be told is not plain."""
-    if not isinstance(what, FunctionType) or hasattr(what, "__wrapped__") or inspect.isgeneratorfunction(what):
+    if not returns_at_once(what) or hasattr(what, "__wrapped__"):
         return False
-    return not inspect.iscoroutinefunction(what) and not any(map(names_arrays, hints_of(what).values()))
+    return not any(map(names_arrays, hints_of(what).values()))
+
+
+def returns_at_once(what: object) -> TypeGuard[FunctionType]:
+    """Whether it is a function, and no generator or coroutine."""
+    return isinstance(what, FunctionType) and not inspect.isgeneratorfunction(what) and not inspect.iscoroutinefunction(what)
 
 
 def hints_of(function: FunctionType) -> dict[str, Any]:
@@ -78,17 +86,22 @@ def plainly(function: FunctionType) -> Callable[..., Any]:
     twin.__qualname__, twin.__module__ = function.__qualname__, function.__module__
     twin.__kwdefaults__, twin.__annotations__ = function.__kwdefaults__, hints_of(function)
     twin.__dict__.update(function.__dict__)
-    return functools.update_wrapper(PLAIN(twin), function)
+    made = functools.cache(lambda: PLAIN(twin))
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return made()(*args, **kwargs)
+
+    return call
 
 
-def sparingly(what: Any, whole: Any) -> Any:
-    """`whole`, which is `what` with its checks, but for most of many calls; only of functions that return at once."""
-    if not isinstance(what, FunctionType) or inspect.isgeneratorfunction(what) or inspect.iscoroutinefunction(what):
-        return whole
+def sparingly(what: FunctionType, typechecker: Any) -> Callable[..., Any]:
+    """It, checked by jaxtyping, but for most of many calls."""
+    made = functools.cache(lambda: original(what, typechecker=typechecker))
 
     @functools.wraps(what)
     def call(*args: Any, **kwargs: Any) -> Any:
         CALLS[what] = calls = CALLS.get(what, 0) + 1
-        return (whole if calls <= OFTEN or calls % RARELY == 0 else what)(*args, **kwargs)
+        return (made() if calls <= OFTEN or calls % RARELY == 0 else what)(*args, **kwargs)
 
     return call

@@ -91,7 +91,7 @@ def discretize(
     """Reconstruct pictures one by one; writes each as PNG, all codes (`codes.npz`), and one picture of the first eight.
 
     `size`: the short side is resized to it and the centre cut out; None keeps every picture as it is. What an earlier call
-    left in `out` is replaced. So many as `allow_bad` that cannot be read are left out, each with a line on stderr.
+    left in `out` is replaced once the first picture went through. So many as `allow_bad` that cannot be read are left out, each with a line on stderr.
 
     Raises:
         DataError: more pictures cannot be read; the message names the one too many. Or none can.
@@ -106,14 +106,15 @@ def discretize(
     found: dict[str, PictureCodes] = {}
     squared_error, numbers = 0.0, 0
     shown: list[Pair] = []
-    run_folder.make(out, elsewhere=ELSEWHERE)
-    _clear(out)
     with Bar("discretize", len(paths)) as bar:
         for name, path, picture in _readable(paths, allow_bad):
             images = _tensor(crop(picture))
             codes = discretizer.encode(images.to(device)).cpu()
             codes = codes if random_codes is None else _resampled(codes, discretizer.codebook_size, random_codes, generator)
             decoded = discretizer.decode(codes.to(device)).cpu().float()[..., : images.shape[2], : images.shape[3]]
+            if not outcomes:  # not before one went through: what is refused leaves what was there
+                run_folder.make(out, elsewhere=ELSEWHERE)
+                _clear(out)
             write_bytes(out / RECONSTRUCTIONS / f"{name}.png", _png(_picture(decoded)))
             outcomes.append(_outcome(path, images, decoded, codes))
             squared_error += _squared_error(images, decoded)

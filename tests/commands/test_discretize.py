@@ -104,6 +104,20 @@ def test_pictures_of_an_earlier_call_do_not_stay(photos: Path, discretizer: Froz
     assert written == {"notes.txt", "picture.png", "codes.npz", "reconstructions/cat.png"}
 
 
+def test_what_is_refused_leaves_what_was_there(photos: Path, discretizer: FrozenDiscretizer, tmp_path: Path):
+    kept, fresh = tmp_path / "kept", tmp_path / "fresh"
+    discretize(find_pictures([photos]), discretizer, kept)
+    before = {path: path.read_bytes() for path in kept.rglob("*.*")}
+    wrong = RandomCodes(rate=2.0)
+    for out in (kept, fresh):
+        with pytest.raises(UsageError, match="rate"):
+            discretize(find_pictures([photos]), discretizer, out, random_codes=wrong)
+        with pytest.raises(DataError, match="not an image"):
+            discretize(find_pictures([photos / "labels.csv"]), discretizer, out)
+    assert {path: path.read_bytes() for path in kept.rglob("*.*")} == before
+    assert not fresh.exists()
+
+
 @pytest.mark.parametrize("name", ["picture.png", "codes.npz"])
 def test_files_of_something_else_are_not_replaced(name: str, photos: Path, discretizer: FrozenDiscretizer, tmp_path: Path):
     (tmp_path / name).write_bytes(b"mine")
