@@ -3,14 +3,14 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-FAST := not slow and not gpu and not network
+ALL := not slow and not gpu and not network
 # One thread per test process: tests are small, and threads of several processes would fight for the cores. What is compiled
 # is kept, whatever the environment says: every test process compiles all that it imports, and halves its start by that.
 # A file of tests is one process's, so that what its tests share, as a training, is made once.
 PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-oldest test-newest test-sdist check bench docs release-notes clean
+.PHONY: help demo test test-long test-slow test-oldest test-newest test-sdist check bench docs release-notes clean
 
 help:  ## This list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
@@ -20,30 +20,33 @@ demo: $(VENV)/installed  ## Train and compare four methods on handwritten digits
 	@echo "Open runs/demo/report.html in a browser."
 
 test: $(VENV)/installed-dev  ## The fast tests
-	@$(PYTEST) -m "$(FAST)"
+	@$(PYTEST) -m "$(ALL) and not long"
+
+test-long: $(VENV)/installed-dev  ## The tests of whole runs, seconds each; these and the fast ones must pass
+	@$(PYTEST) -m "$(ALL) and long"
 
 test-slow: $(VENV)/installed-dev  ## The tests that take minutes
 	@$(PYTEST) -m "slow and not gpu and not network"
 
-test-oldest: .venv-oldest/installed  ## The fast tests on the oldest versions that may be installed (downloads gigabytes)
-	@$(subst $(BIN),.venv-oldest/bin,$(PYTEST)) -m "$(FAST)" -o filterwarnings=
+test-oldest: .venv-oldest/installed  ## Fast and long tests on the oldest versions that may be installed (downloads gigabytes)
+	@$(subst $(BIN),.venv-oldest/bin,$(PYTEST)) -m "$(ALL)" -o filterwarnings=
 
-test-newest:  ## The fast tests on the newest versions there are, of everything (downloads gigabytes)
+test-newest:  ## Fast and long tests on the newest versions there are, of everything (downloads gigabytes)
 	$(PYTHON) -m venv .venv-newest
 	.venv-newest/bin/pip install --quiet --upgrade --upgrade-strategy eager -e ".[dev]"
-	@$(subst $(BIN),.venv-newest/bin,$(PYTEST)) -m "$(FAST)" $(TESTS)
+	@$(subst $(BIN),.venv-newest/bin,$(PYTEST)) -m "$(ALL)" $(TESTS)
 
 # What travels, from nothing: the wheel is made of the sdist, the demo runs in an empty folder, and the tests are those of the
 # sdist in a folder of its own, where `python -m` takes its code. Some of them only: make test-sdist TESTS="tests/nn tests/tasks"
 TESTS ?= tests
 SDIST := build/sdist
-test-sdist: $(VENV)/installed-dev .venv-sdist/installed  ## Wheel and sdist: the demo and the fast tests in an environment without the checkout
+test-sdist: $(VENV)/installed-dev .venv-sdist/installed  ## Wheel and sdist: the demo and the tests in an environment without the checkout
 	rm -rf dist $(SDIST) && mkdir -p $(SDIST)/empty
 	$(BIN)/python -m build --outdir dist .
 	.venv-sdist/bin/pip install --quiet --force-reinstall --no-deps dist/*.whl
 	cd $(SDIST)/empty && $(CURDIR)/.venv-sdist/bin/dat --version && OMP_NUM_THREADS=1 $(CURDIR)/.venv-sdist/bin/dat demo
 	tar -xzf dist/*.tar.gz -C $(SDIST) --strip-components 1
-	@cd $(SDIST) && $(subst $(BIN)/pytest,$(CURDIR)/.venv-sdist/bin/python -m pytest,$(PYTEST)) -m "$(FAST)" $(TESTS)
+	@cd $(SDIST) && $(subst $(BIN)/pytest,$(CURDIR)/.venv-sdist/bin/python -m pytest,$(PYTEST)) -m "$(ALL)" $(TESTS)
 
 check: $(VENV)/installed-dev  ## Style, types, and who imports whom
 	$(BIN)/ruff check .

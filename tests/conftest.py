@@ -28,10 +28,23 @@ def pytest_runtest_setup() -> None:
     shape_checks.CALLS.clear()
 
 
+@pytest.hookimpl(tryfirst=True)  # marks are chosen by afterwards
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The files that take longest come first: `make test` gives a file to one process, and none shall be left with one."""
-    places = {Path(__file__).parent / name: place for place, name in enumerate(DEAREST)}
+    """Mark those of `long.txt`; what takes longest comes first, as a file is one process's, and none shall be left with one."""
+    here, long = Path(__file__).parent, long_tests()
+    for item in items:
+        file = item.path.relative_to(here).as_posix() if item.path.is_relative_to(here) else ""
+        names = (getattr(item, "originalname", item.name), *getattr(item, "fixturenames", ()))
+        if any(f"{file}::{name}" in long for name in names):
+            item.add_marker(pytest.mark.long)
+    places = {here / name: place for place, name in enumerate(DEAREST)}
     items.sort(key=lambda item: places.get(item.path, len(places)))
+
+
+def long_tests() -> set[str]:
+    """What `long.txt` names, as FILE::NAME."""
+    lines = (Path(__file__).parent / "long.txt").read_text().splitlines()
+    return {line for line in lines if not line.startswith("#")}
 
 
 def pytest_collection_finish() -> None:

@@ -7,6 +7,8 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import yaml
@@ -29,6 +31,37 @@ CHANGELOG = """# Changelog
 
 - One.
 """
+
+
+# ---- which tests are long
+
+
+def test_each_long_test_is_there() -> None:
+    tests, listed = ROOT / "tests", (ROOT / "tests/long.txt").read_text().splitlines()
+    names = [line.split("::") for line in listed if not line.startswith("#")]
+    assert names == sorted(names)
+    trees = {file: ast.parse((tests / file).read_text()) for file in dict(names)}
+    for file, name in names:
+        functions = {node.name for node in trees[file].body if isinstance(node, ast.FunctionDef)}
+        assert name in functions, f"{file} has no {name}; take it out of tests/long.txt"
+
+
+@pytest.mark.parametrize(
+    ("name", "fixtures", "is_long"),
+    [
+        ("test_ten_steps_give_the_same_weights", (), True),
+        ("test_ten_steps", (), False),
+        ("test_a_number_is_read", ("tmp_path", "runs"), True),  # the fixture takes long
+        ("test_a_number_is_read", ("tmp_path",), False),
+    ],
+)
+def test_what_is_named_is_long(request: pytest.FixtureRequest, name: str, fixtures: tuple[str, ...], is_long: bool) -> None:
+    marks: list[pytest.MarkDecorator] = []
+    path = ROOT / "tests/engine/test_processes.py"
+    item = SimpleNamespace(path=path, originalname=name, name=f"{name}[1]", fixturenames=fixtures, add_marker=marks.append)
+    conftest: Any = request.config.pluginmanager.get_plugin(str(ROOT / "tests/conftest.py"))
+    conftest.pytest_collection_modifyitems([item])
+    assert [mark.name for mark in marks] == ["long"] * is_long
 
 
 # ---- before a commit
