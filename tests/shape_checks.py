@@ -23,6 +23,8 @@ from jaxtyping._decorator import _destring_annotation  # as jaxtyping reads them
 OFTEN, RARELY = 8, 32
 CALLS: dict[FunctionType, int] = {}
 """Of each function since a test began; `tests/conftest.py` clears it."""
+WAITING: dict[str, list[Callable[[], object]]] = {}
+"""What makes the checks of each module's functions."""
 PLAIN = beartype(conf=BeartypeConf(violation_type=TypeCheckError))
 original = jaxtyping.jaxtyped
 
@@ -86,7 +88,7 @@ def plainly(function: FunctionType) -> Callable[..., Any]:
     twin.__qualname__, twin.__module__ = function.__qualname__, function.__module__
     twin.__kwdefaults__, twin.__annotations__ = function.__kwdefaults__, hints_of(function)
     twin.__dict__.update(function.__dict__)
-    made = functools.cache(lambda: PLAIN(twin))
+    made = at_first_use(function, lambda: PLAIN(twin))
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -97,7 +99,7 @@ def plainly(function: FunctionType) -> Callable[..., Any]:
 
 def sparingly(what: FunctionType, typechecker: Any) -> Callable[..., Any]:
     """It, checked by jaxtyping, but for most of many calls."""
-    made = functools.cache(lambda: original(what, typechecker=typechecker))
+    made = at_first_use(what, lambda: original(what, typechecker=typechecker))
 
     @functools.wraps(what)
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -105,3 +107,17 @@ def sparingly(what: FunctionType, typechecker: Any) -> Callable[..., Any]:
         return (made() if calls <= OFTEN or calls % RARELY == 0 else what)(*args, **kwargs)
 
     return call
+
+
+def at_first_use(function: FunctionType, make: Callable[[], Callable[..., Any]]) -> Callable[[], Callable[..., Any]]:
+    """`make`, once."""
+    made = functools.cache(make)
+    WAITING.setdefault(function.__module__, []).append(made)
+    return made
+
+
+def make_now(package: str) -> None:
+    """The checks of all functions of a package, for tests that listen to what the interpreter compiles."""
+    for module, makers in WAITING.items():
+        for make in makers if f"{module}.".startswith(f"{package}.") else ():
+            make()

@@ -91,7 +91,8 @@ def discretize(
     """Reconstruct pictures one by one; writes each as PNG, all codes (`codes.npz`), and one picture of the first eight.
 
     `size`: the short side is resized to it and the centre cut out; None keeps every picture as it is. What an earlier call
-    left in `out` is replaced once the first picture went through. So many as `allow_bad` that cannot be read are left out, each with a line on stderr.
+    left in `out` is replaced once the first picture went through. So many as `allow_bad` that cannot be read are left out,
+    each with a line on stderr.
 
     Raises:
         DataError: more pictures cannot be read; the message names the one too many. Or none can.

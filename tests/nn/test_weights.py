@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import safetensors.torch
+import shape_checks
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -147,6 +148,7 @@ def rewrite(path: Path, members: dict[str, bytes], compression: int = zipfile.ZI
 @pytest.fixture
 def trap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The working folder, with a module that leaves a trace when it is imported or run."""
+    shape_checks.make_now("dat.nn")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / f"{MODULE}.py").write_text(f"{MKDIR}\nanything = None\n")
