@@ -1,4 +1,4 @@
-"""Shared by all tests: shape checks at every call, and where the development data lie."""
+"""Shared by all tests: shape checks of calls, and where the development data lie."""
 
 import gc
 import os

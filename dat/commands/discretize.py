@@ -19,13 +19,13 @@ from jaxtyping import Float, Int
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from dat.commands.export import staged
 from dat.data.images import decode
 from dat.data.pipeline import CenterCrop
 from dat.discretizers import codes as code_space
 from dat.discretizers.frozen import FrozenDiscretizer
 from dat.discretizers.listing import in_columns
 from dat.discretizers.quality import psnr_db
-from dat.engine import run_folder
 from dat.errors import DataError, UsageError
 from dat.progress import Bar
 from dat.report.figures import INK, MUTED, PAPER
@@ -91,13 +91,13 @@ def discretize(
     """Reconstruct pictures one by one; writes each as PNG, all codes (`codes.npz`), and one picture of the first eight.
 
     `size`: the short side is resized to it and the centre cut out; None keeps every picture as it is. What an earlier call
-    left in `out` is replaced once the first picture went through. So many as `allow_bad` that cannot be read are left out,
-    each with a line on stderr.
+    left in `out` is replaced at the end, by all of it or, where something fails or stops it, by nothing. So many as
+    `allow_bad` that cannot be read are left out, each with a line on stderr.
 
     Raises:
         DataError: more pictures cannot be read; the message names the one too many. Or none can.
-        UsageError: `size` or the rate is out of range, the discretizer takes pictures of another size only, or `out` holds
-            a `picture.png` or `codes.npz` that is of something else.
+        UsageError: `size` or the rate is out of range, the discretizer takes pictures of another size only, or a file in
+            `out` that would be replaced is of something else, or one of the pictures.
         RunFolderError: `out` cannot be written.
     """
     crop = CenterCrop(size, crop_pct=1.0)
@@ -107,26 +107,26 @@ def discretize(
     found: dict[str, PictureCodes] = {}
     squared_error, numbers = 0.0, 0
     shown: list[Pair] = []
-    with Bar("discretize", len(paths)) as bar:
+    earlier = _earlier(out)
+    _refuse_to_replace(paths, out, earlier)
+    with staged(out) as stage, Bar("discretize", len(paths)) as bar:
         for name, path, picture in _readable(paths, allow_bad):
             images = _tensor(crop(picture))
             codes = discretizer.encode(images.to(device)).cpu()
             codes = codes if random_codes is None else _resampled(codes, discretizer.codebook_size, random_codes, generator)
             decoded = discretizer.decode(codes.to(device)).cpu().float()[..., : images.shape[2], : images.shape[3]]
-            if not outcomes:  # not before one went through: what is refused leaves what was there
-                run_folder.make(out, elsewhere=ELSEWHERE)
-                _clear(out)
-            write_bytes(out / RECONSTRUCTIONS / f"{name}.png", _png(_picture(decoded)))
+            write_bytes(stage / RECONSTRUCTIONS / f"{name}.png", _png(_picture(decoded)))
             outcomes.append(_outcome(path, images, decoded, codes))
             squared_error += _squared_error(images, decoded)
             numbers += images.numel()
             found[name] = codes
             shown += [(images, decoded)] if len(shown) < MOST_SHOWN else []
             bar.advance(len(outcomes), "")
-    if not outcomes:
-        raise DataError(f"None of the {len(paths)} pictures can be read; name others.")
-    write_arrays(out / CODES, **{name: codes[0].int().numpy() for name, codes in found.items()})
-    write_bytes(out / PICTURE, _png(draw(shown, outcomes[: len(shown)])))
+        if not outcomes:
+            raise DataError(f"None of the {len(paths)} pictures can be read; name others.")
+        write_arrays(stage / CODES, **{name: codes[0].int().numpy() for name, codes in found.items()})
+        write_bytes(stage / PICTURE, _png(draw(shown, outcomes[: len(shown)])))
+        _put_in_place(stage, out, earlier)
     total = _total(outcomes, found.values(), discretizer.codebook_size, psnr_db(squared_error / numbers))
     return outcomes, replace(total, left_out=len(paths) - len(outcomes))
 
@@ -144,19 +144,49 @@ def _readable(paths: Sequence[Path], allow_bad: int) -> Iterator[tuple[str, Path
             print(f"Left out: {error}", file=sys.stderr)
 
 
-def _clear(out: Path) -> None:
-    """Delete what an earlier call wrote, so that its pictures do not pass for those of the next; other files stay."""
+def _earlier(out: Path) -> list[Path]:
+    """The files of an earlier call. Raises: UsageError: those that are there are not all that a call writes."""
     try:
-        with np.load(out / CODES) as earlier:
-            written = [out / RECONSTRUCTIONS / f"{Path(name).name}.png" for name in earlier.files]
-    except FileNotFoundError:
+        with np.load(out / CODES) as codes:
+            written = [_reconstruction(out, Path(name).name) for name in codes.files]
+    except (FileNotFoundError, NotADirectoryError):
         written = []
     except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
-        raise UsageError(f"{out / CODES} is none of ours, and would be replaced; name another folder.") from error
-    if (out / PICTURE).exists() and not (out / CODES).exists():
-        raise UsageError(f"{out / PICTURE} is none of ours, and would be replaced; name another folder.")
-    for path in (*written, out / PICTURE, out / CODES):
-        path.unlink(missing_ok=True)
+        raise UsageError(_none_of_ours(out / CODES)) from error
+    files = [*written, out / PICTURE, out / CODES]
+    there = [path for path in files if path.exists()]
+    if there and there != files:
+        raise UsageError(_none_of_ours(there[-1]))
+    return there
+
+
+def _refuse_to_replace(paths: Sequence[Path], out: Path, earlier: Sequence[Path]) -> None:
+    """Raises: UsageError: a picture lies where one will be written, or is of an earlier call, or something else lies there."""
+    written = [_reconstruction(out, name) for name in distinct_names(paths)]
+    inputs = {path.resolve(): path for path in paths}
+    if lost := [inputs[path.resolve()] for path in (*earlier, *written) if path.resolve() in inputs]:
+        raise UsageError(f"{lost[0]} would be replaced by what is made of the pictures; name another folder than {out}.")
+    if foreign := [path for path in written if path.exists() and path not in earlier]:
+        raise UsageError(_none_of_ours(foreign[0]))
+
+
+def _put_in_place(stage: Path, out: Path, earlier: Iterable[Path]) -> None:
+    """Move what was written to where it belongs, the codes last, and delete what an earlier call made of other pictures."""
+    (out / RECONSTRUCTIONS).mkdir(exist_ok=True)
+    moved = {file: out / file.relative_to(stage) for file in (*sorted((stage / RECONSTRUCTIONS).iterdir()), stage / PICTURE)}
+    moved[stage / CODES] = out / CODES
+    for file, place in moved.items():
+        file.replace(place)
+    for path in {*earlier} - {*moved.values()}:
+        path.unlink()
+
+
+def _reconstruction(out: Path, name: str) -> Path:
+    return out / RECONSTRUCTIONS / f"{name}.png"
+
+
+def _none_of_ours(path: Path) -> str:
+    return f"{path} is none of ours, and would be replaced; name another folder."
 
 
 def distinct_names(paths: Iterable[Path]) -> list[str]:

@@ -61,7 +61,6 @@ def compare(paths: Sequence[Path], sources: Sequence[str], out: Path, *, size: i
     if len(set(sources)) < len(sources):
         raise UsageError(f"--with names a discretizer twice ({', '.join(sources)}); name each once.")
     loaded = {source: load_discretizer(source).exact().to(device) for source in sources}
-    run_folder.make(out, elsewhere=ELSEWHERE)
     crop, shown = CenterCrop(size, crop_pct=1.0), paths[:MOST_SHOWN]
     found, strips = list[Rebuilt](), list[Image.Image]()
     with Bar("discretize", len(shown)) as bar:
@@ -74,6 +73,7 @@ def compare(paths: Sequence[Path], sources: Sequence[str], out: Path, *, size: i
             strips.append(beside([captioned(view, title) for view, title in zip(views, titles, strict=True)]))
             found += rows
             bar.add("", 1)
+    run_folder.make(out, elsewhere=ELSEWHERE)
     write_bytes(out / COMPARISON, png(stacked(strips)))
     return found
 
@@ -101,7 +101,6 @@ def step_through(
     discretizer = load_discretizer(source_of(run, model, source)).exact().to(device)
     view, shown = view_of_run(run, None), paths[:MOST_SHOWN]
     found, strips = list[Stepped](), list[Image.Image]()
-    run_folder.make(out, elsewhere=ELSEWHERE)
     with Bar("discretize", len(shown)) as bar:
         for together in _together(run, shown):
             images = as_batch([view(decode(path)) for path in together]).to(device)
@@ -111,6 +110,7 @@ def step_through(
                 found += [Stepped(str(path), alpha, round(one.rate, 2)) for alpha, one in of.items()]
                 strips.append(_strip(of, discretizer.stride))
                 bar.add("", 1)
+    run_folder.make(out, elsewhere=ELSEWHERE)
     write_bytes(out / STEPS, png(stacked(strips)))
     return found
 

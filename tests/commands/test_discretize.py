@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
 from dat.commands.discretize import (
     CAPTION,
@@ -104,18 +105,55 @@ def test_pictures_of_an_earlier_call_do_not_stay(photos: Path, discretizer: Froz
     assert written == {"notes.txt", "picture.png", "codes.npz", "reconstructions/cat.png"}
 
 
-def test_what_is_refused_leaves_what_was_there(photos: Path, discretizer: FrozenDiscretizer, tmp_path: Path):
+class Stops(FrozenDiscretizer):
+    """One that is stopped at the second picture, as by Ctrl-C."""
+
+    calls = 0
+
+    def encode(self, images: Tensor) -> Tensor:
+        Stops.calls += 1
+        if Stops.calls == 2:
+            raise KeyboardInterrupt
+        return super().encode(images)
+
+
+@pytest.mark.parametrize("what", ["a rate", "the first picture", "the last picture", "stopped"])
+def test_what_fails_leaves_what_was_there(what: str, photos: Path, discretizer: FrozenDiscretizer, tmp_path: Path):
     kept, fresh = tmp_path / "kept", tmp_path / "fresh"
-    discretize(find_pictures([photos]), discretizer, kept)
+    found = find_pictures([photos])
+    discretize(found, discretizer, kept)
     before = {path: path.read_bytes() for path in kept.rglob("*.*")}
-    wrong = RandomCodes(rate=2.0)
+    bad = photos / "labels.csv"
+    paths = {"the first picture": [bad, *found], "the last picture": [*found, bad]}.get(what, found)
     for out in (kept, fresh):
-        with pytest.raises(UsageError, match="rate"):
-            discretize(find_pictures([photos]), discretizer, out, random_codes=wrong)
-        with pytest.raises(DataError, match="not an image"):
-            discretize(find_pictures([photos / "labels.csv"]), discretizer, out)
+        Stops.calls = 0
+        used = Stops(discretizer.network) if what == "stopped" else discretizer
+        with pytest.raises((UsageError, DataError, KeyboardInterrupt)):
+            discretize(paths, used, out, random_codes=RandomCodes(rate=2.0) if what == "a rate" else None)
     assert {path: path.read_bytes() for path in kept.rglob("*.*")} == before
     assert not fresh.exists()
+
+
+def test_pictures_are_not_replaced_by_what_is_made_of_them(photos: Path, discretizer: FrozenDiscretizer, tmp_path: Path):
+    out = tmp_path / "out"
+    discretize(find_pictures([photos]), discretizer, out)
+    before = {path: path.read_bytes() for path in out.rglob("*.*")}
+    with pytest.raises(UsageError, match=r"\.png would be replaced by what is made of the pictures; name another folder than"):
+        discretize(find_pictures([out / "reconstructions"]), discretizer, out)
+    assert {path: path.read_bytes() for path in out.rglob("*.*")} == before
+
+
+def test_codes_and_pictures_of_others_are_not_taken_for_an_earlier_call(
+    photos: Path, discretizer: FrozenDiscretizer, tmp_path: Path
+):
+    np.savez(tmp_path / "codes.npz", cat=np.zeros(3), weights=np.zeros(3))
+    (tmp_path / "reconstructions").mkdir()
+    (tmp_path / "reconstructions" / "cat.png").write_bytes(b"mine")
+    for name in ("codes", "cat"):
+        with pytest.raises(UsageError, match=rf"{name}\.\w+ is none of ours, and would be replaced; name another folder"):
+            discretize([photos / "a" / "cat.png"], discretizer, tmp_path)
+        (tmp_path / "codes.npz").unlink(missing_ok=True)
+    assert (tmp_path / "reconstructions" / "cat.png").read_bytes() == b"mine"
 
 
 @pytest.mark.parametrize("name", ["picture.png", "codes.npz"])

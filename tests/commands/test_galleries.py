@@ -20,7 +20,7 @@ from dat.commands import galleries
 from dat.commands.trained import TrainedNetwork
 from dat.data.pipeline import CenterCrop
 from dat.discretizers.pretrained import load_discretizer
-from dat.errors import RunFolderError, UsageError
+from dat.errors import DataError, RunFolderError, UsageError
 from dat.nn.features import encoder_of
 from dat.recipe import read
 from dat.recipe.pretraining import PretrainingBlueprint
@@ -148,10 +148,20 @@ def test_models_that_learned_without_classes_are_attacked_too(kind: str, photos:
 
 def test_a_file_in_the_place_of_the_folder_is_told_with_the_flag(photos: Path, tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("mine")
-    told = pytest.raises(RunFolderError, match=r"taken cannot be written \(File exists\); write --out ANOTHER_FOLDER\.$")
+    told = pytest.raises(
+        RunFolderError, match=r"taken cannot be written \((File exists|Not a directory)\); write --out ANOTHER_FOLDER\.$"
+    )
     for sources in (NAMES[:1], NAMES):
         with told:
             called(photos, *[word for name in sources for word in ("--with", name)], "--out", tmp_path / "taken")
     with told, patch.object(galleries, "open_run", return_value=classifier()):
         called(photos, "--attack", tmp_path / "run", "--with", NAMES[0], "--out", tmp_path / "taken")
     assert (tmp_path / "taken").read_text() == "mine"
+
+
+def test_what_fails_makes_no_folder(photos: Path, tmp_path: Path) -> None:
+    (photos / "damaged.png").write_bytes(b"none")
+    for words in (["--with", NAMES[0], "--with", NAMES[1]], ["--attack", tmp_path / "run", "--with", NAMES[0]]):
+        with pytest.raises(DataError, match=r"damaged\.png"), patch.object(galleries, "open_run", return_value=classifier()):
+            called(photos, *words, "--out", tmp_path / "fresh")
+        assert not (tmp_path / "fresh").exists()
