@@ -19,13 +19,13 @@ from jaxtyping import Float, Int
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from dat.commands.export import staged
 from dat.data.images import decode
 from dat.data.pipeline import CenterCrop
 from dat.discretizers import codes as code_space
 from dat.discretizers.frozen import FrozenDiscretizer
 from dat.discretizers.listing import in_columns
 from dat.discretizers.quality import psnr_db
+from dat.engine.staging import staged
 from dat.errors import DataError, UsageError
 from dat.progress import Bar
 from dat.report.figures import INK, MUTED, PAPER
@@ -37,7 +37,6 @@ Pair = tuple[Picture, Picture]
 """A picture and its reconstruction. Pictures have sizes of their own, so these sizes have no names."""
 
 PICTURE, CODES, RECONSTRUCTIONS = "picture.png", "codes.npz", "reconstructions"
-ELSEWHERE = "--out ANOTHER_FOLDER"
 MOST_SHOWN, CELL, CAPTION, GAP, LINE, MARGIN = 8, 256, 160, 8, 18, 116
 
 
@@ -161,13 +160,13 @@ def _earlier(out: Path) -> list[Path]:
 
 
 def _refuse_to_replace(paths: Sequence[Path], out: Path, earlier: Sequence[Path]) -> None:
-    """Raises: UsageError: a picture lies where one will be written, or is of an earlier call, or something else lies there."""
+    """Raises: UsageError: a picture is where a file will be written or deleted, or something that is none of ours is there."""
     written = [_reconstruction(out, name) for name in distinct_names(paths)]
     inputs = {path.resolve(): path for path in paths}
     if lost := [inputs[path.resolve()] for path in (*earlier, *written) if path.resolve() in inputs]:
         raise UsageError(f"{lost[0]} would be replaced by what is made of the pictures; name another folder than {out}.")
-    if foreign := [path for path in written if path.exists() and path not in earlier]:
-        raise UsageError(_none_of_ours(foreign[0]))
+    if foreign := [path for path in {*written} - {*earlier} if path.exists()]:
+        raise UsageError(_none_of_ours(min(foreign)))
 
 
 def _put_in_place(stage: Path, out: Path, earlier: Iterable[Path]) -> None:
@@ -191,11 +190,11 @@ def _none_of_ours(path: Path) -> str:
 
 def distinct_names(paths: Iterable[Path]) -> list[str]:
     """A name for each file: its own without suffix, numbered where it was given already."""
-    given: list[str] = []
+    given: dict[str, None] = {}
     for path in paths:
         numbered = (f"{path.stem}-{number}" for number in range(2, len(given) + 3))
-        given.append(path.stem if path.stem not in given else next(name for name in numbered if name not in given))
-    return given
+        given[path.stem if path.stem not in given else next(name for name in numbered if name not in given)] = None
+    return [*given]
 
 
 def _tensor(picture: Image.Image) -> Picture:

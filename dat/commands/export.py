@@ -6,16 +6,11 @@ Each file is read again by what will run it and compared with ours before it get
 from __future__ import annotations
 
 import json
-import os
-import platform
-import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast, get_args
 
-import psutil
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -28,6 +23,7 @@ from dat.discretizers.halves import Decode, Encode
 from dat.discretizers.listing import in_columns
 from dat.discretizers.pretrained import FILE_NAME, load_discretizer
 from dat.engine import run_folder
+from dat.engine.staging import staged
 from dat.errors import CheckpointError, RunFolderError, UsageError
 from dat.nn.graphs import SUFFIXES, Form, Graph, read_graph, refuse_without_onnx, write_graph
 from dat.nn.norm import Normalized
@@ -151,38 +147,6 @@ def refuse_there(files: Sequence[Path]) -> None:
     """Raises: RunFolderError: one of the files is there."""
     if there := [file for file in files if file.exists()]:
         raise RunFolderError(f"{there[0]} is there already; delete it first, or write --out ANOTHER_FOLDER.")
-
-
-@contextmanager
-def staged(folder: Path) -> Iterator[Path]:
-    """A folder in which files are written until they are whole; what a stopped call left in it before is removed.
-
-    Raises:
-        RunFolderError: it cannot be written.
-    """
-    stage, was_there = folder / f"{_UNFINISHED}{os.getpid()}", folder.exists()
-    try:
-        _remove_leftovers(folder)
-        stage.mkdir(parents=True)
-        yield stage
-    except OSError as error:
-        raise RunFolderError(f"{folder} cannot be written ({error.strerror or error}); write --out ANOTHER_FOLDER.") from error
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
-        if not was_there and folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()
-
-
-_UNFINISHED = f".unfinished-{platform.node()}-"
-"""Before the number of the process that writes there."""
-
-
-def _remove_leftovers(folder: Path) -> None:
-    """What processes of this machine left that are no more."""
-    for leftover in folder.glob(f"{_UNFINISHED}*"):
-        number = leftover.name.removeprefix(_UNFINISHED)
-        if number.isdigit() and (int(number) == os.getpid() or not psutil.pid_exists(int(number))):
-            shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _moved(one: Written, folder: Path) -> Written:

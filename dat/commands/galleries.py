@@ -10,7 +10,7 @@ from PIL import Image
 
 from dat.analysis.codes import Change, discrete_change
 from dat.commands.asked import Trained, asked
-from dat.commands.discretize import ELSEWHERE, MOST_SHOWN
+from dat.commands.discretize import MOST_SHOWN
 from dat.commands.specimens import open_run, source_of, view_of_run
 from dat.commands.trained import TrainedNetwork
 from dat.data.images import decode
@@ -31,6 +31,7 @@ from dat.types import Images
 
 ALPHAS = (0.0, 0.2, 0.4, 0.6, 0.8)
 """Those of the slides."""
+ELSEWHERE = "--out ANOTHER_FOLDER"
 COMPARISON, STEPS = "comparison.png", "alphas.png"
 
 

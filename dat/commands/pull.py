@@ -9,9 +9,9 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dat.commands.export import staged
 from dat.commands.trained import load_run
 from dat.engine import checkpoint, run_folder
+from dat.engine.staging import staged
 from dat.errors import CheckpointError, DataError, RunFolderError, UsageError
 from dat.nn import hub
 from dat.nn.timm_folder import WEIGHTS
