@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from dat.attacks.gradient import unwrapped
 from dat.attacks.pyramid import check_pyramid, pyramid
 from dat.methods.advprop import random_classes
-from dat.types import Batch, Images, Task, climbed_losses
+from dat.types import Batch, Images, Targets, Task, climbed_losses
 
 
 @dataclass(frozen=True)
@@ -47,21 +47,20 @@ class PyramidAT:
         Raises:
             UsageError: `targeted`, and the task knows no classes.
         """
+        aims = random_classes(batch, task) if self.targeted else batch.targets  # first: it may draw from the masks' stream
         device = batch.images.device
         masks = _random_states(device)
         yield task.losses(model, batch.images, batch.targets).mean()
         with _drawing_again(masks, device) if self.matched else nullcontext():
-            adversarial = self._adversarial(model, batch, task)
+            adversarial = self._adversarial(model, batch.images, aims, task)
             loss = task.losses(model, adversarial, batch.targets).mean()
         yield loss
 
-    def _adversarial(self, model: nn.Module, batch: Batch, task: Task) -> Images:
-        attacked = unwrapped(model)
-        aims = random_classes(batch, task) if self.targeted else batch.targets
-        sign = -1 if self.targeted else 1
+    def _adversarial(self, model: nn.Module, images: Images, aims: Targets, task: Task) -> Images:
+        attacked, sign = unwrapped(model), -1 if self.targeted else 1
         return pyramid(
-            batch.images,
-            lambda images: sign * climbed_losses(task, attacked, images, aims),
+            images,
+            lambda shown: sign * climbed_losses(task, attacked, shown, aims),
             epsilon=self.epsilon,
             step_size=self.step_size,
             steps=self.steps,
