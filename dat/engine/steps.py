@@ -65,7 +65,7 @@ class Learner(Protocol):
 
 
 Leading = Callable[[int, int], list[Batch]]
-"""Of an epoch so many of the first pictures, as training sees them, in batches of so many: the same on every process."""
+"""Of an epoch so many of the first pictures, as training sees them, in whole batches of so many: the same on every process."""
 
 
 @runtime_checkable
@@ -191,7 +191,7 @@ def _leading(
     dataset: Fetched, order: TrainingOrder, epoch: int, pace: Pace, place: Place, count: int, size: int
 ) -> list[Batch]:
     """Batches that do not depend on the number of processes, each with a stream of its own."""
-    rows = order.permutation(epoch).tolist()[: max(count // size, 1) * size]
+    rows = order.permutation(epoch).tolist()[: max(min(count, order.length) // size, 1) * size]
     found = []
     for first in range(0, len(rows), size):
         keys = [(epoch, row) for row in rows[first : first + size]]

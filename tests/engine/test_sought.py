@@ -121,6 +121,20 @@ def test_a_rate_that_is_lost_later_is_said_and_the_step_kept(
     assert "Epoch 1 goes on with the step of the one before, alpha" in capsys.readouterr().err
 
 
+def test_pictures_that_fill_no_batch_are_not_sought_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 21 pictures the five after two batches would be a batch of another size, and one that mixup cannot pair."""
+    sizes: list[int] = []
+
+    def counted(method: Any, model: Any, batches: Sequence[Batch], *arguments: Any, **more: Any) -> Any:
+        sizes.extend(len(batch.images) for batch in batches)
+        return reached(method, model, batches, *arguments, **more)
+
+    reached = loop.reached
+    monkeypatch.setattr(loop, "reached", counted)
+    train(tmp_path, dataset=tiny.pictures(21), epochs=1)
+    assert sizes == [8, 8]
+
+
 def test_torchs_stream_is_that_of_the_step_with_and_without_a_search(tmp_path: Path) -> None:
     """Dropout draws what it draws without a search: with a rate of which the length is put by hand, all is the same."""
     train(tmp_path / "sought", epochs=1)
