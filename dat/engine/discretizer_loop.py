@@ -28,7 +28,7 @@ from dat.engine import optimizer_state
 from dat.engine.checkpoint import State
 from dat.engine.codebook import CodebookCare, CodebookUpdate
 from dat.engine.discretizer_health import examined, example_pictures, keep_reconstructions, usage_alarm
-from dat.engine.loop import Precision, accelerator, cosine_factor
+from dat.engine.loop import Precision, accelerator, cosine_factor, loss_scale, set_loss_scale
 from dat.engine.steps import Pace, run_steps, stream_seed
 from dat.errors import UsageError
 from dat.nn.imagenet_networks import ImageNetNetwork
@@ -242,9 +242,10 @@ class TwoPlayerLearner:
         return self.settings.lr * (cosine_factor(step, self.total_steps) if self.settings.cosine else 1.0)
 
     def state(self) -> State:
-        """Both players with their optimizers, the statistics of the codebook, and the balance of the last step."""
+        """Both players with their optimizers, statistics of the codebook, loss scale of fp16, and balance of the last step."""
         tensors: dict[str, Mapping[str, Tensor]] = {}
-        numbers: dict[str, Any] = {"balance": {name: float(value) for name, value in self.balance.items()}}
+        balance = {name: float(value) for name, value in self.balance.items()}
+        numbers: dict[str, Any] = {"balance": balance, "scaler": loss_scale(self.here)}
         for player in self.players:
             tensors[player.name] = player.bare.state_dict()
             optimizer = f"{player.name}_optimizer"
@@ -260,6 +261,7 @@ class TwoPlayerLearner:
             optimizer = f"{player.name}_optimizer"
             restored = optimizer_state.restore(state.tensors[optimizer], state.numbers[optimizer])
             player.optimizer.load_state_dict(restored)
+        set_loss_scale(self.here, state)
         if self.codebook is not None:
             self.codebook.load(state.tensors["codebook"])
         self.balance = dict(state.numbers["balance"])

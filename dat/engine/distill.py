@@ -32,7 +32,7 @@ from dat.discretizers.pretrained import save_discretizer
 from dat.discretizers.quality import psnr_db
 from dat.engine import optimizer_state
 from dat.engine.checkpoint import State
-from dat.engine.loop import Precision, accelerator, cosine_factor
+from dat.engine.loop import Precision, accelerator, cosine_factor, loss_scale, set_loss_scale
 from dat.engine.steps import Pace, run_steps
 from dat.errors import UsageError
 from dat.types import Batch, Images, Latents, Place
@@ -168,17 +168,18 @@ class Distiller:
         return self.settings.lr * warm * cosine_factor(step, self.total_steps)
 
     def state(self) -> State:
-        """Student, optimizer, and the frame of the latents, which another machine may compute with other signs."""
+        """Student, optimizer, loss scale of fp16, and the frame of the latents, of which another machine may turn signs."""
         moments, groups = optimizer_state.flatten(self.optimizer.state_dict())
         tensors: dict[str, Mapping[str, Tensor]] = {"student": self.bare.state_dict(), "optimizer": moments}
         if self.frame is not None:
             tensors["frame"] = {"centre": self.frame.centre, "axes": self.frame.axes}
-        return State(tensors, {"optimizer": groups})
+        return State(tensors, {"optimizer": groups, "scaler": loss_scale(self.here)})
 
     def load(self, state: State) -> None:
         """Continue from a saved state."""
         self.bare.load_state_dict(dict(state.tensors["student"]))
         self.optimizer.load_state_dict(optimizer_state.restore(state.tensors["optimizer"], state.numbers["optimizer"]))
+        set_loss_scale(self.here, state)
         if self.frame is not None:
             self.frame = Frame(**state.tensors["frame"], unit=self.frame.unit)
 

@@ -52,6 +52,8 @@ STAGES = 3
 """Of a step schedule, equally long, as in He et al., CVPR 2016, section 3.4, and its successors."""
 MOST_OF_START = 0.05
 """What an average of weights may hold of its start at the end of a training."""
+COPIED = 2
+"""Steps after which timm's average is the weights as they are; later ones are averaged with these."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,8 @@ class Training:
 
     `batch_size` is per optimizer step, over all processes and micro-batches: the result does not depend on how it is split,
     unless images see each other (batch statistics, mixup) or the model draws at random (dropout).
-    `ema_decay` 0 keeps no average; otherwise the average, which begins with the first weights, is what is evaluated.
+    `ema_decay` 0 keeps no average; otherwise the average is what is evaluated, which timm begins with the
+    weights after the second step.
     `lr` is that of the whole batch, not per 256 images. `layer_decay` multiplies it once more for each layer below the head.
     `backbone_lr_scale` multiplies it below the last layer, for weights that are good already.
     `betas` and `eps` are the optimizer's own where they are None. SGD without Nesterov momentum is timm's "momentum".
@@ -167,10 +170,11 @@ def train(
 
 def unripe_average(decay: float, steps: int) -> str:
     """A sentence where the average of the weights, which is evaluated, ends with much of its start; empty elsewhere."""
-    start = decay**steps
+    averaged = steps - COPIED
+    start = decay**averaged if averaged > 0 else 0.0
     if start <= MOST_OF_START:
         return ""
-    largest = MOST_OF_START ** (1 / steps)
+    largest = MOST_OF_START ** (1 / averaged)
     return (
         f"ema_decay {decay} leaves {100 * start:.1f} % of the first weights in the average after {steps} steps, and the "
         f"average is evaluated; write at most {math.floor(1e4 * largest) / 1e4:g}, or 0 for none."
@@ -219,6 +223,17 @@ def accelerator(precision: Precision, *, cpu: bool = False, partly_used: bool = 
     finally:
         here.free_memory()
         AcceleratorState._reset_state()  # Accelerate offers no public way to change the precision within a process
+
+
+def loss_scale(here: Accelerator) -> dict[str, Any]:
+    """What fp16 multiplies losses by, for a state; nothing in another precision."""
+    return {} if here.scaler is None else here.scaler.state_dict()
+
+
+def set_loss_scale(here: Accelerator, state: State) -> None:
+    """As a state has it under `scaler`; older ones of discretizers do not."""
+    if here.scaler is not None and (kept := state.numbers.get("scaler")):
+        here.scaler.load_state_dict(kept)
 
 
 @cache
@@ -347,10 +362,9 @@ class SupervisedLearner:
         tensors: dict[str, Mapping[str, Tensor]] = {"model": self.bare.state_dict(), "optimizer": moments}
         if self.ema is not None:
             tensors["ema"] = self.ema.module.state_dict()
-        scaler = self.here.scaler.state_dict() if self.here.scaler is not None else {}
         calibration = {} if self.reached is None else {"calibration": asdict(self.reached)}
         best, judged = self.judge.state()
-        return State({**tensors, **best}, {"optimizer": groups, "scaler": scaler, **calibration, **judged})
+        return State({**tensors, **best}, {"optimizer": groups, "scaler": loss_scale(self.here), **calibration, **judged})
 
     def load(self, state: State) -> None:
         """Continue from a saved state."""
@@ -358,8 +372,7 @@ class SupervisedLearner:
         self.optimizer.load_state_dict(optimizer_state.restore(state.tensors["optimizer"], state.numbers["optimizer"]))
         if self.ema is not None:
             self.ema.module.load_state_dict(dict(state.tensors["ema"]))
-        if self.here.scaler is not None:
-            self.here.scaler.load_state_dict(state.numbers["scaler"])
+        set_loss_scale(self.here, state)
         if "calibration" in state.numbers:
             self.reached = Reached(**state.numbers["calibration"])
         self.judge.load(state.tensors, state.numbers)

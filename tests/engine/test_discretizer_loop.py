@@ -324,6 +324,15 @@ def bfloat16_learner(tmp_path: Path) -> Iterator[TwoPlayerLearner]:
         yield TwoPlayerLearner(network(), objective, None, settings, here, HERE, some_digits(8), seed=0, folder=tmp_path)
 
 
+def test_the_loss_scale_of_fp16_is_kept(bfloat16_learner: TwoPlayerLearner) -> None:
+    """A resumed run that began at 65536 again would leave out other steps than one that was left alone."""
+    bfloat16_learner.here.scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    state = bfloat16_learner.state()
+    bfloat16_learner.here.scaler = torch.amp.GradScaler("cpu")
+    bfloat16_learner.load(state)
+    assert bfloat16_learner.here.scaler.get_scale() == 8.0
+
+
 def test_bfloat16_covers_both_players_but_not_the_quantizer(bfloat16_learner: TwoPlayerLearner) -> None:
     learner, seen, gradients = bfloat16_learner, {}, []
     assert learner.discriminator is not None

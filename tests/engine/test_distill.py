@@ -21,6 +21,7 @@ from dat.discretizers.networks.fast import FastAutoencoder, FastConfig, frame_of
 from dat.discretizers.pretrained import load_discretizer, read_extra
 from dat.engine import steps
 from dat.engine.distill import Distillation, Distiller, Measured, agreement, cost, distill, placed, unexplained
+from dat.engine.loop import accelerator
 from dat.errors import UsageError
 from dat.nn.perceptual import multiscale_gradient_distance
 from dat.types import Batch, Place
@@ -68,6 +69,16 @@ def distilled(folder: Path, train: ImageDataset, test: ImageDataset, **changes: 
 
 def log_of(folder: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def test_the_loss_scale_of_fp16_is_kept() -> None:
+    with accelerator("fp32", cpu=True) as here:
+        learner = Distiller(student(), teacher(), None, Distillation(epochs=1, batch_size=8), here, CPU, smooth(8))
+        here.scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+        state = learner.state()
+        here.scaler = torch.amp.GradScaler("cpu")
+        learner.load(state)
+        assert here.scaler.get_scale() == 8.0
 
 
 def test_a_distillation_lowers_both_losses_and_says_what_it_made(tmp_path: Path) -> None:

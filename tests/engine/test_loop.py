@@ -362,10 +362,18 @@ def test_an_average_that_is_mostly_its_start_is_spoken_of_before_the_first_step(
     assert said.find("first weights") < said.find("train:") or not spoken_of
 
 
-@pytest.mark.parametrize("steps", [1, 24, 1000])
+@pytest.mark.parametrize("steps", [3, 24, 1000])
 def test_the_decay_that_is_proposed_is_accepted(steps: int) -> None:
     said = loop.unripe_average(0.9999, steps)
+    assert f"leaves {100 * 0.9999 ** (steps - 2):.1f} % of the first weights" in said
     assert loop.unripe_average(float(said.partition("at most ")[2].partition(",")[0]), steps) == ""
+
+
+def test_an_average_of_two_steps_is_the_weights_themselves(tmp_path: Path) -> None:
+    tiny.trained(tmp_path, epochs=1, batch_size=20, ema_decay=0.9999)
+    tensors = checkpoint.load(last_checkpoint(tmp_path)).tensors
+    assert all(torch.equal(tensor, tensors["model"][name]) for name, tensor in tensors["ema"].items())
+    assert loop.unripe_average(0.9999, 2) == ""
 
 
 class NotANumber:
