@@ -80,9 +80,18 @@ else:
     ]
 
 
+RADII = {"dat-official": "epsilon"}
+"""What a method calls its alpha, where that is another word."""
+
+
+def alpha_key(section: BaseModel) -> str:
+    """What a method of a recipe calls its alpha, if it has one."""
+    return RADII.get(dict(section)["method"], "alpha")
+
+
 def alpha_of(section: BaseModel) -> Length | None:
     """The L2 length of the step of a method of a recipe, where it has one; a control of length 0 or of no step has none."""
-    return (getattr(section, "alpha", None) or None) if takes_l2_step(section) else None
+    return (getattr(section, alpha_key(section), None) or None) if takes_l2_step(section) else None
 
 
 def takes_l2_step(section: BaseModel) -> bool:

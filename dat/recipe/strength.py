@@ -8,10 +8,8 @@ from typing import Any
 from pydantic import BaseModel
 
 from dat.recipe.header import Recipe
-from dat.recipe.methods import takes_l2_step
+from dat.recipe.methods import alpha_key, takes_l2_step
 
-RADII = {"dat-official": "epsilon"}
-"""What a method calls its alpha, where that is another word."""
 STEP = "step_size"
 SIDE_POWER = 0.6
 """An alpha in L2 that grows as this power of the side changes as many codes. Measured: benchmarks/alpha_by_size.py."""
@@ -48,7 +46,7 @@ def _size_of(data: object) -> int | None:
 
 def _lengths(section: BaseModel) -> dict[str, float]:
     """The L2 lengths of a method by key: the radius of delta and, where it is set, one step; empty where delta is 0."""
-    radius = RADII.get(dict(section)["method"], "alpha")
+    radius = alpha_key(section)
     found = {key: length for key in (radius, STEP) if isinstance(length := getattr(section, key, None), float) and length}
     return found if takes_l2_step(section) and radius in found else {}
 

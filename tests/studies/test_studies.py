@@ -31,12 +31,14 @@ from dat.nn import weights
 from dat.nn.imagenet_networks import tiny_darknet
 from dat.nn.zoo import create_network
 from dat.recipe import data, read
+from dat.recipe.classification import ClassificationRecipe
+from dat.recipe.contest import contestant, training_of
 from dat.recipe.data import DataSection
 from dat.recipe.header import header_of, whole
 from dat.recipe.read import KINDS
 from dat.recipe.strict import Strict
 from dat.results import Row, read_rows, write_text
-from dat.studies import classification, contest
+from dat.studies import classification, contest, words
 from dat.studies.classification import ClassificationStudy
 from dat.studies.study import Job
 from dat.studies.table import STUDIES
@@ -423,6 +425,26 @@ def test_where_no_method_takes_a_step_the_models_meet_that_of_the_paper(photos: 
     folder = dat.train(with_words(tmp_path, photos, methods), cpu=True)
     assert {row.protocol["alpha"] for row in rates_of(folder).values()} == {0.1}
     assert json.loads((folder / "run.json").read_text())["pictures"] == {"model": "still, seed 0", "alpha": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("methods", "expected"),
+    [
+        ({"standard": {}, "own": {"method": "dat-official", "epsilon": 0.4, "step_size": 0.2}}, 0.4),
+        ({"standard": {}, "own": {"method": "dat-official", "epsilon": {"rate": 0.2}, "step_size": None}}, 0.7),
+    ],
+)
+def test_the_step_of_the_official_program_is_its_epsilon(
+    photos: dict[str, Any], tmp_path: Path, methods: dict[str, Any], expected: float
+) -> None:
+    """Given, or sought and then found in the log; and its model is one with an adversary of words."""
+    recipe = read.parse({**with_words(tmp_path, photos, methods), "out": str(tmp_path)}, where="here")
+    assert isinstance(recipe, ClassificationRecipe)
+    contestants = {label: contestant(section, training_of(recipe, label)) for label, section in recipe.methods.items()}
+    (tmp_path / "own-seed0").mkdir()
+    (tmp_path / "own-seed0" / "log.jsonl").write_text('{"step": 1, "alpha": 0.7}\n')
+    assert words.step_of(contestants, tmp_path, 0) == expected
+    assert words.attacked([Job("standard", 0), Job("own", 0)], contestants) == Job("own", 0)
 
 
 def test_a_step_of_another_norm_says_nothing_of_the_length(photos: dict[str, Any], tmp_path: Path) -> None:
