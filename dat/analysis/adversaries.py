@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from dat.analysis.codes import discrete_change
-from dat.discretizers import codes
 from dat.methods.at import AT
+from dat.methods.random_codes import RandomCodes
 from dat.types import Batch, Discretizer, Images, Task
 
 PIXEL, DISCRETE, RANDOM, RECONSTRUCTION = "pixel", "discrete", "random-codes", "reconstruction"
@@ -33,14 +32,6 @@ def adversarial(model: nn.Module, batch: Batch, task: Task, discretizer: Discret
     batch. Give a discretizer in float32 (`FrozenDiscretizer.exact`): bfloat16 changes more codes than a step of 0.1.
     """
     changed = discrete_change(model, task, discretizer, batch.images, batch.targets, alpha=alpha)
-    blind = _blind(batch, discretizer, rate=changed.rate / 100)
+    blind = RandomCodes(discretizer, changed.rate / 100).shown(batch)
     found = (at.shown(model, batch, task), changed.adversarial, blind, changed.reconstruction)
     return Shown(dict(zip(ADVERSARIES, found, strict=True)), changed.rate)
-
-
-def _blind(batch: Batch, discretizer: Discretizer, *, rate: float) -> Tensor:
-    words = discretizer.encode(batch.images)
-    chance, choice = (batch.draw(torch.rand, *words.shape[1:]) for _ in range(2))
-    drawn = codes.resample(words, discretizer.codebook_size, rate, chance, choice)
-    height, width = batch.images.shape[-2:]
-    return discretizer.decode(drawn)[..., :height, :width]

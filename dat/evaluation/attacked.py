@@ -15,12 +15,12 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from dat.attacks.gradient import NORMS, Norm
+from dat.attacks.gradient import NORMS, Norm, losses_only
 from dat.attacks.pixels import pgd, random_start
 from dat.data.corruptions.draws import Draws, streams_of
 from dat.errors import UsageError
 from dat.evaluation.suites import CLIMBED
-from dat.types import Images, Indices, LossFn, PerImage, check_images
+from dat.types import Images, Indices, LossFn, check_images
 
 LogitsFn = Callable[[Tensor], Tensor]
 """Images in [0, 1] to one row of logits per image."""
@@ -95,10 +95,10 @@ class PGD:
         worst = self._attacked(images, ids, loss_fn, restart=0)
         if self.restarts == 1:
             return worst
-        highest = _losses(worst, loss_fn)
+        highest = losses_only(worst, loss_fn)
         for restart in range(1, self.restarts):
             candidates = self._attacked(images, ids, loss_fn, restart=restart)
-            losses = _losses(candidates, loss_fn)
+            losses = losses_only(candidates, loss_fn)
             worse = losses > highest
             worst[worse], highest[worse] = candidates[worse], losses[worse]
         return worst
@@ -227,11 +227,6 @@ def _check_ball(attack: str, epsilon: float, norm: str, seed: int) -> None:
 def _length(name: str, value: float, norm: str) -> dict[str, float]:
     """A length in its usual unit: 1/255 for one entry, 1 for a whole image."""
     return {f"{name}_255": round(255 * value, 4)} if norm == "linf" else {name: value}
-
-
-def _losses(images: Images, loss_fn: LossFn) -> PerImage:
-    with torch.no_grad():
-        return loss_fn(images)
 
 
 class _ThroughImages(torch.autograd.Function):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from dat.discretizers import codes
 from dat.errors import UsageError
-from dat.types import Batch, Discretizer, Task
+from dat.types import Batch, Discretizer, Images, Task
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,10 @@ class RandomCodes:
 
     def __call__(self, model: nn.Module, batch: Batch, task: Task) -> Iterator[Tensor]:
         """Yield the mean loss of the decoded random codes."""
+        yield task.losses(model, self.shown(batch), batch.targets).mean()
+
+    def shown(self, batch: Batch) -> Images:
+        """The images that it trains on."""
         words = self.discretizer.encode(batch.images)
         chance, choice = (batch.draw(torch.rand, *words.shape[1:]) for _ in range(2))
         if self.neighbours is None:
@@ -43,4 +47,4 @@ class RandomCodes:
             near = codes.code_space(self.discretizer).neighbours(self.neighbours)
             words = codes.resample_nearby(words, near, self.rate, chance, choice)
         height, width = batch.images.shape[-2:]
-        yield task.losses(model, self.discretizer.decode(words)[..., :height, :width], batch.targets).mean()
+        return self.discretizer.decode(words)[..., :height, :width]
