@@ -134,6 +134,15 @@ def panels(count: int, *, width: float, height: float, same_height: bool = False
     return figure, list(figure.subplots(1, count, squeeze=False, sharey=same_height)[0])
 
 
+def not_below_0(axes: Axes) -> None:
+    """Where all that is drawn is 0 its axis goes to 1: matplotlib's would have numbers below 0, which no share is."""
+    low = -0.08
+    if not axes.dataLim.intervalx.any():
+        axes.set_xlim(low, 1)
+    if not axes.dataLim.intervaly.any():
+        axes.set_ylim(low, 1)
+
+
 def add_legend(figure: Figure, shown: dict[str, Look]) -> None:
     """One legend above all panels."""
     add_titled_legend(figure, {method_title(method): (look.color, look.marker) for method, look in shown.items()})
@@ -179,6 +188,7 @@ def overview_figure(comparison: Comparison, *, measure: str = "accuracy") -> Fig
         panel.set_title(textwrap.fill(comparison.title(suite), letters), loc="left", fontweight="bold")
         panel.grid(axis="y", visible=False)
         panel.margins(x=0.08)
+        not_below_0(panel)
     axes[0].set_yticks(range(len(comparison.methods)), [method_title(method) for method in comparison.methods])
     axes[0].set_ylim(len(comparison.methods) - 0.45, -0.55)
     figure.supxlabel(f"{measure}, %", fontsize=9)

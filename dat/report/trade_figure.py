@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 
 from dat.errors import DataError
-from dat.report.figures import MUTED, PAPER, STYLE, looks, panels
+from dat.report.figures import MUTED, PAPER, STYLE, looks, not_below_0, panels
 from dat.report.labels import away, named_apart
 from dat.report.tables import BASELINE, TIMES, Comparison, Estimate, method_title
 
@@ -94,6 +94,7 @@ def trade_figures(
         panel.set_xlabel(f"{comparison.title(clean)}, {measure} in %")
         panel.set_ylabel(f"{comparison.title(suite)}, {measure} in %")
         panel.margins(0.14)
+        not_below_0(panel)
         figure.draw_without_rendering()
         _name_points(panel, points, sizes, names)
         found[suite] = figure

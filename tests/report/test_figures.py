@@ -28,6 +28,7 @@ from dat.report.figures import (
     svg_text,
 )
 from dat.report.tables import comparison_table
+from dat.report.trade_figure import trade_figures
 
 
 def test_svg_is_whole_and_takes_its_colours_from_the_page():
@@ -55,6 +56,15 @@ def test_titles_of_panels_keep_apart_and_the_axis_says_what_is_measured():
     boxes = [text.get_window_extent() for text in named]
     assert all(left.x1 < right.x0 for left, right in pairwise(boxes))
     assert figure.get_supxlabel() == "average precision, %"
+
+
+def test_where_all_is_0_no_axis_has_a_number_below():
+    rows = [replace(row, value=0.0) for row in full_rows() if row.suite in ("clean", "fgsm") and row.seed == 0]
+    comparison = comparison_table(rows)
+    overview, (trade,) = overview_figure(comparison).axes, trade_figures(comparison)["fgsm"].axes
+    for axis in (*(panel.xaxis for panel in overview), trade.xaxis, trade.yaxis):
+        low, high = axis.get_view_interval()
+        assert (min(place for place in axis.get_majorticklocs() if place >= low), high) == (pytest.approx(0, abs=1e-9), 1)
 
 
 def test_a_method_keeps_its_colour_in_every_report():
