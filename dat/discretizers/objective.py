@@ -67,7 +67,11 @@ class VQGANObjective:
 
     @classmethod
     def paper(cls, *, disc_start: int = 0) -> VQGANObjective:
-        """The DAT paper's formula to the letter: perceptual instead of pixel loss, every weight 1, minimax GAN."""
+        """The DAT paper's formula: perceptual instead of pixel loss, every weight 1, minimax GAN.
+
+        But for two factors: squared distances are means over entries, and the discriminator's loss is halved, which its Adam
+        does not notice.
+        """
         return cls(
             pixel_weight=0.0,
             beta=1.0,

@@ -21,8 +21,9 @@ class AT:
 
     Source: Madry et al., "Towards Deep Learning Models Resistant to Adversarial Attacks", ICLR 2018; the attack runs in eval
     mode (`eval_mode` false: in train mode, running statistics untouched). Defaults: 4/255 with three steps of 8/3/255, as the
-    adversarial training of `alibaba/easyrobust`. `clean_weight` w gives `w L(x) + (1 - w) L(x_adv)`, so that the size of the
-    loss, and with it the learning rate, keeps its meaning: Goodfellow et al., ICLR 2015, section 6 (w = 0.5).
+    adversarial training of `alibaba/easyrobust`; that takes the worst point which an attack visits (its `use_best`), here, as
+    in the paper, it is the last. `clean_weight` w gives `w L(x) + (1 - w) L(x_adv)`, so that the size of the loss, and with it
+    the learning rate, keeps its meaning: Goodfellow et al., ICLR 2015, section 6 (w = 0.5).
     Cost per step: `steps` image gradients, then one forward and backward pass, two with a clean term. Needs of the model:
     nothing.
     """
