@@ -137,9 +137,9 @@ def panels(count: int, *, width: float, height: float, same_height: bool = False
 def not_below_0(axes: Axes) -> None:
     """Where all that is drawn is 0 its axis goes to 1: matplotlib's would have numbers below 0, which no share is."""
     low = -0.08
-    if not axes.dataLim.intervalx.any():
+    if not any(axes.dataLim.intervalx):
         axes.set_xlim(low, 1)
-    if not axes.dataLim.intervaly.any():
+    if not any(axes.dataLim.intervaly):
         axes.set_ylim(low, 1)
 
 
