@@ -856,10 +856,10 @@ def make_stylized(
 @recipes_app.command("list", epilog="Example:  dat recipes list")
 def list_recipes(json: Json = False) -> None:
     """Names and titles of the recipes that come with the package."""
-    from dat.recipe import file, read
+    from dat.recipe import file
 
-    for name in file.shipped_recipes():
-        title = read.load(name).title
+    for name, path in file.shipped_recipes().items():
+        title = file.read(path)["title"]
         print(jsonlib.dumps({"name": name, "title": title}) if json else f"{name:32} {title}")
 
 

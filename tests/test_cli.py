@@ -161,15 +161,24 @@ def test_each_example_can_be_parsed_and_names_a_recipe_that_exists(words: tuple[
         recipes.load(context.params["recipe"], context.params["overrides"] or ())
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["recipes", "--help"], ["train", "--help"], ["frobnicate"]])
-def test_help_waits_for_nothing_heavy(arguments: list[str]):
+NETWORKS = {"torch", "torchvision", "timm", "accelerate"}
+HEAVY = NETWORKS | {"scipy", "sklearn", "matplotlib", "numpy", "yaml"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "heavy"),
+    [
+        *(([*words.split()], HEAVY) for words in ("--help", "recipes --help", "train --help", "frobnicate")),
+        (["recipes", "list"], NETWORKS),
+    ],
+)
+def test_help_and_lists_wait_for_nothing_heavy(arguments: list[str], heavy: set[str]):
     program = (
         "import sys; from dat.cli import main\n"
         f"sys.argv = ['dat', *{arguments!r}]\n"
         "try: main()\n"
         "except SystemExit: pass\n"
-        "heavy = {'torch', 'timm', 'accelerate', 'scipy', 'sklearn', 'matplotlib', 'numpy', 'yaml'} & set(sys.modules)\n"
-        "print(sorted(heavy), file=sys.stderr)"
+        f"print(sorted({heavy!r} & set(sys.modules)), file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stderr.splitlines()[-1] == "[]"
