@@ -179,6 +179,26 @@ def test_models_of_one_name_are_told_apart(tmp_path: Path) -> None:
     assert paper_keys(cards) == [("clean", "accuracy"), ("fgsm", "accuracy")]
 
 
+@pytest.mark.parametrize(
+    ("seeds", "titles"),
+    [
+        ((0, 2, None), ["net, seed 0", "net, seed 2", "other"]),
+        ((0, 0, 0), ["net (1)", "net (2)", "other"]),
+        ((0, None, 0), ["net (1)", "net (2)", "other"]),
+    ],
+)
+def test_models_of_one_method_are_called_by_their_seeds(
+    tmp_path: Path, seeds: tuple[int | None, ...], titles: list[str]
+) -> None:
+    small(tmp_path, "net")
+    card, names = read_card(tmp_path, {"name": "net"}), ("net", "net", "other")
+    cards = [
+        replace(card, title=name, rows={key: replace(row, seed=seed) for key, row in card.rows.items()})
+        for name, seed in zip(names, seeds, strict=True)
+    ]
+    assert [one.title for one in cards_of(cards)] == titles
+
+
 def test_a_training_run_is_no_evaluation(tmp_path: Path) -> None:
     small(tmp_path / "a", "one")
     with pytest.raises(UsageError, match="run is no evaluation"):

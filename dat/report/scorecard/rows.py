@@ -100,17 +100,25 @@ def cards_of(cards: Sequence[Card], *, mixed: bool = False) -> list[Card]:
     Raises:
         UsageError: rows of one suite were measured in different ways (which entry of the protocol, and both values).
     """
-    titles = [card.title for card in cards]
-    named = [replace(card, title=unique(titles, place)) for place, card in enumerate(cards)]
+    named = [replace(card, title=title) for card, title in zip(cards, _titles_apart(cards), strict=True)]
     if not mixed:
         refuse_mixed_protocols(replace(row, method=card.title) for card in named for row in card.rows.values())
     return named
 
 
-def unique(titles: Sequence[str], place: int) -> str:
-    """A title with its number where another model has the same."""
-    title = titles[place]
-    return f"{title} ({titles[: place + 1].count(title)})" if titles.count(title) > 1 else title
+def _titles_apart(cards: Sequence[Card]) -> list[str]:
+    """The titles, with their seeds where several models have the same, or with their number where seeds are no help."""
+    alike = {title: [card for card in cards if card.title == title] for title in {card.title for card in cards}}
+    return [_title_among(card, alike[card.title]) for card in cards]
+
+
+def _title_among(card: Card, alike: Sequence[Card]) -> str:
+    seeds = [next((row.seed for row in one.rows.values()), None) for one in alike]
+    place = next(number for number, one in enumerate(alike) if one is card)
+    if len(alike) == 1:
+        return card.title
+    told = None not in seeds and len(set(seeds)) == len(seeds)
+    return f"{card.title}, seed {seeds[place]}" if told else f"{card.title} ({place + 1})"
 
 
 def keys_of(cards: Iterable[Card]) -> list[Key]:
