@@ -12,7 +12,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "dat"
 
 LAYERS = [
-    {"errors", "version", "progress"},
+    {"errors", "version", "progress", "installed"},
     {"types", "results", "boxes"},
     {"nn"},
     {"discretizers"},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from importlib import import_module, util
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from dat.data.address import Address, is_saved, set_name
 from dat.data.labelled import Wanted, chosen, refuse_unlabelled
 from dat.data.packed import PackedPictures
 from dat.errors import DataError, UsageError
+from dat.installed import is_installed
 
 PACKAGE = "datasets"
 EXTRA = "discrete-adversarial-training[datasets]"
@@ -67,7 +68,7 @@ def open_hub(address: Address, wanted: Wanted) -> PackedPictures:
         DataError: it cannot be opened, a row has no class, or as for `ImageFolder`.
     """
     place = f"hf:{address.path}"
-    if util.find_spec(PACKAGE) is None:
+    if not is_installed(PACKAGE):
         raise UsageError(f"datasets is not installed, which {place} needs; run pip install '{EXTRA}'.")
     rows = _split(place, address, _loaded(place, address))
     package: Any = import_module(PACKAGE)

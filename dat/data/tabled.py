@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import stat
 from collections.abc import Iterable, Sequence
-from importlib import import_module, util
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from dat.data.address import Address
 from dat.data.folders import PictureFiles, in_order
 from dat.data.labelled import Wanted, chosen, counted, refuse_unlabelled
 from dat.errors import DataError, UsageError
+from dat.installed import is_installed
 
 PACKAGE = "pyarrow"
 EXTRA = "discrete-adversarial-training[parquet]"
@@ -106,7 +107,7 @@ def _csv(table: Path, path: str, label: str) -> list[tuple[str, str]]:
 
 
 def _parquet(table: Path, path: str, label: str) -> list[tuple[str, str]]:
-    if util.find_spec(PACKAGE) is None:
+    if not is_installed(PACKAGE):
         raise UsageError(f"pyarrow is not installed, which {table} needs; run pip install '{EXTRA}', or write a CSV file.")
     parquet: Any = import_module(f"{PACKAGE}.parquet")
     try:

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +20,7 @@ import torch
 from accelerate import tracking
 from accelerate.tracking import GeneralTracker
 
+from dat.installed import is_installed
 from dat.progress import warn
 
 Name = Literal["tensorboard", "wandb", "mlflow", "aim"]
@@ -106,7 +106,7 @@ class Board:
 def tracked(names: Names, folder: Path, text: str, values: Mapping[str, Any]) -> Iterator[Trackers]:
     """Trainings inside are shown by these trackers; one that was asked for by its name and is missing is said."""
     wanted: Sequence[str] = (FOLDER,) if names is None else names
-    there = [name for name in wanted if find_spec(name) is not None]
+    there = [name for name in wanted if is_installed(name)]
     for name in wanted if names is not None else ():
         if name not in there:
             warn(f"Nothing goes to {name}, whose package is not installed; write pip install {name}, or trackers: [].")

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import import_module, metadata, util
+from importlib import import_module, metadata
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -20,6 +20,7 @@ from dat.attacks.pixels import pgd, random_start
 from dat.data.corruptions.draws import Draws, streams_of
 from dat.errors import UsageError
 from dat.evaluation.suites import CLIMBED
+from dat.installed import is_installed
 from dat.types import Images, Indices, LossFn, check_images
 
 LogitsFn = Callable[[Tensor], Tensor]
@@ -159,7 +160,7 @@ class AutoAttack:
         _check_ball("AutoAttack", self.epsilon, self.norm, self.seed)
         if self.target_classes < 1:
             raise UsageError(f"AutoAttack has {self.target_classes} target_classes; write 1 or more (the standard is 9).")
-        if util.find_spec(PACKAGE) is None:
+        if not is_installed(PACKAGE):
             raise UsageError(f"AutoAttack is not installed; run pip install '{EXTRA}', or take the suite pgd.")
 
     def images(self, images: Images, ids: Indices, loss_fn: LossFn | None) -> Images:

@@ -8,7 +8,6 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
-from importlib.util import find_spec
 from io import StringIO
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from dat.errors import CheckpointError, UsageError
+from dat.installed import is_installed
 
 Form = Literal["onnx", "torch-export"]
 SUFFIXES: Mapping[Form, str] = {"onnx": ".onnx", "torch-export": ".pt2"}
@@ -47,7 +47,7 @@ class Graph:
 
 def refuse_without_onnx() -> None:
     """Raises: UsageError: a package that ONNX needs is missing."""
-    if missing := [name for name in NEEDED if find_spec(name) is None]:
+    if missing := [name for name in NEEDED if not is_installed(name)]:
         raise UsageError(
             f"ONNX needs {', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed; "
             "write pip install 'discrete-adversarial-training[onnx]', or export --to torch-export."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from importlib import import_module, util
+from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,6 +13,7 @@ from torchvision.ops import box_convert, clip_boxes_to_image
 
 from dat.boxes import Boxes, Found
 from dat.errors import CheckpointError, UsageError
+from dat.installed import is_installed
 from dat.nn.detectors import DetectionLosses, check_things, in_mode, in_our_labels, in_two_parts
 from dat.types import Images
 
@@ -167,7 +168,7 @@ def tensors_of_folder(folder: str) -> dict[str, Tensor]:
 
 def _config(folder: str) -> tuple[Any, Any]:
     """Of a folder, and the class of its networks."""
-    if util.find_spec(PACKAGE) is None:
+    if not is_installed(PACKAGE):
         raise UsageError(f"transformers is not installed, which {PREFIX}{folder} needs; run pip install '{EXTRA}'.")
     if not (Path(folder) / CONFIG).is_file():
         raise UsageError(

@@ -222,10 +222,10 @@ def test_mistakes_are_sentences(run: Path, tmp_path: Path, monkeypatch: pytest.M
         dat.export(run, "onnx", tmp_path)
     with pytest.raises(RunFolderError, match=r"cannot be written \(Not a directory\)"):
         dat.export(run, "torch-export", tmp_path / "model.onnx" / "below")
-    monkeypatch.setattr(graphs, "find_spec", lambda name: None)
+    monkeypatch.setattr(graphs, "is_installed", lambda name: False)
     with pytest.raises(UsageError, match=r"ONNX needs onnx, onnxruntime, onnxscript, which are not installed"):
         dat.export(run, "onnx", tmp_path / "new")
-    monkeypatch.setattr(graphs, "find_spec", lambda name: None if name == "onnxscript" else name)
+    monkeypatch.setattr(graphs, "is_installed", lambda name: name != "onnxscript")
     with pytest.raises(UsageError, match=r"ONNX needs onnxscript, which is not installed; write pip install .*\[onnx\]"):
         dat.export(run, "onnx", tmp_path / "new")
 

@@ -165,7 +165,7 @@ def test_what_is_not_there_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(datasets, "load_dataset", unreachable)
     with pytest.raises(DataError, match=r"Cannot open hf:who/what \(Couldn't reach 'who/what' .*\); check the name, the split"):
         open_place("hf:who/what::split=test")
-    monkeypatch.setattr(hub.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(hub, "is_installed", lambda name: False)
     with pytest.raises(
         UsageError, match=r"datasets is not installed, which hf:who/what needs; run pip install '.*\[datasets\]'"
     ):

@@ -183,7 +183,7 @@ def test_parquet_is_read_as_the_same_table_is(table: Write, tmp_path: Path) -> N
 
 
 def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tabled.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(tabled, "is_installed", lambda name: False)
     with pytest.raises(UsageError, match=r"pyarrow is not installed, which .*x.parquet needs; run pip install '.*\[parquet\]'"):
         open_place(tmp_path / "x.parquet")
 

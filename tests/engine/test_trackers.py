@@ -108,7 +108,7 @@ class Noted:
 
 
 def use(monkeypatch: pytest.MonkeyPatch, name: str, tracker: Noted) -> Noted:
-    monkeypatch.setattr(trackers, "find_spec", lambda package: package == name or None)
+    monkeypatch.setattr(trackers, "is_installed", lambda package: package == name)
     monkeypatch.setitem(trackers.OPENERS, name, lambda folder, part, done: tracker)
     return tracker
 
@@ -128,7 +128,7 @@ def test_a_tracker_that_fails_says_so_once_and_ends_no_run(
 def test_one_that_fails_takes_no_other_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bad, good = use(monkeypatch, "wandb", Noted("log")), Noted()
     monkeypatch.setitem(trackers.OPENERS, "aim", lambda folder, part, done: good)
-    monkeypatch.setattr(trackers, "find_spec", lambda package: True)
+    monkeypatch.setattr(trackers, "is_installed", lambda package: True)
     with tracked(("wandb", "aim"), tmp_path, "", {}), curves(tmp_path, done=0) as track:
         track({"loss": 1.0}, 1)
         track({"loss": 2.0}, 2)
@@ -140,7 +140,7 @@ def test_one_that_fails_takes_no_other_along(tmp_path: Path, monkeypatch: pytest
 def test_one_that_is_missing_is_said_where_it_was_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(trackers, "find_spec", lambda package: None)
+    monkeypatch.setattr(trackers, "is_installed", lambda package: False)
     with tracked(None, tmp_path, "", {}), curves(tmp_path, done=0) as track:
         track({"loss": 1.0}, 1)
     assert capsys.readouterr().err == ""
