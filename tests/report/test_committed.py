@@ -4,8 +4,11 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from functools import cache
+from itertools import product
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from dat.evaluation.intervals import METHOD
@@ -17,6 +20,7 @@ from dat.report.tables import (
     METHOD_TITLES,
     MINUS,
     Comparison,
+    Estimate,
     Line,
     all_tables,
     comparison_table,
@@ -357,3 +361,33 @@ def test_the_stronger_attack_on_the_controls_is_told_as_measured():
         assert gap.interval is not None
         assert gap.sign == 1
         assert f"+{gap.mean:.1f} ± {(gap.interval[1] - gap.interval[0]) / 2:.1f}" in text
+
+
+def test_the_pictures_from_elsewhere_are_told_as_measured():
+    folder = ROOT / "results/cifar10-controls"
+    rows, kept = read_rows(folder / "imagenet32.jsonl"), np.load(folder / "imagenet32.npz")
+    answers: dict[tuple[str, int | None], dict[str, Any]] = {}
+    for row in rows:
+        right = np.unpackbits(kept[f"{row.method}-seed{row.seed}.{row.suite}"], count=row.n).astype(bool)
+        assert 100 * right.mean() == pytest.approx(row.value)
+        answers.setdefault((row.method, row.seed), {})[row.suite] = right
+    comparison = comparison_table(rows, answers=answers)
+    text = (folder / "README.md").read_text()
+    shown = table_of(text, "## On pictures from elsewhere")
+    assert [TITLES[title] for title in shown] == list(comparison.methods)
+    columns = (("As they are", "Minus standard", "clean"), ("FGSM 1/255", "Minus standard, FGSM", "fgsm"))
+    for (title, cells), (measured, gained, suite) in product(shown.items(), columns):
+        found = comparison.estimate(suite, TITLES[title])
+        assert found is not None
+        assert cells[measured] == told(found)
+        if title != "Standard":
+            gap = comparison.difference(suite, TITLES[title])
+            assert gap is not None
+            assert cells[gained] == told(gap, signed=True)
+            assert (f"**{cells[gained].replace(MINUS, '-')}**" in text) == bool(gap.sign)
+
+
+def told(found: Estimate, *, signed: bool = False) -> str:
+    assert found.interval is not None
+    half = (found.interval[1] - found.interval[0]) / 2
+    return f"{found.mean:{'+' if signed else ''}.1f} ± {half:.1f}".replace("-", MINUS)
