@@ -214,7 +214,7 @@ def _ids(source: AnnotatedPictures) -> list[int]:
 
 
 def _matches(scorer: Any, ids: Sequence[int]) -> list[Matches]:
-    """Per class, of boxes of any size and at most 100 a picture; the scorer keeps them class by class, size by size."""
+    """Per class, of boxes of any size, at most 100 a class and picture; the scorer keeps them class by class, size by size."""
     sizes, pictures = len(scorer.params.areaRng), len(ids)
     blocks = [scorer.evalImgs[number : number + pictures] for number in range(0, len(scorer.evalImgs), sizes * pictures)]
     return [_of_class(block, np.argsort(ids)) for block in blocks]

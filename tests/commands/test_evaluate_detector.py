@@ -130,6 +130,7 @@ def test_a_detector_of_a_run_from_the_command_line_to_a_page(run: Path, boxes: P
     assert rows["clean", "ap"].seed == 0
     page = (tmp_path / "out" / "report.md").read_text()
     assert "AP by class" in page
+    assert "AR, 1 box a class" in page  # so the scorer counts
     assert "bootstrap over pictures, 1000 draws, seed 0" in page
     again = CliRunner().invoke(app, ["report", str(tmp_path / "out")])
     assert again.exit_code == 0

@@ -120,6 +120,15 @@ def test_classes_and_sizes_that_are_not_there_are_left_out_and_not_minus_one() -
     assert numbers["ap"] == pytest.approx(100)
 
 
+@pytest.mark.parametrize(("labels", "recall"), [([0, 1, 2], 100.0), ([1, 1, 1], 100 / 3)])
+def test_recall_with_one_box_is_with_one_of_each_class(labels: list[int], recall: float) -> None:
+    corners = np.array([[0.0, 0, 50, 50], [100, 0, 150, 50], [200, 0, 250, 50]])
+    things = [Things(corners, np.array(labels), np.full(3, 2500.0), np.zeros(3, bool), (0, 1, 2))]
+    source = AnnotatedPictures(Path("made.json"), Path(), ["0.jpg"], [(400, 400)], things, CLASSES, [0], [5, 1, 80])
+    found = [Found(torch.tensor(corners).float(), torch.tensor([0.9, 0.8, 0.7]), torch.tensor(labels))]
+    assert coco_scores(source, found).numbers["ar1"] == pytest.approx(recall)
+
+
 def test_where_nothing_is_found_the_numbers_are_zero() -> None:
     nothing = Found(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64))
     scores = coco_scores(pictures(), [nothing] * 12)

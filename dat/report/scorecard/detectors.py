@@ -37,14 +37,14 @@ FURTHER = {
     "ap_small": "AP, small",
     "ap_medium": "AP, medium",
     "ap_large": "AP, large",
-    "ar1": "AR, 1 box",
-    "ar10": "AR, 10 boxes",
-    "ar100": "AR, 100 boxes",
+    "ar1": "AR, 1 box a class",
+    "ar10": "AR, 10 boxes a class",
+    "ar100": "AR, 100 boxes a class",
     "ar_small": "AR, small",
     "ar_medium": "AR, medium",
     "ar_large": "AR, large",
 }
-"""The others of COCO's twelve, on clean pictures; AR is the mean recall with so many boxes a picture."""
+"""The others of COCO's twelve, on clean pictures; AR is the mean recall with so many boxes of each class in a picture."""
 WORDS = (
     "AP: COCO's average precision, mean over overlaps from 0.50 to 0.95, in percent; AP50 and AP75: at one overlap. mPC: mean "
     "AP over the corruptions, which are made here, of the pictures of the number before it; rPC: its percentage of these "
