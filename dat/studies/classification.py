@@ -89,7 +89,7 @@ class ClassificationStudy:
             with self.run.timed("analyse"):
                 attacked = words.attacked(models, self.opened.contestants)
                 path = self.run.folder / "pictures.npz"
-                measured.pictures(self._subject, models[attacked], self._discretizer, path, alpha=self._alpha)
+                measured.pictures(self._subject, attacked, models[attacked], self._discretizer, path, alpha=self._alpha)
                 self.run.facts["pictures"] = {"model": str(attacked), "alpha": self._alpha}
 
     def following(self) -> Path | None:

@@ -75,6 +75,10 @@ class Subject:
         """Of the test pictures."""
         return self.test.source.fingerprint()[:12]
 
+    def task_of(self, *jobs: Job) -> Classification:
+        """What is asked of these models together: as they were trained, if that is the same."""
+        return Classification(sigmoid=all(job.label in self.sigmoid for job in jobs))
+
     def row(self, suite: str, metric: str, value: float, n: int, job: Job, protocol: dict[str, object]) -> Row:
         """A row without interval: the spread is over seeds."""
         return Row(suite, metric, value, n, None, job.seed, job.label, self.recipe_hash, protocol, versions())
@@ -245,9 +249,14 @@ def _cropped(view: Transform) -> dict[str, object]:
 def modified_codes(
     subject: Subject, models: Models, discretizer: FrozenDiscretizer, *, alpha: float
 ) -> tuple[list[Row], list[str]]:
-    """As `words.modified_codes`, of as many test pictures as are corrupted."""
-    dataset, protocol = _fewer_pictures(subject), {"data": subject.fingerprint, **_drawn_as(subject)}
-    shown = words.Shown(dataset, Classification(), subject.evaluation.batch_size, subject.place, subject.row, protocol)
+    """As `words.modified_codes`, of as many test pictures as are corrupted, by the loss that all models were trained by.
+
+    Where they were trained by two, by cross-entropy.
+    """
+    task = subject.task_of(*models)
+    by = {"loss": "binary cross-entropy"} if task.sigmoid else {}
+    dataset, protocol = _fewer_pictures(subject), {"data": subject.fingerprint, **_drawn_as(subject), **by}
+    shown = words.Shown(dataset, task, subject.evaluation.batch_size, subject.place, subject.row, protocol)
     return words.modified_codes(shown, models, discretizer, alpha=alpha)
 
 
@@ -361,10 +370,10 @@ def expectations(subject: Subject, expected: tuple[str, Mapping[str, Mapping[str
     ]
 
 
-def pictures(subject: Subject, model: nn.Module, discretizer: FrozenDiscretizer, path: Path, *, alpha: float) -> None:
+def pictures(subject: Subject, job: Job, model: nn.Module, discretizer: FrozenDiscretizer, path: Path, *, alpha: float) -> None:
     """Write some test pictures on their way through the adversary."""
     images, targets = _examples(subject)
-    change = discrete_change(model, Classification(), discretizer.exact(), images, targets, alpha=alpha)
+    change = discrete_change(model, subject.task_of(job), discretizer.exact(), images, targets, alpha=alpha)
     write_arrays(
         path,
         original=as_bytes(change.original),

@@ -23,6 +23,8 @@ from dat.analysis import codes
 from dat.cli import app
 from dat.commands.check_recipes import rehearse
 from dat.commands.report import PAGES, Page
+from dat.commands.trained import load_classifier
+from dat.data.pipeline import evaluation_batches
 from dat.discretizers.networks.vqgan import VQGAN, VQGANConfig
 from dat.discretizers.pretrained import save_discretizer
 from dat.engine.trackers import Names
@@ -42,6 +44,7 @@ from dat.studies import classification, contest, words
 from dat.studies.classification import ClassificationStudy
 from dat.studies.study import Job
 from dat.studies.table import STUDIES
+from dat.tasks.classification import Classification
 
 pytestmark = pytest.mark.usefixtures("all_undrawn")
 
@@ -474,6 +477,21 @@ def test_rows_say_what_words_do_beside_those_of_a_random_step(photos: dict[str, 
     assert above.ci[0] < above.value < above.ci[1]
     assert 0 < rows["codes/random", "modified_code_rate"].value <= 100
     assert all(row.n == 4 for suite, row in losses.items())
+
+
+@pytest.mark.parametrize("of_both", [True, False])
+def test_the_loss_of_the_words_is_that_of_the_training(photos: dict[str, Any], tmp_path: Path, of_both: bool) -> None:
+    """Where the models were trained by two losses, cross-entropy is asked of both."""
+    methods = {"dat": {"alpha": 0.4, "training": {"sigmoid": True}}, "standard": {"training": {"sigmoid": of_both}}}
+    folder = dat.train(with_words(tmp_path, photos, methods), cpu=True)
+    found, by = load_classifier(folder / "dat-seed0"), "binary cross-entropy" if of_both else None
+    images, targets, _ = next(iter(evaluation_batches(found.test_pictures()[0], 4)))
+    shown = dat.load_discretizer(tmp_path / "q.safetensors")(images)
+    with torch.no_grad():
+        losses = Classification(sigmoid=of_both).losses(found.model, shown, targets)
+    rows = {(row.method, row.suite): row for row in read_rows(folder / "results.jsonl") if row.metric == "loss"}
+    assert rows["dat", "words/reconstruction"].value == pytest.approx(losses.mean().item(), rel=1e-5)
+    assert all(row.protocol.get("loss") == by for row in rows.values())
 
 
 def test_page_and_notes_say_the_same_of_an_adversary_that_may_be_chance(
