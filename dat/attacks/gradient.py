@@ -24,6 +24,10 @@ Norm = Literal["l2", "linf"]
 # In float16 the gradient of one pixel may underflow. A power of two, so that nothing changes in any other format.
 LOSS_FACTOR = 2.0**8
 
+CUT_OFF = (
+    "The losses of loss_fn have no gradient at the images that it is given; use its argument, and leave out detach(), "
+    "torch.no_grad() and what goes through NumPy between it and the losses."
+)
 NAMED = 5
 """So many positions are named in a message."""
 
@@ -42,7 +46,7 @@ def gradient_and_losses(images: Images, loss_fn: LossFn) -> tuple[Tensor, Tensor
     """`input_gradient` and the losses it came from, detached.
 
     Raises:
-        UsageError: inference mode is on, in which nothing can be differentiated.
+        UsageError: inference mode is on, in which nothing can be differentiated; or the losses do not follow from the images.
         DivergenceError: a loss or a gradient is NaN or infinite, whose sign or direction would move nothing.
     """
     if torch.is_inference_mode_enabled():
@@ -53,7 +57,9 @@ def gradient_and_losses(images: Images, loss_fn: LossFn) -> tuple[Tensor, Tensor
     with untouched_modules(), _forked_random_streams(images.device), torch.enable_grad():
         images = images.detach().requires_grad_()
         losses = _checked_losses(loss_fn(images), images)
-        (gradient,) = torch.autograd.grad(losses.sum() * LOSS_FACTOR, images)
+        (gradient,) = torch.autograd.grad(_climbable(losses).sum() * LOSS_FACTOR, images, allow_unused=True)
+    if gradient is None:
+        raise UsageError(CUT_OFF)
     _refuse_no_numbers(gradient, "gradient")
     return gradient / LOSS_FACTOR, losses.detach()
 
@@ -165,6 +171,12 @@ def _checked_losses(losses: Tensor, images: Tensor) -> Tensor:
             "return one loss per image, e.g. dat.cross_entropy(model(images), labels)."
         )
     _refuse_no_numbers(losses, "loss")
+    return losses
+
+
+def _climbable(losses: Tensor) -> Tensor:
+    if not losses.requires_grad:
+        raise UsageError(CUT_OFF)
     return losses
 
 

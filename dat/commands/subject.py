@@ -19,6 +19,8 @@ from dat.errors import CheckpointError, UsageError
 from dat.nn.imagenet_networks import NETWORKS, load_imagenet_network
 from dat.nn.norm import Normalized
 from dat.nn.weights import fitted, load_strictly, read_weights, split_key
+from dat.nn.zoo import classes_of_head
+from dat.progress import warn
 from dat.recipe.contest import training_of
 from dat.recipe.data import DigitsData, FolderData
 from dat.recipe.header import recipe_hash
@@ -91,17 +93,42 @@ def _of_timm(name: str, weights: Path | None) -> Tested:
     """Whatever can be refused is refused before anything is downloaded."""
     config = _config_of_timm(name)
     view = _view_of_timm(name, config)
-    network = _from_timm(name, pretrained=weights is None)
     called = f"{TIMM}{name}"
-    if weights is not None:
-        tensors, which = read_weights(weights)
-        load_strictly(network, fitted(network, tensors), name=str(weights))
+    if weights is None:
+        network = _from_timm(name)
+    else:
+        network, which = _with_weights(name, weights)
         called += f"@{split_key(weights)[0].name}{f'#{which}' * bool(which)}"
     return Tested(
         called,
         Normalized(network, mean=config["mean"], std=config["std"]),
         view,
     )
+
+
+def _with_weights(name: str, weights: Path) -> tuple[nn.Module, str]:
+    """The network of timm for as many classes as the weights of a file are, and which of the file they are.
+
+    Raises:
+        CheckpointError: they are those of another network.
+    """
+    network = _untrained(name)
+    tensors, which = read_weights(weights)
+    own, count = (classes_of_head(network, given) for given in (network.state_dict(), tensors))
+    if count is not None and count != own:
+        network = _untrained(name, num_classes=count)
+        warn(
+            f"{weights} is of {count} classes and does not say which: they are taken for the class folders by the alphabet, "
+            "capitals first, as by torchvision's ImageFolder; of another order write dat.evaluate(model, classes=...)."
+        )
+    try:
+        load_strictly(network, fitted(network, tensors), name=str(weights))
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"{error} Name timm's model that they are of; one of other options, as img_size, is evaluated from Python: "
+            "dat.evaluate(dat.Normalized(network, mean=..., std=...), ...)."
+        ) from error
+    return network, which
 
 
 def _config_of_timm(name: str) -> dict[str, Any]:
@@ -137,16 +164,24 @@ def _why_no_classifier(outputs: int) -> str | None:
     return None
 
 
-def _from_timm(name: str, *, pretrained: bool) -> nn.Module:
+def _untrained(name: str, **classes: Any) -> nn.Module:
     try:
-        return timm.create_model(name, pretrained=pretrained)
+        return timm.create_model(name, pretrained=False, **classes)
+    except Exception as error:  # timm's models refuse in any way
+        raise UsageError(f"timm cannot make {name} ({_reason(error)}); name another model.") from error
+
+
+def _from_timm(name: str) -> nn.Module:
+    try:
+        return timm.create_model(name, pretrained=True)
     except Exception as error:  # a download fails in any way, and timm's models refuse in as many
-        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-        if not pretrained:
-            raise UsageError(f"timm cannot make {name} ({reason}); name another model.") from error
         raise CheckpointError(
-            f"timm cannot get the weights of {name} ({reason}); add --weights FILE if you have them."
+            f"timm cannot get the weights of {name} ({_reason(error)}); add --weights FILE if you have them."
         ) from error
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 def _view_of_timm(name: str, config: Mapping[str, Any]) -> CenterCrop:

@@ -103,7 +103,9 @@ def check_runs(act: Callable[[], object], name: str, images: Images) -> None:
             raise
         said = " ".join(str(error).split()).rstrip(".") or type(error).__name__
         size = f"{images.shape[3]} x {images.shape[2]} pixels"
-        raise UsageError(f"{name} does not run on images of {size}: {said}; set a data.size that it takes.") from error
+        # What timm's vision transformers say, whose positions belong to a size.
+        other = f", or write model.options.img_size={images.shape[3]}" if "match model" in said else ""
+        raise UsageError(f"{name} does not run on images of {size}: {said}; set a data.size that it takes{other}.") from error
 
 
 def _processes() -> int:

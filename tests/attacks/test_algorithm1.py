@@ -20,7 +20,7 @@ from dat.discretizers.pretrained import load_discretizer
 from dat.errors import UsageError
 from dat.methods.dat import DAT
 from dat.tasks.classification import Classification
-from dat.types import Batch
+from dat.types import Batch, LossFn
 
 Golden = Callable[[str], Path]
 
@@ -280,6 +280,19 @@ def test_golden_algorithm1_in_float64(golden: Golden, case: str, alpha: float, s
     assert loss.item() == pytest.approx(results["loss_adv_mean"], rel=1e-9)
     for name, gradient in parameter_gradients(network, loss).items():
         torch.testing.assert_close(gradient, values[f"{case}.grad_adv_loss.{name}"], atol=1e-9, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "loss_fn",
+    [
+        lambda images: images.detach().mean(dim=(1, 2, 3)),
+        lambda images: torch.ones(len(images), requires_grad=True) * 2,
+    ],
+    ids=["detached", "of something else"],
+)
+def test_losses_that_do_not_follow_from_the_images_are_refused(loss_fn: LossFn) -> None:
+    with pytest.raises(UsageError, match="no gradient at the images that it is given; use its argument"):
+        discrete_adversary(torch.rand(2, 3, 4, 4), loss_fn, GreyLevels(), alpha=0.1)
 
 
 def test_inference_mode_is_refused_and_no_grad_is_not() -> None:

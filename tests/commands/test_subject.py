@@ -16,7 +16,7 @@ from timm.data import create_transform, resolve_data_config  # pyright: ignore[r
 from torch import nn
 
 from dat.commands import subject as tested
-from dat.commands.evaluate import evaluate
+from dat.commands.evaluate import assess, evaluate
 from dat.commands.evaluation_plan import Plan, Settings
 from dat.commands.subject import open_tested
 from dat.data.pipeline import CenterCrop
@@ -203,6 +203,28 @@ def test_which_weights_of_a_file_were_taken_is_in_the_name(tmp_path: Path) -> No
     found = open_tested("timm:test_resnet", weights=tmp_path / "w.pth#state_dict")
     assert found.name == "timm:test_resnet@w.pth#state_dict"
     assert torch.equal(found.model.state_dict()["network.conv1.0.weight"], raw["conv1.0.weight"].float())
+
+
+def test_a_fine_tuned_network_of_timm_has_as_many_classes_as_its_file(
+    tmp_path: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    network = timm.create_model("test_resnet", num_classes=2).eval()
+    torch.save({"state_dict": {f"module.{key}": tensor for key, tensor in network.state_dict().items()}}, tmp_path / "w.pth")
+    found = open_tested("timm:test_resnet", weights=tmp_path / "w.pth")
+    assert "w.pth is of 2 classes and does not say which" in capsys.readouterr().err
+    images = torch.rand(2, 3, 32, 32)
+    published = timm.get_pretrained_cfg("test_resnet")
+    assert published is not None
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (published.mean, published.std))
+    torch.testing.assert_close(found.model.eval()(images), network((images - mean) / std))
+    rows = assess(found, ["clean"], root=photos, folder=None, settings=Settings(size=32), self_test=False, cpu=True).rows
+    assert [row.n for row in rows if row.metric == "accuracy"] == [4]
+
+
+def test_weights_of_other_options_are_refused_with_what_to_do(tmp_path: Path) -> None:
+    torch.save(timm.create_model("test_vit", num_classes=2, img_size=32).state_dict(), tmp_path / "w.pth")
+    with pytest.raises(CheckpointError, match=r"1 of another shape \(pos_embed .* is evaluated from Python: dat.evaluate"):
+        open_tested("timm:test_vit", weights=tmp_path / "w.pth")
 
 
 @pytest.mark.shared
