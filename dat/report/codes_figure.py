@@ -11,8 +11,9 @@ from jaxtyping import Float64
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from dat.evaluation.intervals import PERCENT
 from dat.report.figures import METHOD_COLOURS, OTHER_COLOURS, STYLE, add_titled_legend
-from dat.results import mean_interval
+from dat.results import UNBOUNDED, mean_interval
 
 Values = Float64[np.ndarray, "alphas ways pictures"]
 
@@ -22,6 +23,8 @@ PANELS = {
     "same": "same answer, %",
     "l2": "l2 in pixels from Q(x)",
 }
+SHARES = ("rates", "same")
+"""Panels in percent, whose intervals end at 0 and 100, as in the rows."""
 LOOKS = {
     "discrete": ("adversary (DAT)", METHOD_COLOURS["dat"][0], "s"),
     "random-step": ("random step, as long", OTHER_COLOURS[0][0], "v"),
@@ -63,7 +66,7 @@ def draw_sweep(axes: Axes, found: Sweep, name: str) -> None:
     before = found.values[name][:, found.ways.index("reconstruction")] if name == "losses" else 0
     for way, (_, colour, marker) in LOOKS.items():
         of_way = found.values[name][:, found.ways.index(way)] - before
-        means = [mean_interval(values.tolist()) for values in of_way]
+        means = [mean_interval(values.tolist(), bounds=PERCENT if name in SHARES else UNBOUNDED) for values in of_way]
         low, high = zip(*[interval or (mean, mean) for mean, interval in means], strict=True)
         axes.plot(found.alphas, [mean for mean, _ in means], color=colour, marker=marker, ms=4)
         axes.fill_between(found.alphas, low, high, color=colour, alpha=0.18, lw=0)
