@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
 import torch
@@ -87,26 +88,47 @@ def exactly(images: Images, loss_fn: LossFn) -> tuple[Images, LossFn]:
     return images.to(torch.promote_types(images.dtype, torch.float32)), lambda exact: loss_fn(exact.to(images.dtype))
 
 
+@dataclass(eq=False)
+class _Buffers:
+    """What the buffers of the modules that ran were, and which modules those are, by `id`."""
+
+    saved: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    seen: set[int] = field(default_factory=set)
+
+    def put_back(self) -> None:
+        for buffer, value in self.saved:
+            # `.data`: a clean branch may still wait for its backward pass, and must not see a changed version.
+            buffer.data.copy_(value)
+
+
+_noted: list[_Buffers] = []
+
+
+def _note(module: nn.Module, _: object) -> None:
+    for buffers in _noted:
+        if module.training and id(module) not in buffers.seen:
+            buffers.seen.update(id(part) for part in module.modules())
+            buffers.saved.extend((buffer, buffer.clone()) for buffer in module.buffers())
+
+
+_hook = register_module_forward_pre_hook(_note)
+_hook.remove()
+
+
 @contextmanager
 def untouched_modules() -> Iterator[None]:
     """Put back the buffers (running statistics, ...) of every module that runs inside in train mode."""
-    saved: list[tuple[Tensor, Tensor]] = []
-    seen: set[int] = set()
-
-    def remember(module: nn.Module, _: object) -> None:
-        if not module.training or id(module) in seen:
-            return
-        seen.update(id(part) for part in module.modules())
-        saved.extend((buffer, buffer.clone()) for buffer in module.buffers())
-
-    hook = register_module_forward_pre_hook(remember)
+    buffers, hooks = _Buffers(), _hook.hooks_dict_ref()
+    assert hooks is not None, "torch keeps it"
+    _noted.append(buffers)
+    hooks[_hook.id] = _note  # always the same: of a hook with a number of its own a compiled model is compiled anew
     try:
         yield
     finally:
-        hook.remove()
-        for buffer, value in saved:
-            # `.data`: a clean branch may still wait for its backward pass, and must not see a changed version.
-            buffer.data.copy_(value)
+        _noted.remove(buffers)
+        if not _noted:
+            _hook.remove()
+        buffers.put_back()
 
 
 @contextmanager
