@@ -88,8 +88,10 @@ def check_images(images: Tensor) -> None:
     """Refuse what is not a batch of float images in [0, 1]; costs one pass over them, and none while `torch.export` looks on.
 
     Raises:
-        UsageError: with the shape, the dtype or the range that was met.
+        UsageError: with the type, the shape, the dtype or the range that was met.
     """
+    if not isinstance(images, Tensor):
+        raise UsageError(f"Images are of type {type(images).__name__}; give a tensor (batch, 3, height, width) in [0, 1].")
     if images.ndim != 4 or images.shape[1] != 3 or not images.numel():
         raise UsageError(f"Images have shape {tuple(images.shape)}; expected (batch, 3, height, width).")
     if not images.is_floating_point():
@@ -166,6 +168,16 @@ class Discretizer(Protocol):
     def __call__(self, images: Images) -> Images:
         """`Q(x)`: the reconstruction in [0, 1], of the size of the input."""
         ...
+
+
+def check_discretizer(value: object) -> None:
+    """Refuse the name of a discretizer in its place.
+
+    Raises:
+        UsageError: with the name, and how it is loaded.
+    """
+    if isinstance(value, str):
+        raise UsageError(f"discretizer is {value!r}, a name; write dat.load_discretizer({value!r}).")
 
 
 @runtime_checkable

@@ -12,7 +12,7 @@ from torch import Tensor
 from dat.attacks.gradient import exactly, input_gradient
 from dat.discretizers.codes import CodeSpace, Neighbours, changed, code_space
 from dat.errors import UsageError
-from dat.types import Codes, Discretizer, Images, Latents, LossFn, check_images
+from dat.types import Codes, Discretizer, Images, Latents, LossFn, check_discretizer, check_images
 
 Gains = Float[Tensor, "batch *grid"]
 
@@ -60,6 +60,7 @@ def adversarial_codes(
     """
     check_budget(rate, neighbours, steps)
     check_images(images)
+    check_discretizer(discretizer)
     images, loss_fn = exactly(images, loss_fn)
     space = code_space(discretizer)
     original = chosen = space.encode(images)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from numbers import Real
 
 from dat.attacks.gradient import GRADIENT_SCALES, GradientScale, choose, exactly, input_gradient, into_range, unchanged
 from dat.attacks.rate import Step, check_rate, exactly_encoding, length_for, longest_step
 from dat.errors import UsageError
-from dat.types import Discretizer, Images, LossFn, check_images
+from dat.types import Discretizer, Images, LossFn, check_discretizer, check_images
 
 
 def discrete_adversary(
@@ -54,6 +55,7 @@ def discrete_adversary(
     """
     _check_length(alpha, modified, gradient_scale=gradient_scale, steps=steps, step_size=step_size)
     check_images(images)
+    check_discretizer(discretizer)
     exact, loss_fn = exactly(images, loss_fn)
     settings = {"gradient_scale": gradient_scale, "clamp": clamp, "steps": steps, "step_size": step_size}
     perturbed = discrete_steps(exact, loss_fn, discretizer, **settings)
@@ -97,6 +99,10 @@ def _check_length(
         raise UsageError(
             f"alpha is {alpha} and modified is {modified}; write one of them: the length of the step, e.g. alpha=0.1, or the "
             "share of the codes that it changes, e.g. modified=0.1."
+        )
+    if not isinstance(alpha, Real | None):
+        raise UsageError(
+            f"alpha is {alpha!r}; write a number, or modified=0.1 for the length that changes a tenth of the codes."
         )
     if modified is not None:
         check_rate(modified, "modified")

@@ -79,8 +79,9 @@ class FrozenDiscretizer(nn.Module):
 
     def forward(self, images: Images) -> Images:
         """`Q(x)`: the reconstruction in [0, 1], of the size and dtype of the input."""
+        codes = self.encode(images)
         height, width = images.shape[-2:]
-        return self._decode(self.encode(images), images.dtype)[..., :height, :width]
+        return self._decode(codes, images.dtype)[..., :height, :width]
 
     def encode(self, images: Images) -> Codes:
         """Codes of each patch; the grid is the image size over `stride`, rounded up.
@@ -89,8 +90,9 @@ class FrozenDiscretizer(nn.Module):
             UsageError: not floating point images of 3 channels in [0, 1], or not of the only size that the network takes.
             DivergenceError: the latents are NaN or infinite.
         """
-        with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
-            return self.network.quantize.encode(self.latents(images))
+        latents = self.latents(images)
+        with torch.no_grad(), torch.autocast(latents.device.type, enabled=False):
+            return self.network.quantize.encode(latents)
 
     def latents(self, images: Images) -> Latents:
         """What the codes are searched for, in float32 (float64 after `.double()`); the images are never written to.

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from dat.attacks.gradient import evaluating
 from dat.attacks.pixels import pgd, random_start
 from dat.errors import UsageError
+from dat.methods.settings import check_sorts
 from dat.nn.norm import through_auxiliary_norms
 from dat.types import Batch, ClassifyingTask, ClassTargets, Images, Task, check_radius, climbed_losses
 
@@ -47,6 +48,7 @@ class AdvProp:
     auxiliary_norms: bool = True
 
     def __post_init__(self) -> None:
+        check_sorts(self)
         check_attack(self.noise_threshold, epsilon=self.epsilon, step_size=self.step_size, steps=self.steps)
 
     def __call__(self, model: nn.Module, batch: Batch, task: Task) -> Iterator[Tensor]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from dat.attacks.gradient import Norm, evaluating, unwrapped
 from dat.attacks.pixels import pgd, random_start
 from dat.errors import UsageError
+from dat.methods.settings import check_sorts
 from dat.types import Batch, Images, Task, check_radius, climbed_losses
 
 
@@ -37,6 +38,7 @@ class AT:
     eval_mode: bool = True
 
     def __post_init__(self) -> None:
+        check_sorts(self)
         check_radius(self.norm, epsilon=self.epsilon, step_size=self.step_size)
         if not self.steps >= 0:
             raise UsageError(f"steps is {self.steps}, but it cannot be negative; write 0 or more.")

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from dat.augment import augmix
 from dat.errors import UsageError
+from dat.methods.settings import check_sorts
 from dat.nn.outputs import logits_of
 from dat.types import Batch, ClassifyingTask, Images, PerImage, Task
 
@@ -35,6 +36,7 @@ class AugMix:
     jsd_weight: float = 12.0
 
     def __post_init__(self) -> None:
+        check_sorts(self)
         augmix.check_settings(width=self.width, depth=self.depth, severity=self.severity, concentration=self.concentration)
         if not self.jsd_weight >= 0:
             raise UsageError(f"jsd_weight is {self.jsd_weight}, but it weighs a loss; write 0 or more (the paper uses 12).")

@@ -13,6 +13,7 @@ from dat.attacks.gradient import GradientScale, Norm, evaluating
 from dat.attacks.rate import Length, Rate, Step, longest_step
 from dat.methods.calibration import check_length, given
 from dat.methods.controls import Direction, check_direction, stepped, stepping
+from dat.methods.settings import check_sorts
 from dat.types import Batch, Discretizer, Images, PerImage, Task, climbed_losses
 
 
@@ -37,6 +38,7 @@ class DAT:
     direction: Direction = "gradient"
 
     def __post_init__(self) -> None:
+        check_sorts(self)
         alpha = check_length(self.alpha, gradient_scale=self.gradient_scale, step_size=self.step_size, direction=self.direction)
         check_discrete_steps(alpha=alpha, gradient_scale=self.gradient_scale, steps=self.steps, step_size=self.step_size)
         check_direction(self.direction, gradient_scale=self.gradient_scale, steps=self.steps)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from dat.attacks import codes
 from dat.attacks.gradient import evaluating
+from dat.methods.settings import check_sorts
 from dat.types import Batch, Discretizer, Task, climbed_losses
 
 
@@ -29,6 +30,7 @@ class DATCodes:
     steps: int = 1
 
     def __post_init__(self) -> None:
+        check_sorts(self)
         codes.check_budget(self.rate, self.neighbours, self.steps)
 
     def __call__(self, model: nn.Module, batch: Batch, task: Task) -> Iterator[Tensor]:

@@ -13,6 +13,7 @@ from dat.attacks.rate import Length, Rate, Step
 from dat.errors import UsageError
 from dat.methods.controls import Direction
 from dat.methods.dat import DAT
+from dat.methods.settings import check_sorts
 from dat.types import Batch, Discretizer, Task
 
 
@@ -38,6 +39,7 @@ class DATFast:
     direction: Direction = "gradient"
 
     def __post_init__(self) -> None:
+        check_sorts(self)
         self._inner()
         if not (self.adversarial_share > 0 and self.clean_share >= 0 and self.adversarial_share + self.clean_share <= 1):
             raise UsageError(

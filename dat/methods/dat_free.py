@@ -14,6 +14,7 @@ from dat.attacks.rate import Length, Rate, Step, longest_step
 from dat.errors import UsageError
 from dat.methods.calibration import check_length, given
 from dat.methods.controls import Direction, check_direction, stepped, stepping
+from dat.methods.settings import check_sorts
 from dat.types import Batch, Discretizer, Images, PerImage, Task
 
 
@@ -36,6 +37,7 @@ class DATFree:
     direction: Direction = "gradient"
 
     def __post_init__(self) -> None:
+        check_sorts(self)
         alpha = check_length(self.alpha, gradient_scale=self.gradient_scale, direction=self.direction)
         check_discrete_steps(alpha=alpha, gradient_scale=self.gradient_scale, steps=1, step_size=None)
         if self.gradient_scale not in NORMS:

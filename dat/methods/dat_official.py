@@ -14,6 +14,7 @@ from dat.attacks.rate import Length, Rate, Step, longest_step
 from dat.errors import UsageError
 from dat.methods.calibration import check_length, given
 from dat.methods.controls import Direction, check_direction, stepping
+from dat.methods.settings import check_sorts
 from dat.types import Batch, Discretizer, Images, Task, check_radius, climbed_losses
 
 
@@ -45,6 +46,7 @@ class DATOfficial:
     direction: Direction = "gradient"
 
     def __post_init__(self) -> None:
+        check_sorts(self)
         epsilon = check_length(self.epsilon, step_size=self.step_size, direction=self.direction, name="epsilon")
         check_radius("l2", epsilon=epsilon, step_size=epsilon if self.step_size is None else self.step_size)
         if not self.steps >= 0:

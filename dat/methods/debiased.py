@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from dat.augment import style as styles
 from dat.errors import DatError, UsageError
+from dat.methods.settings import check_sorts
 from dat.nn.norm import through_auxiliary_norms
 from dat.nn.outputs import logits_of
 from dat.types import Batch, ClassifyingTask, Images, Logits, Task
@@ -48,6 +49,7 @@ class Debiased:
     least_size: float = 0.5
 
     def __post_init__(self) -> None:
+        check_sorts(self)
         for name in ("mix", "shape_weight", "least_size"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UsageError(f"{name} is {getattr(self, name)}, but it is a share; write a number from 0 to 1.")

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from dat.augment import noise2net
 from dat.discretizers import decoder_noise
 from dat.errors import UsageError
+from dat.methods.settings import check_sorts
 from dat.types import Batch, Discretizer, Images, Task
 
 
@@ -32,6 +33,7 @@ class DeepAugment:
     epsilon: float = 0.75
 
     def __post_init__(self) -> None:
+        check_sorts(self)
         _check(share=self.share, epsilon=self.epsilon)
 
     def __call__(self, model: nn.Module, batch: Batch, task: Task) -> Iterator[Tensor]:
@@ -67,6 +69,7 @@ class DeepAugmentDecoder:
     strength: float = 1.0
 
     def __post_init__(self) -> None:
+        check_sorts(self)
         _check(share=self.share, strength=self.strength)
 
     def __call__(self, model: nn.Module, batch: Batch, task: Task) -> Iterator[Tensor]:

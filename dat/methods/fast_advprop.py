@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from dat.errors import UsageError
 from dat.methods.advprop import check_attack, route, start_of
+from dat.methods.settings import check_sorts
 from dat.nn.norm import scaled_norm_gradients
 from dat.types import Batch, Images, Task
 
@@ -41,6 +42,7 @@ class FastAdvProp:
     auxiliary_norms: bool = True
 
     def __post_init__(self) -> None:
+        check_sorts(self)
         check_attack(self.noise_threshold, epsilon=self.epsilon, step_size=self.step_size)
         if not 0 < self.adversarial_share < 1:
             raise UsageError(f"adversarial_share is {self.adversarial_share}, but both kinds need images; write e.g. 0.2.")

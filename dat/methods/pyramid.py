@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from dat.attacks.gradient import unwrapped
 from dat.attacks.pyramid import check_pyramid, pyramid
 from dat.methods.advprop import random_classes
+from dat.methods.settings import check_sorts
 from dat.types import Batch, Images, Targets, Task, climbed_losses
 
 
@@ -39,6 +40,7 @@ class PyramidAT:
     targeted: bool = True
 
     def __post_init__(self) -> None:
+        check_sorts(self)
         check_pyramid(epsilon=self.epsilon, step_size=self.step_size, steps=self.steps, cells=self.cells, scales=self.scales)
 
     def __call__(self, model: nn.Module, batch: Batch, task: Task) -> Iterator[Tensor]:

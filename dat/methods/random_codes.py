@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from dat.discretizers import codes
 from dat.errors import UsageError
+from dat.methods.settings import check_sorts
 from dat.types import Batch, Discretizer, Images, Task
 
 
@@ -28,6 +29,7 @@ class RandomCodes:
     neighbours: int | None = None
 
     def __post_init__(self) -> None:
+        check_sorts(self)
         if not 0 <= self.rate <= 1:
             raise UsageError(f"rate is {self.rate}, but it is a share of the codes; write a number from 0 to 1.")
         if self.neighbours is not None and self.neighbours < 1:

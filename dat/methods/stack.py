@@ -11,6 +11,7 @@ from dat.attacks.rate import Length, Rate, Step
 from dat.methods.augmix import AugMix
 from dat.methods.dat import DAT
 from dat.methods.deepaugment import DeepAugment
+from dat.methods.settings import check_sorts
 from dat.types import Batch, Discretizer, Task
 
 
@@ -35,6 +36,7 @@ class DeepAugmentAugMixDAT:
     jsd_weight: float = 12.0
 
     def __post_init__(self) -> None:
+        check_sorts(self)
         self._parts()  # each refuses its own settings
 
     def __call__(self, model: nn.Module, batch: Batch, task: Task) -> Iterator[Tensor]:
