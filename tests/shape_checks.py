@@ -25,6 +25,8 @@ CALLS: dict[FunctionType, int] = {}
 """Of each function since a test began; `tests/conftest.py` clears it."""
 WAITING: dict[str, list[Callable[[], object]]] = {}
 """What makes the checks of each module's functions."""
+MAKING: list[FunctionType] = []
+"""Whose checks are being made."""
 PLAIN = beartype(conf=BeartypeConf(violation_type=TypeCheckError))
 original = jaxtyping.jaxtyped
 
@@ -110,10 +112,19 @@ def sparingly(what: FunctionType, typechecker: Any) -> Callable[..., Any]:
 
 
 def at_first_use(function: FunctionType, make: Callable[[], Callable[..., Any]]) -> Callable[[], Callable[..., Any]]:
-    """`make`, once."""
-    made = functools.cache(make)
-    WAITING.setdefault(function.__module__, []).append(made)
-    return made
+    """`make`, once. What a signal calls while a check is made is not checked: it would wait for the locks of beartype."""
+
+    @functools.cache
+    def once() -> Callable[..., Any]:
+        MAKING.append(function)
+        try:
+            return make()
+        finally:
+            MAKING.remove(function)
+
+    if "<locals>" not in function.__qualname__:
+        WAITING.setdefault(function.__module__, []).append(once)
+    return lambda: function if MAKING else once()
 
 
 def make_now(package: str) -> None:

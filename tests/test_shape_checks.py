@@ -97,6 +97,21 @@ def test_of_many_calls_in_a_test_the_first_and_then_a_few_are_checked() -> None:
     assert is_checked()
 
 
+def test_what_a_signal_calls_while_a_check_is_made_makes_none() -> None:
+    """It would wait for a lock that is held by what it interrupts."""
+    handler, said = checked(halved), list[int]()
+
+    def interrupted() -> Callable[..., Any]:
+        said.append(handler("6", by=0) == "nothing")
+        return beartype(halved)
+
+    made = shape_checks.at_first_use(halved, interrupted)
+    assert made()(6) == 3
+    assert said == [True]
+    with pytest.raises(TypeCheckError):
+        handler("6")
+
+
 def test_fields_of_dataclasses_are_checked() -> None:
     numbers, arrays = checked(Numbers), checked(Arrays)
     assert numbers(1) == Numbers(1)

@@ -226,13 +226,14 @@ def _say_left_out(root: Path, files: Sequence[str]) -> None:
     """A set without some of its pictures, for want of a suffix that is known, is another set."""
     if others := [file for file in files if not file.lower().endswith(EXTENSIONS)]:
         kinds = ", ".join(sorted({Path(file).suffix or "none" for file in others})[:5])
-        warn(f"{len(others)} files of {root} are left out, as their suffix ({kinds}) is no picture's, e.g. {others[0]}.")
+        left = f"One file of {root} is left out" if len(others) == 1 else f"{len(others)} files of {root} are left out"
+        warn(f"{left}, for a suffix ({kinds}) that is no picture's: {others[0]}{' and others' * (len(others) > 1)}.")
 
 
 def _pictures_of_class(root: Path, name: str, files: Sequence[str]) -> list[str]:
     pictures = [file for file in files if file.lower().endswith(EXTENSIONS)]
     if not pictures:
-        found = f"{len(files)} files, none of a known kind" if files else "no files"
+        found = "nothing but files of other kinds" if files else "no files"
         advice = "add pictures or remove the folder"
         raise DataError(f"Class folder {root / name} holds {found} ({' '.join(EXTENSIONS)}); {advice}.")
     return pictures
