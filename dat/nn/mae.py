@@ -188,6 +188,19 @@ def sincos_positions(width: int, grid: int, *, cls_token: bool) -> Positions:
     return torch.from_numpy(np.concatenate([np.zeros((1, width)), table]) if cls_token else table)
 
 
+def positions_resampled(positions: Tensor, network: VisionTransformer, name: str) -> Tensor:
+    """Learned positions of a file, for the grid of patches of a network, as timm does it.
+
+    Raises:
+        CheckpointError: they are those of no square grid.
+    """
+    before = 0 if network.no_embed_class else network.num_prefix_tokens
+    count = positions.shape[1] - before if positions.ndim == 3 else 0
+    if count < 1 or round(count**0.5) ** 2 != count:
+        raise CheckpointError(f"{name} has positions of shape {tuple(positions.shape)}, which are those of no square grid.")
+    return resample_abs_pos_embed(positions, new_size=list(network.patch_embed.grid_size), num_prefix_tokens=before)
+
+
 def take_mae(network: nn.Module, tensors: Mapping[str, Tensor], *, name: str) -> None:
     """Give a classifier the weights of a masked autoencoder: of its pre-training, or already tuned; in place.
 
@@ -211,7 +224,7 @@ def take_mae(network: nn.Module, tensors: Mapping[str, Tensor], *, name: str) ->
     given = _without_decoder(tensors)
     own = network.state_dict()
     if "pos_embed" in given:
-        given["pos_embed"] = _resampled(given["pos_embed"], network, name)
+        given["pos_embed"] = positions_resampled(given["pos_embed"], network, name)
     new = {key for key in own if key.startswith("fc_norm.") and key not in given}
     if any(key not in given or given[key].shape != own[key].shape for key in ("head.weight", "head.bias")):
         new |= {"head.weight", "head.bias"}
@@ -224,14 +237,6 @@ def _without_decoder(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """What the classifier uses: the `norm` of a pre-training came after each token, and is not its `fc_norm`."""
     dropped = ("decoder_", "mask_token") if "fc_norm.weight" in tensors else ("decoder_", "mask_token", "norm.")
     return {key: value.float() for key, value in tensors.items() if not key.startswith(dropped)}
-
-
-def _resampled(positions: Tensor, network: VisionTransformer, name: str) -> Tensor:
-    grid = network.patch_embed.grid_size
-    count = positions.shape[1] - 1 if positions.ndim == 3 else 0
-    if count < 1 or round(count**0.5) ** 2 != count:
-        raise CheckpointError(f"{name} has positions of shape {tuple(positions.shape)}, which are those of no square grid.")
-    return resample_abs_pos_embed(positions, new_size=list(grid), num_prefix_tokens=1)
 
 
 def _normalised(patches: Patches) -> tuple[Patches, Tensor, Tensor]:

@@ -8,13 +8,14 @@ from typing import Any
 
 import timm
 import torch.nn.functional as F
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from dat.errors import CheckpointError, UsageError
 from dat.nn import drvit
 from dat.nn.contrastive import backbone_of
 from dat.nn.drvit import VisualWords
-from dat.nn.mae import take_mae
+from dat.nn.mae import positions_resampled, take_mae
 from dat.nn.weights import fitted, load_strictly, refuse_other_patches
 from dat.types import Images
 
@@ -112,8 +113,9 @@ def refuse_loading(name: str, options: Mapping[str, Any]) -> None:
 def begin_with(network: nn.Module, tensors: Mapping[str, Tensor], *, name: str) -> None:
     """Give an untrained network the weights of a file, which become its own; in place. A head for other classes stays as it is.
 
-    A vision transformer that pools by the mean takes those of a masked autoencoder as well (`dat.nn.mae.take_mae`), and every
-    network those of its backbone that was pre-trained by contrast (`dat.nn.contrastive`).
+    Learned positions of a vision transformer of timm are resampled to its grid of patches, as timm does; one that pools by the
+    mean takes the weights of a masked autoencoder as well (`dat.nn.mae.take_mae`), and every network those of its backbone that
+    was pre-trained by contrast (`dat.nn.contrastive`).
 
     Raises:
         CheckpointError: they are those of another network; `name` is the file's.
@@ -123,6 +125,7 @@ def begin_with(network: nn.Module, tensors: Mapping[str, Tensor], *, name: str) 
     if "fc_norm.weight" in (own := network.state_dict()):
         take_mae(network, given, name=name)
         return
+    given = _on_its_grid(network, given, name)
     kept = {key: own[key] for key in head_keys(network)}
     kept = {key: tensor for key, tensor in kept.items() if key not in given or given[key].shape != tensor.shape}
     kept |= {key: own[key] for key in own if key.endswith("num_batches_tracked")}  # absent from older files
@@ -132,6 +135,13 @@ def begin_with(network: nn.Module, tensors: Mapping[str, Tensor], *, name: str) 
         raise CheckpointError(
             f"{error} Write model.name and model.options of their own network, or name other weights."
         ) from error
+
+
+def _on_its_grid(network: nn.Module, tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+    positions, own = tensors.get("pos_embed"), network.state_dict().get("pos_embed")
+    if not isinstance(network, VisionTransformer) or positions is None or own is None or positions.shape == own.shape:
+        return tensors
+    return {**tensors, "pos_embed": positions_resampled(positions, network, name)}
 
 
 def classes_of_head(network: nn.Module, tensors: Mapping[str, Tensor]) -> int | None:

@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
 from safetensors.torch import save_file
+from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 from torch import Tensor, nn
 
 from dat.errors import CheckpointError, UsageError
@@ -97,6 +99,22 @@ def test_a_network_begins_with_the_weights_of_a_file_and_keeps_its_own_head(tmp_
     assert torch.equal(network.state_dict()["linear.weight"], head)
     network(torch.rand(2, 3, 8, 8)).sum().backward()
     assert all(parameter.grad is not None for parameter in network.parameters())
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"no_embed_class": True}, {"class_token": False, "global_pool": "avg", "fc_norm": False}]
+)
+def test_positions_of_another_size_are_resampled_as_timm_does(options: dict[str, Any]) -> None:
+    """A transformer of 64 pixels goes on with pictures of 96."""
+    torch.manual_seed(0)
+    small, large = (timm.create_model("test_vit", img_size=side, num_classes=3, **options) for side in (64, 96))
+    assert isinstance(large, VisionTransformer)
+    expected = checkpoint_filter_fn(small.state_dict(), large)
+    begin_with(large, small.state_dict(), name="small.pth")
+    assert large.state_dict()["pos_embed"].shape[1] - small.state_dict()["pos_embed"].shape[1] == 36 - 16
+    assert all(torch.equal(tensor, expected[key]) for key, tensor in large.state_dict().items())
+    with pytest.raises(CheckpointError, match=r"odd\.pth has positions of shape \(1, 8, .*no square grid"):
+        begin_with(large, {**small.state_dict(), "pos_embed": torch.zeros(1, 8, 64)}, name="odd.pth")
 
 
 @pytest.mark.parametrize(("classes", "said"), [(7, True), (3, False), (None, False)])
