@@ -348,3 +348,19 @@ def test_corruptions(output_of: Run) -> None:
     assert set(result["images_per_second"]) == {*CORRUPTIONS, *EXTRA_CORRUPTIONS}
     assert all(set(rates) == {"batched", "single", "batch_gain"} for rates in result["images_per_second"].values())
     assert all(rates["batched"] > 0 for rates in result["images_per_second"].values())
+
+
+@pytest.mark.parametrize(
+    ("title", "name"),
+    [
+        ("`resnet50-224`, 3 rounds", "resnet50-224"),
+        ("`small`, 9 rounds", "small-32"),
+        ("`small` at 64 pixels, 9 rounds", "small-64"),
+    ],
+)
+def test_the_table_of_cheap_steps_says_what_was_measured(title: str, name: str) -> None:
+    text = (FOLDER / "README.md").read_text().split("With the fast discretizers", 1)[1]
+    cells = next(line for line in text.splitlines() if line.startswith(f"| {title} |")).strip("| ").split(" | ")
+    found = json.loads((FOLDER / "results" / f"cheap-{name}-cpu.json").read_text())["methods"].values()
+    ratios = [f"{one['ratio']:.2f} ({one['ratio_range'][0]:.2f} to {one['ratio_range'][1]:.2f})" for one in found]
+    assert cells[1:] == ["1", *ratios[1:]]
