@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from threading import RLock
 from typing import Literal, TypeVar
 
 import torch
@@ -102,10 +103,12 @@ class _Buffers:
 
 
 _noted: list[_Buffers] = []
+_alone = RLock()
+"""For the one of several threads that puts up or takes down the hook."""
 
 
 def _note(module: nn.Module, _: object) -> None:
-    for buffers in _noted:
+    for buffers in tuple(_noted):  # another thread may end its attack meanwhile
         if module.training and id(module) not in buffers.seen:
             buffers.seen.update(id(part) for part in module.modules())
             buffers.saved.extend((buffer, buffer.clone()) for buffer in module.buffers())
@@ -120,14 +123,16 @@ def untouched_modules() -> Iterator[None]:
     """Put back the buffers (running statistics, ...) of every module that runs inside in train mode."""
     buffers, hooks = _Buffers(), _hook.hooks_dict_ref()
     assert hooks is not None, "torch keeps it"
-    _noted.append(buffers)
-    hooks[_hook.id] = _note  # always the same: of a hook with a number of its own a compiled model is compiled anew
+    with _alone:
+        _noted.append(buffers)
+        hooks[_hook.id] = _note  # always the same: of a hook with a number of its own a compiled model is compiled anew
     try:
         yield
     finally:
-        _noted.remove(buffers)
-        if not _noted:
-            _hook.remove()
+        with _alone:
+            _noted.remove(buffers)
+            if not _noted:
+                _hook.remove()
         buffers.put_back()
 
 

@@ -1,7 +1,8 @@
 """Attacks on compiled models: compiled once, and left as they were."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from threading import Thread
 
 import pytest
 import torch
@@ -65,3 +66,42 @@ def test_two_attacks_at_once_both_put_back() -> None:
     assert all(torch.equal(buffer, old) for buffer, old in zip(norm.buffers(), before, strict=True))
     norm(images)
     assert not any(torch.equal(buffer, old) for buffer, old in zip(norm.buffers(), before, strict=True))
+
+
+def test_an_attack_that_ends_while_another_begins_to_note_costs_the_other_nothing() -> None:
+    first, second, images = untouched_modules(), untouched_modules(), torch.rand(4, 2)
+
+    class Ending(nn.BatchNorm1d):
+        def buffers(self, recurse: bool = True) -> Iterator[torch.Tensor]:
+            if gradient._noted[1:]:
+                first.__exit__(None, None, None)
+            return super().buffers(recurse)
+
+    norm = Ending(2)
+    before = [buffer.clone() for buffer in nn.Module.buffers(norm)]
+    first.__enter__()
+    second.__enter__()
+    norm(images)
+    second.__exit__(None, None, None)
+    assert all(torch.equal(buffer, old) for buffer, old in zip(norm.buffers(), before, strict=True))
+
+
+def test_an_attack_that_begins_while_the_last_ends_keeps_the_hook(monkeypatch: pytest.MonkeyPatch) -> None:
+    norm, images, second = nn.BatchNorm1d(2), torch.rand(4, 2), untouched_modules()
+    before, remove, begins = (
+        [buffer.clone() for buffer in norm.buffers()],
+        gradient._hook.remove,
+        Thread(target=second.__enter__),
+    )
+
+    def slowly() -> None:
+        begins.start()
+        begins.join(timeout=0.2)
+        remove()
+
+    with monkeypatch.context() as patched, untouched_modules():
+        patched.setattr(gradient._hook, "remove", slowly)
+    begins.join()
+    norm(images)
+    second.__exit__(None, None, None)
+    assert all(torch.equal(buffer, old) for buffer, old in zip(norm.buffers(), before, strict=True))
