@@ -8,6 +8,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
+from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar, cast, runtime_checkable
 
 import torch
@@ -65,6 +67,16 @@ RANGE_TOLERANCE = 1e-3
 """Forgives the rounding of bicubic resizing and of bfloat16, not a normalised image."""
 
 
+def check_number(name: str, value: object, *, whole: bool = False) -> None:
+    """Refuse what is no number, or no whole one.
+
+    Raises:
+        UsageError: with the name and the value.
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral if whole else Real):
+        raise UsageError(f"{name} is {value!r}; write a{' whole' * whole} number.")
+
+
 def check_radius(norm: str, **sizes: float) -> None:
     """Refuse radii and steps in pixel units that are none: of "linf" from 0 to 1, of "l2" from 0 on.
 
@@ -72,6 +84,7 @@ def check_radius(norm: str, **sizes: float) -> None:
         UsageError: with the name and the value.
     """
     for name, size in sizes.items():
+        check_number(name, size)
         if not size >= 0:
             why = "it cannot be negative" if size < 0 else "that is no number"
             raise UsageError(f"{name} is {size}, but {why}; write 0 or more.")
@@ -171,13 +184,15 @@ class Discretizer(Protocol):
 
 
 def check_discretizer(value: object) -> None:
-    """Refuse the name of a discretizer in its place.
+    """Refuse the name or the file of a discretizer in its place, and what is none.
 
     Raises:
-        UsageError: with the name, and how it is loaded.
+        UsageError: with the value, and how one is loaded.
     """
-    if isinstance(value, str):
-        raise UsageError(f"discretizer is {value!r}, a name; write dat.load_discretizer({value!r}).")
+    if isinstance(value, str | Path):
+        raise UsageError(f"discretizer is {str(value)!r}, a name; write dat.load_discretizer({str(value)!r}).")
+    if not callable(value):
+        raise UsageError(f"discretizer is {value!r}; give what dat.load_discretizer(NAME) gives.")
 
 
 @runtime_checkable

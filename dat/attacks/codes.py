@@ -12,7 +12,7 @@ from torch import Tensor
 from dat.attacks.gradient import exactly, input_gradient
 from dat.discretizers.codes import CodeSpace, Neighbours, changed, code_space
 from dat.errors import UsageError
-from dat.types import Codes, Discretizer, Images, Latents, LossFn, check_discretizer, check_images
+from dat.types import Codes, Discretizer, Images, Latents, LossFn, check_discretizer, check_images, check_number
 
 Gains = Float[Tensor, "batch *grid"]
 
@@ -93,6 +93,9 @@ def check_budget(rate: float, neighbours: int, steps: int) -> None:
     Raises:
         UsageError: which one, and what to write.
     """
+    check_number("rate", rate)
+    for name, count in {"neighbours": neighbours, "steps": steps}.items():
+        check_number(name, count, whole=True)
     if not 0 <= rate <= 1:
         raise UsageError(f"rate is {rate}, but it is a share of the codes; write a number from 0 to 1.")
     if neighbours < 1 or steps < 1:

@@ -8,7 +8,7 @@ from numbers import Real
 from dat.attacks.gradient import GRADIENT_SCALES, GradientScale, choose, exactly, input_gradient, into_range, unchanged
 from dat.attacks.rate import Step, check_rate, exactly_encoding, length_for, longest_step
 from dat.errors import UsageError
-from dat.types import Discretizer, Images, LossFn, check_discretizer, check_images
+from dat.types import Discretizer, Images, LossFn, check_discretizer, check_images, check_number
 
 
 def discrete_adversary(
@@ -100,7 +100,7 @@ def _check_length(
             f"alpha is {alpha} and modified is {modified}; write one of them: the length of the step, e.g. alpha=0.1, or the "
             "share of the codes that it changes, e.g. modified=0.1."
         )
-    if not isinstance(alpha, Real | None):
+    if isinstance(alpha, bool) or not isinstance(alpha, Real | None):
         raise UsageError(
             f"alpha is {alpha!r}; write a number, or modified=0.1 for the length that changes a tenth of the codes."
         )
@@ -138,8 +138,11 @@ def check_discrete_steps(*, alpha: float, gradient_scale: str, steps: int, step_
     choose(GRADIENT_SCALES, "gradient_scale", gradient_scale)
     if not alpha >= 0:
         raise UsageError(f"alpha is {alpha}, but it is the length of a step; write 0 or more (the paper uses 0.1).")
+    check_number("steps", steps, whole=True)
     if not steps >= 1:
         raise UsageError(f"steps is {steps}, but Algorithm 1 takes at least one; write 1 or more, or alpha=0 for Q(x).")
+    if step_size is not None:
+        check_number("step_size", step_size)
     if step_size is not None and not 0 <= step_size <= alpha:
         raise UsageError(f"step_size is {step_size}, but delta never leaves the ball of radius alpha; write 0 to {alpha}.")
     if gradient_scale == "raw" and (steps > 1 or step_size is not None):

@@ -192,6 +192,11 @@ def choose(table: dict[str, Choice], argument: str, name: str) -> Choice:
 
 
 def _checked_losses(losses: Tensor, images: Tensor) -> Tensor:
+    if not isinstance(losses, Tensor):
+        raise UsageError(
+            f"loss_fn gave what is of type {type(losses).__name__}; return a tensor with one loss per image, without item() or "
+            "tolist(), e.g. dat.cross_entropy(model(images), labels)."
+        )
     if losses.shape != images.shape[:1]:
         raise UsageError(
             f"loss_fn gave shape {tuple(losses.shape)} for {len(images)} images; "

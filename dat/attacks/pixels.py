@@ -7,7 +7,7 @@ from torch import Tensor
 
 from dat.attacks.gradient import NORMS, Norm, choose, exactly, gradient_and_losses, losses_only, unit_l2
 from dat.errors import UsageError
-from dat.types import Images, LossFn, check_images, check_radius
+from dat.types import Images, LossFn, check_images, check_number, check_radius
 
 
 def pgd(
@@ -42,6 +42,7 @@ def pgd(
     check_images(images)
     direction, project = choose(NORMS, "norm", norm)
     check_radius(norm, epsilon=epsilon, step_size=step_size)
+    check_number("steps", steps, whole=True)
     if steps < 0:
         raise UsageError(f"PGD needs steps >= 0, not {steps}.")
     images, loss_fn = exactly(images, loss_fn)

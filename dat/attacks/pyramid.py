@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dat.attacks.gradient import exactly, input_gradient
 from dat.errors import UsageError
-from dat.types import Images, LossFn, check_images, check_radius
+from dat.types import Images, LossFn, check_images, check_number, check_radius
 
 Level = Float[Tensor, "batch 3 _ _"]
 
@@ -66,6 +66,7 @@ def check_pyramid(*, epsilon: float, step_size: float, steps: int, cells: Sequen
         UsageError: with the value.
     """
     check_radius("linf", epsilon=epsilon, step_size=step_size)
+    check_number("steps", steps, whole=True)
     if not steps >= 0:
         raise UsageError(f"A pyramid needs steps >= 0, not {steps}.")
     if not cells or min(cells) < 1 or len(cells) != len(scales):

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Protocol, cast, runtime_checkable
 
 from dat.attacks.gradient import losses_only
 from dat.discretizers.codes import changed
 from dat.errors import UsageError
-from dat.types import Codes, Discretizer, Images, LossFn
+from dat.types import Codes, Discretizer, Images, LossFn, check_number
 
 CLOSE = 0.02
 """How far from the wanted share a search ends, as a part of it."""
@@ -37,6 +38,7 @@ class Rate:
 
     def __post_init__(self) -> None:
         check_rate(self.rate)
+        check_number("pictures", self.pictures, whole=True)
         if self.pictures < 1:
             raise UsageError(f"pictures is {self.pictures}, but a length is sought on at least one; write e.g. 256.")
 
@@ -50,7 +52,7 @@ def check_rate(rate: float, name: str = "rate") -> None:
     Raises:
         UsageError: it is not above 0 and below 1.
     """
-    if isinstance(rate, bool | str) or not 0 < rate < 1:
+    if isinstance(rate, bool) or not isinstance(rate, Real) or not 0 < rate < 1:
         raise UsageError(
             f"{name} is {rate!r}, but it is the share of the codes that a step changes, and none changes all; write a number "
             "between 0 and 1, e.g. 0.1, or for no step alpha: 0."

@@ -88,11 +88,8 @@ def test_an_attack_that_ends_while_another_begins_to_note_costs_the_other_nothin
 
 def test_an_attack_that_begins_while_the_last_ends_keeps_the_hook(monkeypatch: pytest.MonkeyPatch) -> None:
     norm, images, second = nn.BatchNorm1d(2), torch.rand(4, 2), untouched_modules()
-    before, remove, begins = (
-        [buffer.clone() for buffer in norm.buffers()],
-        gradient._hook.remove,
-        Thread(target=second.__enter__),
-    )
+    before, remove = [buffer.clone() for buffer in norm.buffers()], gradient._hook.remove
+    begins = Thread(target=second.__enter__)
 
     def slowly() -> None:
         begins.start()
