@@ -3,7 +3,7 @@
 # while box_area, box_iou, all detectors of torchvision and COCO's files take x2 - x1 for the width. Large things hide it; of a
 # mask of 10 x 10 pixels the box has an area of 81, and its overlap with COCO's box of the same mask is 0.81: with perfect masks
 # three of COCO's ten thresholds (0.85, 0.9, 0.95) count it as missed. Its documentation says "(x1, y1, x2, y2) format", and warns
-# of x1 = x2 for masks of one column only.
+# of x1 = x2 for masks of one column, and of y1 = y2 for those of one row.
 # Add 1 to x2 and y2, or take pycocotools.mask.toBbox.
 set -euo pipefail
 folder=$(mktemp -d)
