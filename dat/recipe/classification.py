@@ -26,7 +26,7 @@ from dat.recipe.header import Header, header_of, resolved
 from dat.recipe.methods import MethodSection, wants_auxiliary_norms
 from dat.recipe.model import Blueprint, ModelSection, check_model, open_model
 from dat.recipe.parts import Parts
-from dat.recipe.rehearsal import SIDE, shorter, smaller
+from dat.recipe.rehearsal import SIDE, shortened, smaller
 from dat.recipe.strict import Strict
 from dat.recipe.training import TrainingSection
 
@@ -198,10 +198,7 @@ class ClassificationRecipe(Strict):
     def rehearsal(self) -> ClassificationRecipe:
         """The same with a small model and a small discretizer of the same stride, for two short steps of every method."""
         model, side = smaller(self.model, side=self.data.size or SIDE)
-        methods = {
-            label: section.model_copy(update={"training": dataclasses.asdict(shorter(training_of(self, label)))})
-            for label, section in self.methods.items()
-        }
+        methods = {label: shortened(section, training_of(self, label)) for label, section in self.methods.items()}
         changes: dict[str, Any] = {
             "data": self.data.model_copy(update={"size": side}),
             "model": model,

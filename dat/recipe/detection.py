@@ -30,7 +30,7 @@ from dat.recipe.fits import check_batches, check_corruptible, check_runs
 from dat.recipe.header import Header, header_of
 from dat.recipe.methods import MethodSection, why_only_classes
 from dat.recipe.parts import Parts
-from dat.recipe.rehearsal import BOXED_BATCH, shorter
+from dat.recipe.rehearsal import BOXED_BATCH, shortened
 from dat.recipe.strict import Strict
 from dat.recipe.training import TrainingSection
 from dat.tasks.detection import Detection, Part
@@ -226,10 +226,7 @@ class DetectionRecipe(Strict):
     def rehearsal(self) -> DetectionRecipe:
         """The same with a light detector, in a small frame, for two short steps of every method."""
         methods = {
-            label: section.model_copy(
-                update={"training": dataclasses.asdict(shorter(training_of(self, label), batch=BOXED_BATCH))}
-            )
-            for label, section in self.methods.items()
+            label: shortened(section, training_of(self, label), batch=BOXED_BATCH) for label, section in self.methods.items()
         }
         changes: dict[str, Any] = {
             "data": self.data.model_copy(update={"size": (128, 128)}),

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from PIL import Image
+from pydantic import BaseModel
 from torch import Tensor
 
 from dat.data.annotated import AnnotatedPictures, Things
@@ -157,6 +158,16 @@ def shorter(training: Settings, *, batch: int = BATCH) -> Settings:
         values["precision"] = "fp32"
     known = {entry.name for entry in dataclasses.fields(training)}
     return dataclasses.replace(training, **{name: value for name, value in values.items() if name in known})
+
+
+def shortened(section: BaseModel, training: Training, *, batch: int = BATCH) -> BaseModel:
+    """The section of a method, trained as shortly as can be; a share of a batch is half, as others may be none of so few."""
+    changes: dict[str, Any] = {"training": dataclasses.asdict(shorter(training, batch=batch))}
+    if hasattr(section, "adversarial_share"):
+        changes["adversarial_share"] = 0.5
+    if hasattr(section, "clean_share"):
+        changes["clean_share"] = min(0.5, getattr(section, "clean_share"))  # noqa: B009
+    return section.model_copy(update=changes)
 
 
 def smaller(section: ModelSection, *, side: int) -> tuple[ModelSection, int]:

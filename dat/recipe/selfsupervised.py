@@ -28,7 +28,7 @@ from dat.recipe.methods import MethodSection, why_only_classes
 from dat.recipe.model import ModelSection
 from dat.recipe.parts import Parts
 from dat.recipe.pretraining import EncoderSection, PretrainingBlueprint, TaskSection, open_pretraining
-from dat.recipe.rehearsal import SIDE, shorter, smaller
+from dat.recipe.rehearsal import SIDE, shortened, smaller
 from dat.recipe.strict import Strict
 from dat.recipe.training import TrainingSection
 from dat.recipe.unlabelled import OF_JUDGING, OF_TRAINING, PicturesSection, UnlabelledData
@@ -178,10 +178,7 @@ class SelfSupervisedRecipe(Strict):
 
     def rehearsal(self) -> SelfSupervisedRecipe:
         """The same with a light network on small pictures, for two short steps of every method."""
-        methods = {
-            label: section.model_copy(update={"training": dataclasses.asdict(shorter(training_of(self, label)))})
-            for label, section in self.methods.items()
-        }
+        methods = {label: shortened(section, training_of(self, label)) for label, section in self.methods.items()}
         model, side = self._smaller()
         changes: dict[str, Any] = {
             "data": self.data.model_copy(update={"size": side}),

@@ -36,6 +36,12 @@ def test_what_would_stop_the_training_is_said() -> None:
         rehearse(recipes.load("demo", ["model.options={depht: 3}"]))
 
 
+def test_a_share_that_is_none_of_the_few_pictures_of_a_rehearsal_may_be_some_of_the_training() -> None:
+    small = "fast-advprop: {adversarial_share: 0.03}, dat-fast: {adversarial_share: 0.03, clean_share: 0.9}"
+    large = "most: {method: fast-advprop, adversarial_share: 0.97}, b: {method: dat-fast, adversarial_share: 1, clean_share: 0}"
+    rehearse(recipes.load("demo", [f"methods={{{small}, {large}}}"]))
+
+
 def test_what_a_network_says_of_its_images_becomes_a_sentence() -> None:
     """A network that cannot be shrunk is run as it is, at the size of the recipe; what it refuses is no traceback."""
     model = (

@@ -219,6 +219,5 @@ def test_a_detection_recipe_is_rehearsed(values: dict[str, Any]) -> None:
         "dat-free": {},
         "augmix": {"jsd_weight": 0.0},
     }
-    more |= {"fast-advprop": {"adversarial_share": 0.5}}  # of two pictures in a batch
-    more |= {name: {} for name in ("dat-official", "dat-codes", "deepaugment", "deepaugment-decoder")}
+    more |= {name: {} for name in ("fast-advprop", "dat-official", "dat-codes", "deepaugment", "deepaugment-decoder")}
     rehearse(read.parse({**values, "methods": more}))
