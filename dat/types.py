@@ -67,14 +67,14 @@ RANGE_TOLERANCE = 1e-3
 """Forgives the rounding of bicubic resizing and of bfloat16, not a normalised image."""
 
 
-def check_number(name: str, value: object, *, whole: bool = False) -> None:
-    """Refuse what is no number, or no whole one.
+def check_number(name: str, value: object, *, whole: bool = False, more: str = "") -> None:
+    """Refuse what is no number, or no whole one; `more` goes on with what else may be written.
 
     Raises:
         UsageError: with the name and the value.
     """
     if isinstance(value, bool) or not isinstance(value, Integral if whole else Real):
-        raise UsageError(f"{name} is {value!r}; write a{' whole' * whole} number.")
+        raise UsageError(f"{name} is {value!r}; write a{' whole' * whole} number{more}.")
 
 
 def check_radius(norm: str, **sizes: float) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from numbers import Real
 
 from dat.attacks.gradient import GRADIENT_SCALES, GradientScale, choose, exactly, input_gradient, into_range, unchanged
 from dat.attacks.rate import Step, check_rate, exactly_encoding, length_for, longest_step
@@ -100,10 +99,8 @@ def _check_length(
             f"alpha is {alpha} and modified is {modified}; write one of them: the length of the step, e.g. alpha=0.1, or the "
             "share of the codes that it changes, e.g. modified=0.1."
         )
-    if isinstance(alpha, bool) or not isinstance(alpha, Real | None):
-        raise UsageError(
-            f"alpha is {alpha!r}; write a number, or modified=0.1 for the length that changes a tenth of the codes."
-        )
+    if alpha is not None:
+        check_number("alpha", alpha, more=", or modified=0.1 for the length that changes a tenth of the codes")
     if modified is not None:
         check_rate(modified, "modified")
         check_sought(modified, gradient_scale=gradient_scale, step_size=step_size)
@@ -143,8 +140,8 @@ def check_discrete_steps(*, alpha: float, gradient_scale: str, steps: int, step_
         raise UsageError(f"steps is {steps}, but Algorithm 1 takes at least one; write 1 or more, or alpha=0 for Q(x).")
     if step_size is not None:
         check_number("step_size", step_size)
-    if step_size is not None and not 0 <= step_size <= alpha:
-        raise UsageError(f"step_size is {step_size}, but delta never leaves the ball of radius alpha; write 0 to {alpha}.")
+        if not 0 <= step_size <= alpha:
+            raise UsageError(f"step_size is {step_size}, but delta never leaves the ball of radius alpha; write 0 to {alpha}.")
     if gradient_scale == "raw" and (steps > 1 or step_size is not None):
         raise UsageError(
             "gradient_scale is 'raw', whose alpha is a factor and no radius; "

@@ -14,8 +14,9 @@ import torch
 
 import dat
 from dat.methods import METHODS
-from dat.methods.settings import SORTS
 
+NUMBERS = ("float", "float | None", "int", "int | None", "tuple[int, ...]", "tuple[float, ...]")
+CHECKED = (*NUMBERS, "Length", "bool", "Discretizer")
 words = dat.load_discretizer("cifar-f2-1024-fast")
 images = torch.rand(1, 3, 8, 8)
 said, tried = {}, []
@@ -36,7 +37,7 @@ def losses(shown):
 for name, method in METHODS.items():
     given = {entry.name: words for entry in fields(method) if entry.default is MISSING}
     for entry in fields(method):
-        if entry.type in SORTS or entry.type == "Discretizer":
+        if entry.type in CHECKED:
             attempt(f"{name}.{entry.name}", lambda: method(**{**given, entry.name: "half"}))
         if entry.type == "int":
             attempt(f"{name}.{entry.name} 2.5", lambda: method(**{**given, entry.name: 2.5}))
@@ -50,6 +51,7 @@ for name, value in {"rate": "half", "neighbours": 2.5, "steps": None}.items():
 for name, value in {"epsilon": "half", "step_size": None, "steps": "3"}.items():
     given = {"epsilon": 0.1, "step_size": 0.1, "steps": 1, name: value}
     attempt(f"pgd {name}", lambda: dat.pgd(images, losses, **given))
+attempt("cells", lambda: METHODS["pyramid-at"](cells=("half", 1)))
 attempt("pyramid steps", lambda: METHODS["pyramid-at"](steps=1.5))
 for given in ((None,), ({},), (0.1, "all")):
     attempt(f"Rate{given}", lambda: dat.Rate(*given))
@@ -66,7 +68,7 @@ wanted = {
     for name, method in METHODS.items()
     for entry in fields(method)
     for more in (["", " 2.5"] if entry.type == "int" else [""])
-    if entry.type in SORTS or entry.type == "Discretizer"
+    if entry.type in CHECKED
 }
 print(json.dumps([said, wanted, tried]))
 """
@@ -91,6 +93,9 @@ def test_values_of_another_sort_are_told_in_a_sentence() -> None:
     assert said["numpy"] == said["array"]
     assert said["numpy"] == "Images are of type ndarray; give a tensor (batch, 3, height, width) in [0, 1]."
     assert said["list"] == "Images are of type list; give a tensor (batch, 3, height, width) in [0, 1]."
+    assert said["at.random_start"] == "random_start is 'half'; write True or False."
+    assert said["pyramid-at.cells"] == "cells is 'half'; write several numbers, e.g. (2, 1)."
+    assert said["cells"] == "cells is 'half'; write a whole number."
     assert said["truth"].startswith("alpha is True; write a number, or modified=0.1 for")
     assert said["adversary modified"].startswith("modified is {'rate': 0.1}, but it is the share of the codes")
     assert said["adversary steps"] == "steps is 1.5; write a whole number."
