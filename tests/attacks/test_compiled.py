@@ -61,6 +61,7 @@ def test_two_attacks_at_once_both_put_back() -> None:
     second.__enter__()
     norm(images)
     first.__exit__(None, None, None)
+    assert all(torch.equal(buffer, old) for buffer, old in zip(norm.buffers(), before, strict=True))
     norm(images)
     second.__exit__(None, None, None)
     assert all(torch.equal(buffer, old) for buffer, old in zip(norm.buffers(), before, strict=True))
